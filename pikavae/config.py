@@ -1,0 +1,323 @@
+"""The one configuration tree: flow parameter, command-line flags, YAML schema, tracked parameters, file in snapshots.
+
+Declared once, here, and frozen. A preset is a YAML file of `configs/` that names only what differs from the defaults,
+which are those of the Stable Diffusion v1 autoencoder.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pikavae.errors import UserError
+
+Byte = Annotated[int, Field(ge=0, le=255)]
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, strict about names, documented by the strings under its fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class DataConfig(Section):
+    """Where the pictures come from and how they are prepared."""
+
+    source: str = Field("sprites", min_length=1)
+    """`sprites` (drawn by pikavae), `hub:ORG/NAME`, or a path: an image folder, .parquet or .arrow files (or a glob)."""
+    validation_source: str | None = None
+    """A source of its own for the validation pictures; without it they are split off `source`."""
+    split: str = "train"
+    """The split of a hub data set that is read."""
+    image_column: str = "image"
+    """The column that holds the pictures, in hub data sets and Parquet or Arrow files."""
+    caption_column: str = "text"
+    """The column that holds the captions; pictures without one get an empty caption."""
+    image_size: int = Field(512, ge=8, le=4096)
+    """Pixels: the shorter side is scaled to this, then the centre square is cut out."""
+    background: tuple[Byte, Byte, Byte] = (255, 255, 255)
+    """The RGB colour laid under transparent pictures."""
+    validation_fraction: float = Field(0.1, gt=0, lt=1)
+    """The share of the pictures that is held out, chosen by the hash of each picture's content."""
+    max_unreadable_fraction: float = Field(0.05, ge=0, le=1)
+    """The share of pictures that may be set aside as unreadable before preparation stops."""
+    tokenizer: str | None = None
+    """A CLIP tokenizer: a folder, or a hub id with an optional subfolder (`ORG/NAME/tokenizer`).
+
+    Without one, a small tokenizer of the same format is built from the captions."""
+    sprites_count: int = Field(720, ge=2, le=1_000_000)
+    """How many sprites are drawn; only for the source `sprites`."""
+    sprites_seed: int = Field(0, ge=0)
+    """The seed that the sprites are drawn from; only for the source `sprites`."""
+
+
+class ModelConfig(Section):
+    """The autoencoder's sizes and initialisation. The downsampling factor is 2 to the number of levels less one."""
+
+    channels: tuple[Annotated[int, Field(ge=1)], ...] = Field((128, 256, 512, 512), min_length=1, max_length=7)
+    """Channels of each resolution level, from the full resolution down."""
+    num_res_blocks: int = Field(2, ge=1)
+    """Residual blocks a level in the encoder; the decoder has one more."""
+    latent_channels: int = Field(4, ge=1)
+    """Channels of the latent."""
+    norm_groups: int = Field(32, ge=1)
+    """Groups of every GroupNorm; each level's channels must be a multiple."""
+    mid_attention: bool = True
+    """A self-attention block at the bottleneck."""
+    resample_shortcuts: bool = False
+    """Train with residual shortcuts around down- and upsampling; snapshots have them folded into the convolutions."""
+    zero_init_residuals: bool = False
+    """Start each residual block and the attention as the identity: their last layer begins at zero."""
+    initial_logvar: float | None = Field(None, ge=-30, le=20)
+    """Start the posterior's log-variance near this value (rows of `quant_conv` scaled by 0.1 and given this bias)."""
+
+    @property
+    def downsampling_factor(self) -> int:
+        """Pixels along a side of the picture for one of the latent."""
+        return int(2 ** (len(self.channels) - 1))
+
+    @model_validator(mode="after")
+    def _groups_divide_channels(self) -> Self:
+        for channels in self.channels:
+            if channels % self.norm_groups:
+                raise ValueError(
+                    f"model.norm_groups {self.norm_groups} does not divide the {channels} of model.channels"
+                )
+        return self
+
+
+class LossConfig(Section):
+    """What is minimised: reconstruction + kl_weight * KL."""
+
+    reconstruction: Literal["mse", "l1"] = "mse"
+    """Squared or absolute error, mean over all elements of the batch, on pictures in [-1, 1]."""
+    kl_weight: float = Field(1e-6, ge=0)
+    """Weight of the KL to the standard normal: nats, sum over the latent's C, H and W, mean over the batch."""
+
+
+class OptimizerConfig(Section):
+    """How the weights move."""
+
+    name: Literal["adamw", "muon"] = "adamw"
+    """AdamW, or Muon for the hidden convolutions with AdamW for the rest."""
+    learning_rate: float = Field(1e-5, gt=0)
+    """Peak learning rate; of Muon's hidden weights when Muon is chosen."""
+    fallback_learning_rate: float = Field(1e-3, gt=0)
+    """Peak learning rate of the weights that Muon leaves to AdamW."""
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    """AdamW's decay rates of the two moments."""
+    eps: float = Field(1e-8, gt=0)
+    """AdamW's term against division by zero."""
+    weight_decay: float = Field(0.01, ge=0)
+    """Decoupled weight decay."""
+    momentum: float = Field(0.95, ge=0, lt=1)
+    """Muon's (Nesterov) momentum."""
+    warmup_steps: int = Field(0, ge=0)
+    """Steps over which the learning rate rises linearly from zero."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """What follows the warm-up: the peak rate, or a cosine down to `final_fraction` of it."""
+    final_fraction: float = Field(0.0, ge=0, le=1)
+    """The cosine's end as a share of the peak."""
+    max_grad_norm: float | None = Field(None, gt=0)
+    """Gradients are scaled down to this global norm; without it they are left as they are."""
+
+
+class TrainingConfig(Section):
+    """How long, how large, how precise, and how often something is written."""
+
+    steps: int = Field(1000, ge=1)
+    """Optimizer steps in all."""
+    epochs: int | None = Field(None, ge=1)
+    """Passes over the training pictures; when given, it sets the number of steps."""
+    minutes: float | None = Field(None, gt=0)
+    """Training time after which the run ends unless `steps` ended it; the schedule follows whichever is nearer."""
+    batch_size: int = Field(1, ge=1)
+    """Pictures in a forward pass, over all processes."""
+    accumulation: int = Field(1, ge=1)
+    """Batches whose gradients are averaged into one optimizer step."""
+    seed: int = Field(0, ge=0, lt=2**32)
+    """Seed of the initial weights, the order of the pictures and the posterior's noise."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads; by default what torch finds. Weights are bitwise repeatable at a fixed number."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where training and evaluation run; `auto` takes a GPU when there is one."""
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    """Autocast format of the forward pass. Weights, losses and the posterior stay float32."""
+    channels_last: bool = False
+    """Keep the pictures' channels innermost in memory."""
+    ema_decay: float | None = Field(None, gt=0, lt=1)
+    """Decay a step of the moving average of the weights, which snapshots then hold."""
+    log_every: int = Field(10, ge=1)
+    """Steps between two points of the training curves."""
+    preview_every: int = Field(100, ge=1)
+    """Steps between two reconstructions of the same validation pictures."""
+    preview_images: int = Field(8, ge=1, le=64)
+    """How many validation pictures a preview reconstructs."""
+    validate_every: int = Field(100, ge=1)
+    """Steps between two measurements on the validation pictures."""
+    checkpoint_every: int = Field(100, ge=1)
+    """Steps between two checkpoints; each is validated and kept as a snapshot as well."""
+    keep_checkpoints: int = Field(3, ge=1)
+    """How many of the latest checkpoints are kept; the best one is kept besides."""
+
+
+class EvaluationConfig(Section):
+    """How a model is measured."""
+
+    primary_metric: Literal["psnr", "ssim"] = "psnr"
+    """The metric that ranks models: mean over the validation pictures."""
+    batch_size: int = Field(16, ge=1)
+    """Pictures reconstructed at once."""
+    panel_images: int = Field(8, ge=1, le=64)
+    """Pictures shown in each panel of the report."""
+
+
+class RegistryConfig(Section):
+    """Where finished models are registered."""
+
+    model_name: str = Field("pikavae", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)
+    """The registered model whose versions are the candidates."""
+
+
+class TrackingConfig(Section):
+    """Where runs are recorded. The server or database itself is named by MLFLOW_TRACKING_URI."""
+
+    experiment: str = Field("pikavae", min_length=1, max_length=200)
+    """The MLflow experiment of the runs."""
+
+
+class Config(Section):
+    """Everything that decides what a run does."""
+
+    data: DataConfig = DataConfig()
+    """The pictures."""
+    model: ModelConfig = ModelConfig()
+    """The autoencoder."""
+    loss: LossConfig = LossConfig()
+    """What is minimised."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """How the weights move."""
+    training: TrainingConfig = TrainingConfig()
+    """How the run goes."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """How models are measured."""
+    registry: RegistryConfig = RegistryConfig()
+    """Where models are registered."""
+    tracking: TrackingConfig = TrackingConfig()
+    """Where runs are recorded."""
+
+    @model_validator(mode="after")
+    def _size_fits_factor(self) -> Self:
+        factor, size = self.model.downsampling_factor, self.data.image_size
+        if size % factor:
+            below = max(factor, size - size % factor)
+            raise ValueError(
+                f"data.image_size {size} is not a multiple of the downsampling factor {factor} "
+                f"({len(self.model.channels)} levels in model.channels): use {below} or {below + factor}"
+            )
+        return self
+
+    def flat(self) -> dict[str, Any]:
+        """Every field by its dotted name, e.g. `{"data.image_size": 64, ...}`, with JSON's types as values."""
+        return {
+            f"{section}.{field}": value
+            for section, fields in self.model_dump(mode="json").items()
+            for field, value in fields.items()
+        }
+
+    def to_yaml(self) -> str:
+        """The whole tree as YAML; `load_config` reads it back to an equal one."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+def content_hash(value: object) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of `value` as canonical JSON (sorted keys)."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def presets_folder() -> Path:
+    """The folder of presets: beside the packages in a checkout, inside the package in an installed wheel."""
+    packaged = Path(__file__).with_name("_configs")
+    return packaged if packaged.is_dir() else Path(__file__).resolve().parents[1] / "configs"
+
+
+def preset_names() -> list[str]:
+    """The names that `load_config` takes beside paths."""
+    return sorted(path.stem for path in presets_folder().glob("*.yaml"))
+
+
+def load_config(preset: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Read a preset by name or path and lay `overrides` (dotted names to values) over it.
+
+    Raises:
+        UserError: there is no such preset, it is no YAML, or a field is unknown or out of its bounds.
+    """
+    name = str(preset)
+    path = presets_folder() / f"{name}.yaml" if name in preset_names() else Path(name)
+    if not path.is_file():
+        hint = did_you_mean(name, preset_names()) or f"presets are {', '.join(preset_names())}"
+        raise UserError(f"preset {name!r}: no such preset and no such file; {hint}")
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from None
+    return parse_config(tree, where=str(path), overrides=overrides)
+
+
+def parse_config(tree: object, *, where: str = "configuration", overrides: Mapping[str, Any] | None = None) -> Config:
+    """Check a nested mapping against the tree, with `overrides` by dotted name on top.
+
+    Raises:
+        UserError: one line naming the first field that is unknown or out of its bounds, and the remedy.
+    """
+    if not isinstance(tree, Mapping):
+        raise UserError(f"{where}: expected sections such as `data:` and `training:`, found {type(tree).__name__}")
+    merged: dict[str, Any] = {key: dict(value) if isinstance(value, Mapping) else value for key, value in tree.items()}
+    for dotted, value in (overrides or {}).items():
+        section, _, field = dotted.partition(".")
+        merged.setdefault(section, {})[field] = value
+    try:
+        return Config.model_validate(merged)
+    except ValidationError as error:
+        raise UserError(f"{where}: {explain(error)}") from None
+
+
+def explain(error: ValidationError) -> str:
+    """One line for the first thing that `error` complains of: field, value, remedy."""
+    first = error.errors(include_url=False)[0]
+    dotted = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"{dotted}: no such field; {unknown_field_hint(dotted)}"
+    if first["type"] == "value_error":
+        return str(first["ctx"]["error"])
+    message = first["msg"][0].lower() + first["msg"][1:]
+    return f"{dotted} {first['input']!r}: {message}"
+
+
+def field_names() -> list[str]:
+    """The dotted names of all fields, in the tree's order."""
+    return list(Config().flat())
+
+
+def unknown_field_hint(dotted: str) -> str:
+    """What the user may have meant by the unknown field `dotted`, or where the fields are listed."""
+    section, _, field = dotted.partition(".")
+    siblings = [name for name in field_names() if name.startswith(f"{section}.")]
+    candidates = siblings if siblings and field else field_names()
+    if not field:
+        candidates = [*Config.model_fields, *field_names()]
+    return did_you_mean(dotted, candidates) or did_you_mean(dotted, field_names()) or "`--help` lists all fields"
+
+
+def did_you_mean(word: str, candidates: list[str]) -> str | None:
+    """`did you mean ...?` with the nearest of `candidates`, or None when none is near."""
+    near = difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)
+    return f"did you mean {near[0]}?" if near else None

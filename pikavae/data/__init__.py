@@ -1,0 +1,1 @@
+"""From a source of captioned pictures to a prepared, immutable data set."""

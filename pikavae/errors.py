@@ -1,0 +1,21 @@
+"""Errors that pikavae raises on purpose, each with the exit status that the terminal gives it."""
+
+
+class PikavaeError(Exception):
+    """Something that pikavae could not do. The message is one line that says what, where and what to do."""
+
+    exit_status = 1
+
+
+class UserError(PikavaeError):
+    """A mistake in what the user asked for: the message names the field or file, the value and the remedy."""
+
+    exit_status = 2
+
+
+class NonFiniteLossError(PikavaeError):
+    """The loss became NaN or infinite; the optimizer step was not taken and the last checkpoint is whole."""
+
+
+class DamagedFileError(PikavaeError):
+    """A file that pikavae wrote is missing, cut short or altered since."""

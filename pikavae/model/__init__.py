@@ -1,0 +1,1 @@
+"""The autoencoder, the fold of its training shortcuts, and the folders that hold its weights."""

@@ -1,0 +1,297 @@
+"""The four stages of a run. Each takes what the one before returned, and does its work unless it is done already."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pikavae import runs, stages
+from pikavae.config import Config
+from pikavae.data.dataset import PictureSet, PreparedSet
+from pikavae.data.prepare import prepare as prepare_data
+from pikavae.errors import PikavaeError
+from pikavae.evaluation.evaluate import evaluate as evaluate_pictures
+from pikavae.evaluation.report import Report
+from pikavae.files import exclusive, folder_atomically, sha256_of, write_atomically
+from pikavae.home import home
+from pikavae.model.snapshot import read_snapshot
+from pikavae.operations.results import (
+    Evaluated,
+    Prepared,
+    Registered,
+    Trained,
+    find_evaluated,
+    find_trained,
+    find_unfinished,
+)
+from pikavae.recording import Recorder
+from pikavae.registry import versions
+from pikavae.runs import RunFolder
+from pikavae.tracking import RunLog, connect, experiment_id, find_run, git_tags
+from pikavae.training.loop import train as train_model
+
+logger = logging.getLogger(__name__)
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+def prepare(config: Config, progress: Callable[[int, int | None], None] | None = None) -> Prepared:
+    """Prepare the pictures, or find them prepared.
+
+    Args:
+        config: the whole configuration.
+        progress: told how many pictures are done, and of how many when that is known.
+    """
+    pictures, reused = prepare_data(config.data, home() / "prepared", progress=progress)
+    logger.info(
+        "%s %s: %d training and %d validation pictures of %d px, %d set aside",
+        "reusing prepared set" if reused else "prepared",
+        pictures.fingerprint,
+        len(pictures.train),
+        len(pictures.validation),
+        config.data.image_size,
+        pictures.record["num_quarantined"],
+    )
+    return Prepared(pictures, reused)
+
+
+def train(config: Config, prepared: Prepared, *, fresh: bool = False, links: Mapping[str, str] | None = None) -> Trained:
+    """Train, go on with an unfinished training of the same key, or find a finished one.
+
+    Args:
+        config: the whole configuration.
+        prepared: what `prepare` returned.
+        fresh: train again even if the same was trained before.
+        links: tags that point to where this attempt was started, such as `pikavae.flow_run_id`.
+
+    Raises:
+        PikavaeError: another process is training the same at this moment.
+    """
+    inputs = stages.train_inputs(config, prepared.pictures.fingerprint, use_threads(config))
+    key = stages.key_of(inputs)
+    busy = f"the same training (key {key}) is under way in another process; wait for it or change the configuration"
+    with exclusive(home() / "runs" / f"{key}.lock", busy=busy):
+        found = None if fresh else find_trained(key)
+        if found is not None:
+            logger.info("reusing run %s, which has trained this", found.run.run_id)
+            return found
+        run, log = _open_run(config, prepared, inputs, fresh=fresh)
+        with recording(log):
+            log.set_tags({**git_tags(CHECKOUT), **(links or {})})
+            if links and (flow_run_id := links.get("pikavae.flow_run_id")):
+                log.add_attempt(flow_run_id)
+            result = _train_in(config, prepared.pictures, run, log)
+        return Trained(run, result, reused=False)
+
+
+def evaluate(config: Config, prepared: Prepared, trained: Trained) -> Evaluated:
+    """Measure the run's last snapshot on the validation pictures, or find its report; the run gets the scores."""
+    inputs = stages.evaluate_inputs(
+        config,
+        run_id=trained.run.run_id,
+        model=runs.snapshot_digest(trained.snapshot),
+        evaluation_set=prepared.pictures.validation.digest,
+    )
+    if found := find_evaluated(stages.key_of(inputs)):
+        logger.info("reusing report %s", found.folder.name)
+        return found
+    log = RunLog.resume(connect(home()), trained.run.run_id)
+    with recording(log):
+        done = evaluate_snapshot(config, prepared.pictures.validation, trained.snapshot, inputs)
+        log.log(run_metrics(done.report), int(trained.result["steps"]))
+        for file in sorted(done.folder.iterdir()):
+            log.log_file(file, "evaluation")
+        log.set_tags({"pikavae.evaluate_key": done.folder.name})
+    return done
+
+
+def register(config: Config, prepared: Prepared, trained: Trained, evaluated: Evaluated) -> Registered:
+    """Register the run's last snapshot as a candidate version, or find the version that it has."""
+    digest = runs.snapshot_digest(trained.snapshot)
+    inputs = stages.register_inputs(config, run_id=trained.run.run_id, model=digest, report=evaluated.folder.name)
+    key, client = stages.key_of(inputs), connect(home())
+    if found := versions.find_version(client, config.registry.model_name, key):
+        logger.info("reusing %s version %d", found.name, found.version)
+        return Registered(found, reused=True)
+    scores = {name: value for name, value in evaluated.report.metrics.items() if value is not None}
+    log = RunLog.resume(client, trained.run.run_id)
+    with recording(log):
+        version = versions.register(
+            client,
+            run_id=trained.run.run_id,
+            snapshot=trained.snapshot,
+            model_name=config.registry.model_name,
+            image_size=config.data.image_size,
+            step=int(trained.result["steps"]),
+            metrics={f"val/{name}": value for name, value in scores.items()},
+            tags={
+                "pikavae.register_key": key,
+                "pikavae.run_id": trained.run.run_id,
+                "pikavae.fingerprint": prepared.pictures.fingerprint,
+                "pikavae.config_hash": stages.key_of(config.flat()),
+                "pikavae.snapshot": digest,
+                "pikavae.report": evaluated.folder.name,
+                "pikavae.evaluation_set": prepared.pictures.validation.digest,
+                **{f"pikavae.score.{name}": f"{value:.6g}" for name, value in scores.items()},
+                **git_tags(CHECKOUT),
+            },
+            description=evaluated.report.summary_markdown(),
+        )
+        log.set_tags({"pikavae.version": str(version.version), "pikavae.registered_model": version.name})
+        record = json.dumps({"key": key, "inputs": inputs, "version": version.version}, indent=2)
+        write_atomically(trained.run.path / "registrations" / f"{key}.json", record + "\n")
+    return Registered(version, reused=False)
+
+
+def use_threads(config: Config) -> int:
+    """Make torch use the configured number of CPU threads, and return it."""
+    threads = config.training.threads or torch.get_num_threads()
+    torch.set_num_threads(threads)
+    return threads
+
+
+def choose_device(config: Config) -> torch.device:
+    """The configured device; `auto` is a CUDA device when there is one, else the CPU.
+
+    Raises:
+        PikavaeError: the named device is not there.
+    """
+    name = config.training.device
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not present[name]:
+        raise PikavaeError(f"training.device {name!r}: torch finds no such device here; use `auto` or `cpu`")
+    return torch.device(name)
+
+
+def evaluate_snapshot(config: Config, pictures: PictureSet, snapshot: Path, inputs: stages.Inputs) -> Evaluated:
+    """Measure a snapshot and write the report under its key."""
+    folder = home() / "evaluations" / stages.key_of(inputs)
+    with exclusive(folder.with_suffix(".lock"), busy="", wait=True):
+        if found := find_evaluated(folder.name):
+            return found
+        with folder_atomically(folder) as temporary:
+            provenance = {"run": inputs["run"], "model": inputs["model"]}
+            report = evaluate_pictures(
+                read_snapshot(snapshot),
+                pictures,
+                config.evaluation,
+                temporary,
+                device=choose_device(config),
+                provenance=provenance,
+            )
+            (temporary / "stage.json").write_text(json.dumps({"inputs": inputs}, indent=2) + "\n")
+    return Evaluated(report, folder, reused=False)
+
+
+def run_metrics(report: Report) -> dict[str, float]:
+    """What a report adds to its run: the model's numbers as `val/...`, the baselines' as `baselines/...`."""
+    own = {f"val/{name}": value for name, value in report.metrics.items() if value is not None}
+    others = {
+        f"baselines/{row}_{name}": value
+        for row, values in report.baselines.items()
+        for name, value in values.items()
+        if value is not None
+    }
+    return {**own, **others}
+
+
+@contextmanager
+def recording(log: RunLog) -> Iterator[None]:
+    """End the MLflow run as what happened: FINISHED, FAILED, or KILLED when the process was told to stop."""
+    try:
+        yield
+    except Exception as error:
+        log.set_tags({"pikavae.error": str(error)[:5000]})
+        log.end("FAILED")
+        raise
+    except BaseException:
+        log.end("KILLED")
+        raise
+    log.end("FINISHED")
+
+
+def _open_run(config: Config, prepared: Prepared, inputs: dict[str, Any], *, fresh: bool) -> tuple[RunFolder, RunLog]:
+    """The unfinished run of this key, or a new one."""
+    client, key, pictures = connect(home()), stages.key_of(inputs), prepared.pictures
+    begun = None if fresh else find_unfinished(key)
+    if begun is not None:
+        logger.info("going on with run %s", begun.run_id)
+        return begun, RunLog.resume(client, begun.run_id)
+    experiment = experiment_id(client, home(), config.tracking.experiment)
+    tags = {
+        "pikavae.train_key": key,
+        "pikavae.run_key": stages.run_key(config, inputs),
+        "pikavae.fingerprint": pictures.fingerprint,
+    }
+    orphan = None if fresh else next((run for run in find_run(client, experiment, tags) if run.status == "RUNNING"), None)
+    if orphan is not None:  # killed between the creation of the MLflow run and that of its folder
+        log = RunLog.resume(client, orphan.run_id)
+    else:
+        log = RunLog.start(
+            client, experiment, run_name(config), tags=tags, params=config.flat(), note=run_note(config, pictures)
+        )
+    log.log_text(config.to_yaml(), "config.yaml")
+    for side, context in ((pictures.train, "training"), (pictures.validation, "validation")):
+        log.log_dataset(
+            f"{config.data.source} {context}"[:500],
+            side.digest[:36],
+            context,
+            num_rows=len(side),
+            source=config.data.source,
+        )
+    log.log(data_metrics(pictures), 0)
+    record = {"key": key, "inputs": inputs, "created": datetime.now(UTC).isoformat(), "config": config.model_dump(mode="json")}
+    return runs.create_run_folder(home(), log.run_id, record), log
+
+
+def _train_in(config: Config, pictures: PreparedSet, run: RunFolder, log: RunLog) -> dict[str, Any]:
+    """Train in the run's folder and record the result."""
+    recorder = Recorder(log, run.path / "previews", pictures.validation, config.training.preview_images)
+    result = train_model(config, pictures, run.path, choose_device(config), recorder)
+    log.log_image("filmstrip", recorder.filmstrip(), result.steps)
+    values = {
+        **asdict(result),
+        "snapshot": result.snapshot.name,
+        "snapshot_sha256": {file.name: sha256_of(file) for file in sorted(result.snapshot.iterdir())},
+    }
+    log.set_tags({"pikavae.start_step": str(result.start_step), "pikavae.best_step": str(result.best_step)})
+    log.flush()
+    run.finish(values)
+    return values
+
+
+def data_metrics(pictures: PreparedSet) -> dict[str, float]:
+    """Counts of the prepared set as `data/...`."""
+    return {
+        "data/num_train": float(len(pictures.train)),
+        "data/num_validation": float(len(pictures.validation)),
+        "data/num_quarantined": float(pictures.record["num_quarantined"]),
+    }
+
+
+def run_name(config: Config) -> str:
+    """What the run is called in the UI: source, size, downsampling factor and optimizer."""
+    source = config.data.source.rstrip("/").rsplit("/", 1)[-1]
+    return f"{source} {config.data.image_size}px f{config.model.downsampling_factor} {config.optimizer.name}"
+
+
+def run_note(config: Config, pictures: PreparedSet) -> str:
+    """The run's description in the UI."""
+    return (
+        f"Autoencoder (f{config.model.downsampling_factor}, {config.model.latent_channels} latent channels) on "
+        f"`{config.data.source}`: {len(pictures.train)} training and {len(pictures.validation)} validation pictures of "
+        f"{config.data.image_size} px, prepared set `{pictures.fingerprint}`.\n\n"
+        f"Started by `{' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])}` (process {os.getpid()})."
+    )

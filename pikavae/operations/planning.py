@@ -1,0 +1,64 @@
+"""What `run` would do at each stage, and which input decides it. Nothing is written."""
+
+from __future__ import annotations
+
+from pikavae import runs, stages
+from pikavae.config import Config
+from pikavae.data.dataset import PreparedSet
+from pikavae.data.prepare import fingerprint_of, prepare_inputs
+from pikavae.home import home
+from pikavae.operations.pipeline import use_threads
+from pikavae.operations.results import (
+    Trained,
+    evaluated_inputs,
+    find_evaluated,
+    find_prepared,
+    find_trained,
+    find_unfinished,
+    prepared_inputs,
+    registered_inputs,
+)
+from pikavae.registry import versions
+from pikavae.stages import Plan
+from pikavae.tracking import connect
+
+
+def plan(config: Config) -> dict[str, Plan]:
+    """The four stages by name, each with what would happen to it and why."""
+    inputs = prepare_inputs(config.data)
+    fingerprint = fingerprint_of(inputs)
+    pictures = find_prepared(fingerprint)
+    if pictures is None:
+        prepare = Plan("miss", stages.why_miss(inputs, prepared_inputs()))
+    else:
+        prepare = Plan("hit", f"prepared set {fingerprint}")
+    train, trained = _plan_train(config, fingerprint)
+    if pictures is None or trained is None:
+        follows = Plan("miss", f"follows {'train' if trained is None else 'prepare'}")
+        return {"prepare": prepare, "train": train, "evaluate": follows, "register": follows}
+    return {"prepare": prepare, "train": train, **_plan_evaluate_and_register(config, pictures, trained)}
+
+
+def _plan_train(config: Config, fingerprint: str) -> tuple[Plan, Trained | None]:
+    inputs = stages.train_inputs(config, fingerprint, use_threads(config))
+    key = stages.key_of(inputs)
+    if trained := find_trained(key):
+        return Plan("hit", f"run {trained.run.run_id}"), trained
+    if begun := find_unfinished(key):
+        return Plan("resume", f"run {begun.run_id} was begun and is not finished"), None
+    return Plan("miss", stages.why_miss(inputs, (run.record["inputs"] for run in runs.run_folders(home())))), None
+
+
+def _plan_evaluate_and_register(config: Config, pictures: PreparedSet, trained: Trained) -> dict[str, Plan]:
+    digest, run_id = runs.snapshot_digest(trained.snapshot), trained.run.run_id
+    evaluation_set = pictures.validation.digest
+    inputs = stages.evaluate_inputs(config, run_id=run_id, model=digest, evaluation_set=evaluation_set)
+    evaluated = find_evaluated(stages.key_of(inputs))
+    if evaluated is None:
+        evaluate = Plan("miss", stages.why_miss(inputs, evaluated_inputs()))
+        return {"evaluate": evaluate, "register": Plan("miss", "follows evaluate")}
+    evaluate = Plan("hit", f"report {evaluated.folder.name}")
+    inputs = stages.register_inputs(config, run_id=run_id, model=digest, report=evaluated.folder.name)
+    if version := versions.find_version(connect(home()), config.registry.model_name, stages.key_of(inputs)):
+        return {"evaluate": evaluate, "register": Plan("hit", f"{version.name} version {version.version}")}
+    return {"evaluate": evaluate, "register": Plan("miss", stages.why_miss(inputs, registered_inputs()))}

@@ -1,0 +1,57 @@
+"""What tracking and registry both need of MLflow: a quiet import, its process-wide address, logged models to the byte."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlparse
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_address = threading.Lock()
+
+
+def quiet_mlflow() -> None:
+    """Switch off MLflow's calls home and its chatter; it reads both while it is imported, so call this before."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("DO_NOT_TRACK", "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+
+
+@contextmanager
+def process_wide_store(client: MlflowClient) -> Iterator[None]:
+    """Make `client`'s store MLflow's process-wide one for the block.
+
+    Creating a version from `models:/<model id>` on a database looks the model up there, not in the client's own store,
+    and would make a stray database in the working directory.
+    """
+    import mlflow
+
+    with _address:
+        before = os.environ.get("MLFLOW_TRACKING_URI")
+        mlflow.set_tracking_uri(client.tracking_uri)  # sets the environment variable as well
+        try:
+            yield
+        finally:
+            mlflow.set_tracking_uri(before)
+
+
+def local_folder(location: str) -> str | None:
+    """The path of an artifact location that is a folder of this machine, else None."""
+    parts = urlparse(location)
+    if parts.scheme in ("", "file"):
+        return unquote(parts.path) if parts.scheme else location
+    return None
+
+
+def delete_model(client: MlflowClient, model_id: str) -> None:
+    """Delete a logged model: first its record, then its bytes, so that no record ever points to missing bytes."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    location = client.get_logged_model(model_id).artifact_location
+    client.delete_logged_model(model_id)
+    get_artifact_repository(location, tracking_uri=client.tracking_uri).delete_artifacts()

@@ -1,0 +1,1 @@
+"""Losses, optimizers, exact state, and the loop that turns a prepared set into snapshots."""

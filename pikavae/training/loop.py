@@ -1,0 +1,281 @@
+"""The training loop. To resume, run the same command: it goes on from the newest whole checkpoint in its folder."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pikavae.config import Config
+from pikavae.data.dataset import PictureSet, PreparedSet
+from pikavae.errors import NonFiniteLossError
+from pikavae.evaluation.metrics import psnr, ssim
+from pikavae.files import folder_atomically
+from pikavae.model.autoencoder import AutoencoderKL
+from pikavae.model.snapshot import write_snapshot
+from pikavae.training.losses import loss_terms
+from pikavae.training.optimizers import learning_rate_factor, set_learning_rate, total_steps, update_ema
+from pikavae.training.order import indices_at, noise_at
+from pikavae.training.state import TrainState, restore_latest, step_name
+
+AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Observer:
+    """Whom the loop tells what it does. This one does nothing; derive from it to listen."""
+
+    def started(self, step: int, total: int) -> None:
+        """Training goes on from `step` of `total`."""
+
+    def stepped(self, state: TrainState, loss: float, progress: float) -> None:
+        """A step was taken; `progress` is the share of the run that is done, in [0, 1]."""
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """A point of the curves `train/...` or `val/...`."""
+
+    def preview(self, reconstructions: Tensor, step: int) -> None:
+        """The fixed validation pictures, reconstructed: (N, 3, H, W) float32 in about [-1, 1], on the CPU."""
+
+    def kept(self, snapshot: Path, step: int, metrics: Mapping[str, float]) -> None:
+        """A checkpoint is being written: its snapshot folder and validation scores."""
+
+    def dropped(self, step: int) -> None:
+        """The checkpoint of `step` is being pruned."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished run left.
+
+    Attributes:
+        snapshot: folder of the last step's weights.
+        start_step: where this attempt began; 0 unless it resumed.
+        steps: optimizer steps of the whole run.
+        images_seen: pictures of the whole run.
+        images_per_second: training throughput of this attempt, everything counted.
+        best_step: the step of the best validation score among the checkpoints.
+    """
+
+    snapshot: Path
+    start_step: int
+    steps: int
+    images_seen: int
+    images_per_second: float
+    best_step: int
+
+
+def train(
+    config: Config, prepared: PreparedSet, folder: Path, device: torch.device, observer: Observer | None = None
+) -> TrainResult:
+    """Train to the configured end, or go on from the newest checkpoint in `folder`.
+
+    Args:
+        config: the whole configuration.
+        prepared: the prepared data set.
+        folder: `checkpoints/` and `snapshots/` are kept in it; the caller holds its lock.
+        device: where to compute.
+        observer: told of every point, preview and checkpoint.
+
+    Raises:
+        NonFiniteLossError: a loss or gradient was NaN or infinite; the step was not taken.
+    """
+    observer = observer or Observer()
+    state = TrainState.fresh(config, device)
+    restore_latest(state, folder / "checkpoints")
+    total = total_steps(config, len(prepared.train))
+    start_step, start_images, attempt = state.step, state.images_seen, Stopwatch(state.seconds)
+    observer.started(start_step, total)
+    if start_step == 0:
+        observer.preview(preview_pictures(state, prepared.validation, config, device), 0)
+
+    while not is_finished(state, config, total):
+        metrics = optimizer_step(state, config, prepared.train, device, total)
+        state.seconds = attempt.seconds()
+        observer.stepped(state, metrics["train/loss"], progress_of(state, config, total))
+        last = is_finished(state, config, total)
+
+        # Points of the curves
+        if last or state.step % config.training.log_every == 0:
+            rate = (state.images_seen - start_images) / (state.seconds - attempt.before)
+            observer.log({**metrics, "train/images_per_second": rate, "train/images_seen": state.images_seen}, state.step)
+
+        # Pictures
+        if last or state.step % config.training.preview_every == 0:
+            observer.preview(preview_pictures(state, prepared.validation, config, device), state.step)
+
+        # Scores, and what is kept; the last step is measured and saved as every other
+        keep = last or state.step % config.training.checkpoint_every == 0
+        if keep or state.step % config.training.validate_every == 0:
+            scores = validate(state.averaged, prepared.validation, config, device)
+            observer.log(scores, state.step)
+            state.seconds = attempt.seconds()
+            if keep:
+                state.scores[state.step] = scores[f"val/{config.evaluation.primary_metric}"]
+                save(state, config, folder, scores, observer)
+
+    elapsed = max(state.seconds - attempt.before, 1e-9)
+    return TrainResult(
+        snapshot=folder / "snapshots" / step_name(state.step),
+        start_step=start_step,
+        steps=state.step,
+        images_seen=state.images_seen,
+        images_per_second=(state.images_seen - start_images) / elapsed,
+        best_step=best_step(state.scores),
+    )
+
+
+@dataclass
+class Stopwatch:
+    """Seconds of training: those before this attempt and those since it began."""
+
+    before: float
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
+        self._began = self.clock()
+
+    def seconds(self) -> float:
+        """Seconds in all."""
+        return self.before + self.clock() - self._began
+
+
+def progress_of(state: TrainState, config: Config, total: int) -> float:
+    """How much of the run is done, in [0, 1]: by steps or by minutes, whichever is nearer to its end."""
+    minutes = config.training.minutes
+    by_time = state.seconds / (60.0 * minutes) if minutes else 0.0
+    return min(1.0, max(state.step / total, by_time))
+
+
+def is_finished(state: TrainState, config: Config, total: int) -> bool:
+    """Whether all steps are taken or the minutes are used up (after one step at least)."""
+    return state.step > 0 and progress_of(state, config, total) >= 1.0
+
+
+def optimizer_step(
+    state: TrainState, config: Config, pictures: PictureSet, device: torch.device, total: int
+) -> dict[str, float]:
+    """One step over `accumulation` batches, whose gradients are averaged; the means of the loss terms as `train/...`."""
+    training = config.training
+    factor = learning_rate_factor(config.optimizer, state.step, progress_of(state, config, total))
+    set_learning_rate(state.optimizer, factor)
+    sums: dict[str, Tensor] = {}
+    for _ in range(training.accumulation):
+        images, noise = next_batch(state, config, pictures, device)
+        with autocast(config, device):
+            reconstructions, posterior = state.model(images, noise)
+        terms = loss_terms(config.loss, images, reconstructions, posterior)
+        state.scaler.scale(terms["loss"] / training.accumulation).backward()
+        for name, value in terms.items():
+            sums[name] = sums.get(name, torch.zeros((), device=device)) + value.detach() / training.accumulation
+    means = {name: value.item() for name, value in sums.items()}
+    learning_rate = state.optimizer.param_groups[0]["lr"]
+    state.scaler.unscale_(state.optimizer)
+    norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.optimizer.max_grad_norm or math.inf).item()
+    overflow = state.scaler.is_enabled() and not math.isfinite(norm)  # the scaler skips this step and lowers its scale
+    if not math.isfinite(means["loss"]) or not (math.isfinite(norm) or overflow):
+        listed = ", ".join(f"{name} {value:.6g}" for name, value in means.items())
+        raise NonFiniteLossError(
+            f"step {state.step + 1}: {listed}, gradient norm {norm:.6g}, learning rate {learning_rate:.3g}: not finite, "
+            f"so the step was not taken; lower optimizer.learning_rate, set optimizer.max_grad_norm or raise "
+            f"optimizer.warmup_steps (checkpoints up to step {max(state.scores, default=0)} are whole)"
+        )
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.optimizer.zero_grad(set_to_none=True)
+    state.step += 1
+    if state.ema is not None and training.ema_decay is not None:
+        update_ema(state.ema, state.model, training.ema_decay, state.step)
+    values = {f"train/{name}": value for name, value in means.items()}
+    return {**values, "train/learning_rate": learning_rate, "train/gradient_norm": norm}
+
+
+def next_batch(
+    state: TrainState, config: Config, pictures: PictureSet, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """The next pictures of the stream, (B, 3, H, W) float32 in [-1, 1], and their noise, (B, Z, H/f, W/f)."""
+    count, seed = config.training.batch_size, config.training.seed
+    side = pictures.image_size // config.model.downsampling_factor
+    indices = indices_at(state.images_seen, count, num_images=len(pictures), seed=seed)
+    noise = noise_at(state.images_seen, count, shape=(config.model.latent_channels, side, side), seed=seed)
+    state.images_seen += count
+    return to_device(pictures.batch(indices)["pixel_values"], config, device), noise.to(device)
+
+
+def to_device(images: Tensor, config: Config, device: torch.device) -> Tensor:
+    """Pictures on the device, in the configured memory layout."""
+    layout = torch.channels_last if config.training.channels_last else torch.contiguous_format
+    return images.to(device, non_blocking=True).contiguous(memory_format=layout)
+
+
+def autocast(config: Config, device: torch.device) -> AbstractContextManager[object]:
+    """The forward pass's precision; losses are computed outside of it."""
+    dtype = AUTOCAST_DTYPES.get(config.training.precision)
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+
+@torch.inference_mode()
+def reconstruct(
+    model: AutoencoderKL, pictures: PictureSet, indices: list[int], config: Config, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Pictures, their reconstructions from the posterior's mode, and its KL (B,), all float32 on the device."""
+    images = to_device(pictures.batch(indices)["pixel_values"], config, device)
+    with autocast(config, device):
+        posterior = model.encode(images)
+        reconstructions = model.decode(posterior.mode())
+    return images, reconstructions.float(), posterior.kl()
+
+
+def preview_pictures(state: TrainState, pictures: PictureSet, config: Config, device: torch.device) -> Tensor:
+    """The first validation pictures, reconstructed: (N, 3, H, W) float32 on the CPU."""
+    indices = list(range(min(config.training.preview_images, len(pictures))))
+    return reconstruct(state.averaged, pictures, indices, config, device)[1].cpu()
+
+
+def validate(
+    model: AutoencoderKL, pictures: PictureSet, config: Config, device: torch.device
+) -> dict[str, float]:
+    """Means over all validation pictures: `val/psnr` (dB), `val/ssim`, `val/kl_nats_per_image`."""
+    size = config.evaluation.batch_size
+    columns: dict[str, list[Tensor]] = {"val/psnr": [], "val/ssim": [], "val/kl_nats_per_image": []}
+    for start in range(0, len(pictures), size):
+        indices = list(range(start, min(start + size, len(pictures))))
+        images, reconstructions, kl = reconstruct(model, pictures, indices, config, device)
+        columns["val/psnr"].append(psnr(reconstructions, images))
+        columns["val/ssim"].append(ssim(reconstructions, images))
+        columns["val/kl_nats_per_image"].append(kl)
+    return {name: torch.cat(values).double().mean().item() for name, values in columns.items()}
+
+
+def save(state: TrainState, config: Config, folder: Path, scores: Mapping[str, float], observer: Observer) -> None:
+    """Write snapshot and checkpoint of this step, tell the observer, and prune."""
+    snapshot = folder / "snapshots" / step_name(state.step)
+    with folder_atomically(snapshot) as temporary:
+        write_snapshot(temporary, state.averaged, image_size=config.data.image_size, settings=config.to_yaml())
+    observer.kept(snapshot, state.step, scores)
+    state.save(folder / "checkpoints" / step_name(state.step))
+    prune(state, config, folder, observer)
+
+
+def prune(state: TrainState, config: Config, folder: Path, observer: Observer) -> None:
+    """Keep the snapshots of the last few checkpoints and of the best one, and the last two states to resume from."""
+    steps = sorted(state.scores)
+    keep = {*steps[-config.training.keep_checkpoints :], best_step(state.scores)}
+    for step in steps:
+        snapshot = folder / "snapshots" / step_name(step)
+        if step not in keep and snapshot.exists():
+            observer.dropped(step)
+            shutil.rmtree(snapshot)
+    for checkpoint in sorted((folder / "checkpoints").glob("step-*"))[:-2]:
+        shutil.rmtree(checkpoint)
+
+
+def best_step(scores: Mapping[int, float]) -> int:
+    """The step of the highest score; the later one of equals, and one that is not a number never."""
+    return max(scores, key=lambda step: (not math.isnan(scores[step]), scores[step], step))

@@ -1,0 +1,144 @@
+"""All that changes while training, in one object, and the checkpoints that hold it.
+
+A checkpoint is a folder, whole or absent:
+
+    model.safetensors, ema.safetensors   weights, with the training shortcuts as they are
+    optimizer.pt                         optimizer and gradient scaler (tensors and plain values only)
+    state.json                           step, pictures seen, seconds, scores, and the SHA-256 of each file above
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.optim import Optimizer
+
+from pikavae.config import Config
+from pikavae.errors import DamagedFileError
+from pikavae.files import folder_atomically, sha256_of
+from pikavae.model.autoencoder import AutoencoderKL
+from pikavae.training.optimizers import build_optimizer
+
+logger = logging.getLogger(__name__)
+
+STATE_NAME = "state.json"
+
+
+@dataclass
+class TrainState:
+    """Everything mutable in a run. The order of pictures and the noise follow from `images_seen` and the seed.
+
+    Attributes:
+        model: float32 master weights.
+        ema: their moving average, or None when it is off.
+        optimizer: with its state.
+        scaler: gradient scaler, enabled for fp16 alone.
+        step: optimizer steps taken.
+        images_seen: pictures taken from the stream.
+        seconds: training time so far, over all attempts.
+        scores: the primary validation metric of every checkpoint, by step.
+    """
+
+    model: AutoencoderKL
+    ema: AutoencoderKL | None
+    optimizer: Optimizer
+    scaler: torch.amp.GradScaler
+    step: int = 0
+    images_seen: int = 0
+    seconds: float = 0.0
+    scores: dict[int, float] = field(default_factory=dict)
+
+    @classmethod
+    def fresh(cls, config: Config, device: torch.device) -> TrainState:
+        """The state before the first step: weights initialised from the seed, without touching the global generator."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.training.seed)
+            model = AutoencoderKL(config.model)
+        layout = torch.channels_last if config.training.channels_last else torch.contiguous_format
+        model = model.to(device, memory_format=layout)
+        ema = copy.deepcopy(model).requires_grad_(False) if config.training.ema_decay else None
+        scaler = torch.amp.GradScaler(device.type, enabled=config.training.precision == "fp16")
+        return cls(model, ema, build_optimizer(model, config.optimizer), scaler)
+
+    @property
+    def averaged(self) -> AutoencoderKL:
+        """The weights to use: the moving average when it is on, else the current ones."""
+        return self.model if self.ema is None else self.ema
+
+    def save(self, folder: Path) -> None:
+        """Write the checkpoint `folder`, whole or not at all."""
+        with folder_atomically(folder) as temporary:
+            save_file(_on_cpu(self.model.state_dict()), temporary / "model.safetensors")
+            if self.ema is not None:
+                save_file(_on_cpu(self.ema.state_dict()), temporary / "ema.safetensors")
+            moments = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+            torch.save(moments, temporary / "optimizer.pt")
+            values = {
+                "step": self.step,
+                "images_seen": self.images_seen,
+                "seconds": self.seconds,
+                "scores": self.scores,
+                "sha256": {file.name: sha256_of(file) for file in sorted(temporary.iterdir())},
+            }
+            (temporary / STATE_NAME).write_text(json.dumps(values, indent=2) + "\n")
+
+    def load(self, folder: Path) -> None:
+        """Take over the checkpoint `folder`, after checking the hash of every file.
+
+        Raises:
+            DamagedFileError: a file is missing or altered; nothing was taken over.
+        """
+        values = read_state(folder)
+        for name, expected in values["sha256"].items():
+            if not (folder / name).is_file() or sha256_of(folder / name) != expected:
+                raise DamagedFileError(f"{folder / name}: missing or altered since it was written")
+        device = next(self.model.parameters()).device
+        moments = torch.load(folder / "optimizer.pt", map_location=device, weights_only=True)
+        self.model.load_state_dict(load_file(folder / "model.safetensors"))
+        if self.ema is not None:
+            self.ema.load_state_dict(load_file(folder / "ema.safetensors"))
+        self.optimizer.load_state_dict(moments["optimizer"])
+        self.scaler.load_state_dict(moments["scaler"])
+        self.step, self.images_seen, self.seconds = values["step"], values["images_seen"], values["seconds"]
+        self.scores = {int(step): score for step, score in values["scores"].items()}
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """The readable part of a checkpoint.
+
+    Raises:
+        DamagedFileError: it is missing, cut short, or not ours.
+    """
+    try:
+        values: dict[str, Any] = json.loads((folder / STATE_NAME).read_text())
+    except (OSError, ValueError) as error:
+        raise DamagedFileError(f"{folder / STATE_NAME}: {error}") from None
+    return values
+
+
+def step_name(step: int) -> str:
+    """The name of what belongs to a step, in an order that sorts: `step-00000400`."""
+    return f"step-{step:08d}"
+
+
+def restore_latest(state: TrainState, checkpoints: Path) -> None:
+    """Continue from the newest whole checkpoint in the folder; a damaged one is named in a warning and passed over."""
+    for folder in sorted(checkpoints.glob("step-*"), reverse=True):
+        try:
+            state.load(folder)
+        except DamagedFileError as error:
+            logger.warning("checkpoint passed over: %s", error)
+        else:
+            return
+
+
+def _on_cpu(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().contiguous() for name, value in weights.items()}

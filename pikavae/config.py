@@ -149,7 +149,7 @@ class TrainingConfig(Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where training and evaluation run; `auto` takes a GPU when there is one."""
     precision: Literal["float32", "bf16", "fp16"] = "float32"
-    """Autocast format of the forward pass. Weights, losses and the posterior stay float32."""
+    """Autocast format of the forward pass in training. Weights, losses, posterior and all measuring stay float32."""
     channels_last: bool = False
     """Keep the pictures' channels innermost in memory."""
     ema_decay: float | None = Field(None, gt=0, lt=1)
@@ -310,11 +310,12 @@ def field_names() -> list[str]:
 def unknown_field_hint(dotted: str) -> str:
     """What the user may have meant by the unknown field `dotted`, or where the fields are listed."""
     section, _, field = dotted.partition(".")
+    same = [name for name in field_names() if name.partition(".")[2] == (field or section)]
+    if same:
+        return f"did you mean {same[0]}?"
     siblings = [name for name in field_names() if name.startswith(f"{section}.")]
-    candidates = siblings if siblings and field else field_names()
-    if not field:
-        candidates = [*Config.model_fields, *field_names()]
-    return did_you_mean(dotted, candidates) or did_you_mean(dotted, field_names()) or "`--help` lists all fields"
+    candidates = siblings if siblings and field else [*Config.model_fields, *field_names()]
+    return did_you_mean(dotted, candidates) or "`--help` lists all fields"
 
 
 def did_you_mean(word: str, candidates: list[str]) -> str | None:

@@ -19,3 +19,7 @@ class NonFiniteLossError(PikavaeError):
 
 class DamagedFileError(PikavaeError):
     """A file that pikavae wrote is missing, cut short or altered since."""
+
+
+class TransientError(PikavaeError):
+    """Something that may pass by itself, such as a server that does not answer: worth another try."""

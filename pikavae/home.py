@@ -1,10 +1,10 @@
 """The one folder that holds all state.
 
-    mlflow.db, artifacts/     runs, pictures and models, as MLflow keeps them
-    prepared/<fingerprint>/   prepared data sets, immutable
-    runs/<run id>/            what a run needs to resume, and its snapshots
-    evaluations/<key>/        reports
-    prefect/                  Prefect's own state, unless PREFECT_HOME or PREFECT_API_URL is set
+mlflow.db, artifacts/     runs, pictures and models, as MLflow keeps them
+prepared/<fingerprint>/   prepared data sets, immutable
+runs/<run id>/            what a run needs to resume, and its snapshots
+evaluations/<key>/        reports
+prefect/                  Prefect's own state, unless PREFECT_HOME or PREFECT_API_URL is set
 """
 
 from __future__ import annotations
@@ -26,5 +26,7 @@ def home() -> Path:
         return Path(named).expanduser().resolve()
     checkout = Path(__file__).resolve().parents[1]
     if not (checkout / "pyproject.toml").is_file():
-        raise UserError("PIKAVAE_HOME: not set, and this is no checkout; set it to the folder that shall hold all state")
+        raise UserError(
+            "PIKAVAE_HOME: not set, and this is no checkout; set it to the folder that shall hold all state"
+        )
     return checkout / "mlruns"

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +40,7 @@ class Recorder(Observer):
         self.count = min(num_preview_images, len(validation))
         self.originals = validation.batch(list(range(self.count)))["pixel_values"]
         self.model_ids = {checkpoint.step: checkpoint.model_id for checkpoint in run.checkpoints()}
-        self.bar: tqdm[None] | None = None
+        self.bar: tqdm[Any] | None = None
         self.score = ""
 
     def started(self, step: int, total: int) -> None:
@@ -69,7 +70,10 @@ class Recorder(Observer):
             self._last_line = time.monotonic()
             done = progress - self._begin_progress
             left = f"{elapsed * (1.0 - progress) / done:.0f} s left" if done > 0 else "just begun"
-            logger.info("step %d, %.0f%%, %.2f steps/s, loss %.4f%s, %s", *(state.step, 100 * progress, rate, loss, self.score, left))
+            logger.info(
+                "step %d, %.0f%%, %.2f steps/s, loss %.4f%s, %s",
+                *(state.step, 100 * progress, rate, loss, self.score, left),
+            )
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Pass the point on."""
@@ -109,5 +113,5 @@ class Recorder(Observer):
     def _read(self, path: Path) -> Tensor:
         with Image.open(path) as picture:
             strip = torch.from_numpy(np.asarray(picture).copy())  # (H, N*W, 3)
-        frames = strip.unflatten(1, (-1, strip.shape[0])).permute(1, 3, 0, 2)  # (N, 3, H, W)
+        frames = torch.stack(strip.split(strip.shape[0], dim=1)).permute(0, 3, 1, 2)  # (N, 3, H, W)
         return frames.float() / 127.5 - 1.0

@@ -1,10 +1,10 @@
 """Run folders: what a run needs to resume, and the records of its finished stages.
 
-    runs/<run id>/run.json       the key and inputs of its training, and the configuration
-    runs/<run id>/train.json     the result of a finished training, with the hashes of its snapshot
-    runs/<run id>/checkpoints/   states to resume from
-    runs/<run id>/snapshots/     weights to use
-    runs/<run id>/previews/      the fixed validation pictures by step
+runs/<run id>/run.json       the key and inputs of its training, and the configuration
+runs/<run id>/train.json     the result of a finished training, with the hashes of its snapshot
+runs/<run id>/checkpoints/   states to resume from
+runs/<run id>/snapshots/     weights to use
+runs/<run id>/previews/      the fixed validation pictures by step
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class RunFolder:
         Raises:
             UserError: there is no such step; the message lists those that are kept.
         """
-        steps = sorted(int(path.name.removeprefix("step-")) for path in (self.path / "snapshots").glob("step-*"))
+        steps = sorted(map(step_of, (self.path / "snapshots").glob("step-*")))
         if not steps:
             raise UserError(f"run:{self.run_id}: no snapshot yet; it has not reached its first checkpoint")
         result = self.result
@@ -96,6 +96,11 @@ def find_run(home: Path, run_id: str) -> RunFolder:
         what = "several runs begin so" if found else "no such run in this home"
         raise UserError(f"run:{run_id}: {what}; the ids stand in the MLflow UI and in the output of `pikavae run`")
     return found[0]
+
+
+def step_of(path: Path) -> int:
+    """The step in a name such as `step-00000400`."""
+    return int(path.stem.removeprefix("step-"))
 
 
 def snapshot_digest(snapshot: Path) -> str:

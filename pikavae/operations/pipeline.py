@@ -6,9 +6,10 @@ import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from pikavae.operations.results import (
     find_trained,
     find_unfinished,
 )
+from pikavae.operations.summary import summary
 from pikavae.recording import Recorder
 from pikavae.registry import versions
 from pikavae.runs import RunFolder
@@ -52,6 +54,7 @@ def prepare(config: Config, progress: Callable[[int, int | None], None] | None =
         config: the whole configuration.
         progress: told how many pictures are done, and of how many when that is known.
     """
+    began = time.monotonic()
     pictures, reused = prepare_data(config.data, home() / "prepared", progress=progress)
     logger.info(
         "%s %s: %d training and %d validation pictures of %d px, %d set aside",
@@ -62,10 +65,12 @@ def prepare(config: Config, progress: Callable[[int, int | None], None] | None =
         config.data.image_size,
         pictures.record["num_quarantined"],
     )
-    return Prepared(pictures, reused)
+    return Prepared(pictures, reused, time.monotonic() - began)
 
 
-def train(config: Config, prepared: Prepared, *, fresh: bool = False, links: Mapping[str, str] | None = None) -> Trained:
+def train(
+    config: Config, prepared: Prepared, *, fresh: bool = False, links: Mapping[str, str] | None = None
+) -> Trained:
     """Train, go on with an unfinished training of the same key, or find a finished one.
 
     Args:
@@ -77,6 +82,7 @@ def train(config: Config, prepared: Prepared, *, fresh: bool = False, links: Map
     Raises:
         PikavaeError: another process is training the same at this moment.
     """
+    began = time.monotonic()
     inputs = stages.train_inputs(config, prepared.pictures.fingerprint, use_threads(config))
     key = stages.key_of(inputs)
     busy = f"the same training (key {key}) is under way in another process; wait for it or change the configuration"
@@ -91,11 +97,13 @@ def train(config: Config, prepared: Prepared, *, fresh: bool = False, links: Map
             if links and (flow_run_id := links.get("pikavae.flow_run_id")):
                 log.add_attempt(flow_run_id)
             result = _train_in(config, prepared.pictures, run, log)
-        return Trained(run, result, reused=False)
+        snapshot = run.path / "snapshots" / str(result["snapshot"])
+        return Trained(run, result, snapshot, reused=False, seconds=time.monotonic() - began)
 
 
 def evaluate(config: Config, prepared: Prepared, trained: Trained) -> Evaluated:
-    """Measure the run's last snapshot on the validation pictures, or find its report; the run gets the scores."""
+    """Measure the run's snapshot on the validation pictures, or find its report; the run gets the scores."""
+    began = time.monotonic()
     inputs = stages.evaluate_inputs(
         config,
         run_id=trained.run.run_id,
@@ -108,15 +116,16 @@ def evaluate(config: Config, prepared: Prepared, trained: Trained) -> Evaluated:
     log = RunLog.resume(connect(home()), trained.run.run_id)
     with recording(log):
         done = evaluate_snapshot(config, prepared.pictures.validation, trained.snapshot, inputs)
-        log.log(run_metrics(done.report), int(trained.result["steps"]))
+        log.log(run_metrics(done.report), trained.step, again=True)  # measured anew: the later point counts
         for file in sorted(done.folder.iterdir()):
             log.log_file(file, "evaluation")
         log.set_tags({"pikavae.evaluate_key": done.folder.name})
-    return done
+    return replace(done, seconds=time.monotonic() - began)
 
 
 def register(config: Config, prepared: Prepared, trained: Trained, evaluated: Evaluated) -> Registered:
-    """Register the run's last snapshot as a candidate version, or find the version that it has."""
+    """Register the run's snapshot as a candidate version, or find the version that it has."""
+    began = time.monotonic()
     digest = runs.snapshot_digest(trained.snapshot)
     inputs = stages.register_inputs(config, run_id=trained.run.run_id, model=digest, report=evaluated.folder.name)
     key, client = stages.key_of(inputs), connect(home())
@@ -132,7 +141,7 @@ def register(config: Config, prepared: Prepared, trained: Trained, evaluated: Ev
             snapshot=trained.snapshot,
             model_name=config.registry.model_name,
             image_size=config.data.image_size,
-            step=int(trained.result["steps"]),
+            step=trained.step,
             metrics={f"val/{name}": value for name, value in scores.items()},
             tags={
                 "pikavae.register_key": key,
@@ -150,7 +159,15 @@ def register(config: Config, prepared: Prepared, trained: Trained, evaluated: Ev
         log.set_tags({"pikavae.version": str(version.version), "pikavae.registered_model": version.name})
         record = json.dumps({"key": key, "inputs": inputs, "version": version.version}, indent=2)
         write_atomically(trained.run.path / "registrations" / f"{key}.json", record + "\n")
-    return Registered(version, reused=False)
+    return Registered(version, reused=False, seconds=time.monotonic() - began)
+
+
+def run(config: Config, *, fresh: bool = False) -> dict[str, Any]:
+    """The four stages one after the other, as the flow does them but without Prefect; the keys of `pikavae run`."""
+    prepared = prepare(config)
+    trained = train(config, prepared, fresh=fresh)
+    evaluated = evaluate(config, prepared, trained)
+    return summary(prepared, trained, evaluated, register(config, prepared, trained, evaluated))
 
 
 def use_threads(config: Config) -> int:
@@ -235,7 +252,9 @@ def _open_run(config: Config, prepared: Prepared, inputs: dict[str, Any], *, fre
         "pikavae.run_key": stages.run_key(config, inputs),
         "pikavae.fingerprint": pictures.fingerprint,
     }
-    orphan = None if fresh else next((run for run in find_run(client, experiment, tags) if run.status == "RUNNING"), None)
+    orphan = (
+        None if fresh else next((run for run in find_run(client, experiment, tags) if run.status == "RUNNING"), None)
+    )
     if orphan is not None:  # killed between the creation of the MLflow run and that of its folder
         log = RunLog.resume(client, orphan.run_id)
     else:
@@ -252,7 +271,12 @@ def _open_run(config: Config, prepared: Prepared, inputs: dict[str, Any], *, fre
             source=config.data.source,
         )
     log.log(data_metrics(pictures), 0)
-    record = {"key": key, "inputs": inputs, "created": datetime.now(UTC).isoformat(), "config": config.model_dump(mode="json")}
+    record = {
+        "key": key,
+        "inputs": inputs,
+        "created": datetime.now(UTC).isoformat(),
+        "config": config.model_dump(mode="json"),
+    }
     return runs.create_run_folder(home(), log.run_id, record), log
 
 
@@ -264,6 +288,7 @@ def _train_in(config: Config, pictures: PreparedSet, run: RunFolder, log: RunLog
     values = {
         **asdict(result),
         "snapshot": result.snapshot.name,
+        "experiment_id": log.experiment_id,
         "snapshot_sha256": {file.name: sha256_of(file) for file in sorted(result.snapshot.iterdir())},
     }
     log.set_tags({"pikavae.start_step": str(result.start_step), "pikavae.best_step": str(result.best_step)})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,47 +15,52 @@ from pikavae.evaluation.report import Report
 from pikavae.files import sha256_of
 from pikavae.home import home
 from pikavae.registry.versions import Version
-from pikavae.runs import RunFolder
+from pikavae.runs import RunFolder, step_of
 from pikavae.tracking import connect, run_exists
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A prepared set, and whether it was there already."""
+    """A prepared set, whether it was there already, and how long that took."""
 
     pictures: PreparedSet
     reused: bool
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished training: its run folder, its result, and whether it was there already."""
+    """A finished training: its run folder, its result, the snapshot to use, whether it was there already, how long."""
 
     run: RunFolder
     result: dict[str, Any]
+    snapshot: Path
     reused: bool
+    seconds: float = 0.0
 
     @property
-    def snapshot(self) -> Path:
-        """The folder of the last step's weights."""
-        return self.run.path / "snapshots" / str(self.result["snapshot"])
+    def step(self) -> int:
+        """The optimizer step of the snapshot."""
+        return step_of(self.snapshot)
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A report, its folder, and whether it was there already."""
+    """A report, its folder, whether it was there already, and how long that took."""
 
     report: Report
     folder: Path
     reused: bool
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class Registered:
-    """A registered version, and whether it was there already."""
+    """A registered version, whether it was there already, and how long that took."""
 
     version: Version
     reused: bool
+    seconds: float = 0.0
 
 
 def find_prepared(fingerprint: str) -> PreparedSet | None:
@@ -81,9 +86,9 @@ def find_trained(key: str) -> Trained | None:
         result = run.result
         if run.record["key"] != key or result is None:
             continue
-        trained = Trained(run, result, reused=True)
-        if snapshot_is_whole(trained) and run_exists(connect(home()), run.run_id):
-            return trained
+        snapshot = run.path / "snapshots" / str(result["snapshot"])
+        if is_whole(snapshot, result["snapshot_sha256"]) and run_exists(connect(home()), run.run_id):
+            return Trained(run, result, snapshot, reused=True)
     return None
 
 
@@ -95,12 +100,9 @@ def find_unfinished(key: str) -> RunFolder | None:
     return None
 
 
-def snapshot_is_whole(trained: Trained) -> bool:
-    """Whether every file of the snapshot has the hash that was recorded when training ended."""
-    return all(
-        (trained.snapshot / name).is_file() and sha256_of(trained.snapshot / name) == expected
-        for name, expected in trained.result["snapshot_sha256"].items()
-    )
+def is_whole(folder: Path, hashes: Mapping[str, str]) -> bool:
+    """Whether every file has the hash that was recorded for it."""
+    return all((folder / name).is_file() and sha256_of(folder / name) == expected for name, expected in hashes.items())
 
 
 def find_evaluated(key: str) -> Evaluated | None:

@@ -1,11 +1,13 @@
-"""What tracking and registry both need of MLflow: a quiet import, its process-wide address, logged models to the byte."""
+"""What tracking and registry both need of MLflow: a quiet import, its process-wide address, deleting logged models."""
 
 from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlparse
 
@@ -20,6 +22,7 @@ def quiet_mlflow() -> None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 
 @contextmanager
@@ -37,15 +40,24 @@ def process_wide_store(client: MlflowClient) -> Iterator[None]:
         try:
             yield
         finally:
-            mlflow.set_tracking_uri(before)
+            mlflow.set_tracking_uri(None)
+            if before is not None:
+                os.environ["MLFLOW_TRACKING_URI"] = before
 
 
-def local_folder(location: str) -> str | None:
-    """The path of an artifact location that is a folder of this machine, else None."""
+def local_folder(location: str) -> Path | None:
+    """The folder that an artifact location (`file:///...`) names on this machine; None for any other kind."""
     parts = urlparse(location)
-    if parts.scheme in ("", "file"):
-        return unquote(parts.path) if parts.scheme else location
-    return None
+    return Path(unquote(parts.path)) if parts.scheme == "file" else None
+
+
+def point_time(client: MlflowClient, run_id: str, key: str, step: int) -> int:
+    """The time, in milliseconds, of the run's point of `key` at `step`, or now when it has none.
+
+    A point of the same time, step and value is stored once: linking a score to a model then does not double it.
+    """
+    times = (int(point.timestamp) for point in client.get_metric_history(run_id, key) if point.step == step)
+    return next(times, int(time.time() * 1000))
 
 
 def delete_model(client: MlflowClient, model_id: str) -> None:

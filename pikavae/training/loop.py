@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from pikavae.config import Config
-from pikavae.data.dataset import PictureSet, PreparedSet
 from pikavae.errors import NonFiniteLossError
 from pikavae.evaluation.metrics import psnr, ssim
 from pikavae.files import folder_atomically
@@ -24,6 +24,9 @@ from pikavae.training.losses import loss_terms
 from pikavae.training.optimizers import learning_rate_factor, set_learning_rate, total_steps, update_ema
 from pikavae.training.order import indices_at, noise_at
 from pikavae.training.state import TrainState, restore_latest, step_name
+
+if TYPE_CHECKING:  # training itself needs no data set library
+    from pikavae.data.dataset import PictureSet, PreparedSet
 
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -104,7 +107,9 @@ def train(
         # Points of the curves
         if last or state.step % config.training.log_every == 0:
             rate = (state.images_seen - start_images) / (state.seconds - attempt.before)
-            observer.log({**metrics, "train/images_per_second": rate, "train/images_seen": state.images_seen}, state.step)
+            observer.log(
+                {**metrics, "train/images_per_second": rate, "train/images_seen": state.images_seen}, state.step
+            )
 
         # Pictures
         if last or state.step % config.training.preview_every == 0:
@@ -171,7 +176,7 @@ def optimizer_step(
         with autocast(config, device):
             reconstructions, posterior = state.model(images, noise)
         terms = loss_terms(config.loss, images, reconstructions, posterior)
-        state.scaler.scale(terms["loss"] / training.accumulation).backward()
+        torch.autograd.backward(state.scaler.scale(terms["loss"] / training.accumulation))
         for name, value in terms.items():
             sums[name] = sums.get(name, torch.zeros((), device=device)) + value.detach() / training.accumulation
     means = {name: value.item() for name, value in sums.items()}
@@ -196,9 +201,7 @@ def optimizer_step(
     return {**values, "train/learning_rate": learning_rate, "train/gradient_norm": norm}
 
 
-def next_batch(
-    state: TrainState, config: Config, pictures: PictureSet, device: torch.device
-) -> tuple[Tensor, Tensor]:
+def next_batch(state: TrainState, config: Config, pictures: PictureSet, device: torch.device) -> tuple[Tensor, Tensor]:
     """The next pictures of the stream, (B, 3, H, W) float32 in [-1, 1], and their noise, (B, Z, H/f, W/f)."""
     count, seed = config.training.batch_size, config.training.seed
     side = pictures.image_size // config.model.downsampling_factor
@@ -224,12 +227,10 @@ def autocast(config: Config, device: torch.device) -> AbstractContextManager[obj
 def reconstruct(
     model: AutoencoderKL, pictures: PictureSet, indices: list[int], config: Config, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Pictures, their reconstructions from the posterior's mode, and its KL (B,), all float32 on the device."""
+    """Pictures, their reconstructions from the posterior's mode, and its KL (B,), computed in float32 on the device."""
     images = to_device(pictures.batch(indices)["pixel_values"], config, device)
-    with autocast(config, device):
-        posterior = model.encode(images)
-        reconstructions = model.decode(posterior.mode())
-    return images, reconstructions.float(), posterior.kl()
+    posterior = model.encode(images)
+    return images, model.decode(posterior.mode()), posterior.kl()
 
 
 def preview_pictures(state: TrainState, pictures: PictureSet, config: Config, device: torch.device) -> Tensor:
@@ -238,9 +239,7 @@ def preview_pictures(state: TrainState, pictures: PictureSet, config: Config, de
     return reconstruct(state.averaged, pictures, indices, config, device)[1].cpu()
 
 
-def validate(
-    model: AutoencoderKL, pictures: PictureSet, config: Config, device: torch.device
-) -> dict[str, float]:
+def validate(model: AutoencoderKL, pictures: PictureSet, config: Config, device: torch.device) -> dict[str, float]:
     """Means over all validation pictures: `val/psnr` (dB), `val/ssim`, `val/kl_nats_per_image`."""
     size = config.evaluation.batch_size
     columns: dict[str, list[Tensor]] = {"val/psnr": [], "val/ssim": [], "val/kl_nats_per_image": []}

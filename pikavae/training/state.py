@@ -63,7 +63,7 @@ class TrainState:
             torch.manual_seed(config.training.seed)
             model = AutoencoderKL(config.model)
         layout = torch.channels_last if config.training.channels_last else torch.contiguous_format
-        model = model.to(device, memory_format=layout)
+        model = model.to(device=device).to(memory_format=layout)
         ema = copy.deepcopy(model).requires_grad_(False) if config.training.ema_decay else None
         scaler = torch.amp.GradScaler(device.type, enabled=config.training.precision == "fp16")
         return cls(model, ema, build_optimizer(model, config.optimizer), scaler)

@@ -1,0 +1,101 @@
+"""From the words of a command line to a configuration: presets, `--section.field value`, and one-line errors."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+import tyro
+import yaml
+
+from pikavae.config import Config, did_you_mean, field_names, parse_config, unknown_field_hint
+from pikavae.errors import UserError
+
+ConfigFlags = Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What every command takes."""
+
+    config: ConfigFlags
+    json: bool = False
+    """Print one JSON object as the last line of standard output, and everything for a person to standard error."""
+
+
+@dataclass(frozen=True)
+class RunOptions(Options):
+    """What `run` and `train` take."""
+
+    fresh: bool = False
+    """Train again even if the same was trained before."""
+
+
+@dataclass(frozen=True)
+class ReconstructOptions(Options):
+    """What `reconstruct` takes."""
+
+    out: str = "."
+    """The folder for the reconstructed pictures."""
+
+
+@dataclass(frozen=True)
+class UiOptions(Options):
+    """What `ui` takes."""
+
+    run: str | None = None
+    """The id of a run to open."""
+    port: int = 5000
+    """The port on 127.0.0.1."""
+
+
+AnyOptions = TypeVar("AnyOptions", bound=Options)
+
+
+def parse_options(kind: type[AnyOptions], base: Config, flags: Sequence[str], program: str) -> AnyOptions:
+    """Lay the flags over `base`. `--help` prints the flags with their defaults and exits.
+
+    Raises:
+        UserError: a flag is unknown or its value out of bounds; one line with the remedy.
+    """
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(kind, args=list(flags), default=kind(config=base), prog=program, use_underscores=True)
+    except SystemExit as ending:
+        if not ending.code:
+            raise
+    raise UserError(_explain(kind, base, flags, complaint.getvalue()))
+
+
+def _explain(kind: type[Options], base: Config, flags: Sequence[str], complaint: str) -> str:
+    """tyro's box of several lines in one line of ours: the first flag that is wrong, by our own check of the fields."""
+    known = {*field_names(), *kind.__dataclass_fields__} - {"config"}
+    overrides: dict[str, Any] = {}
+    for name, values in _values_by_flag(flags).items():
+        if name not in known:
+            return f"--{name}: no such flag; {did_you_mean(name, sorted(known)) or unknown_field_hint(name)}"
+        if "." in name:
+            overrides[name] = yaml.safe_load(values[0]) if len(values) == 1 else values
+    try:
+        parse_config(base.model_dump(mode="json"), where="command line", overrides=overrides)
+    except UserError as error:
+        return str(error)
+    return " ".join(line.strip() for line in complaint.splitlines() if line.strip(" -─│╭╮╰╯"))
+
+
+def _values_by_flag(flags: Sequence[str]) -> dict[str, list[str]]:
+    grouped: dict[str, list[str]] = {}
+    name = ""
+    for word in flags:
+        if word.startswith("--"):
+            name, _, value = word[2:].replace("-", "_").partition("=")
+            grouped[name] = [value] if value else []
+        elif name:
+            grouped[name].append(word)
+        else:
+            raise UserError(f"{word!r}: expected a flag such as --training.steps; the preset or model comes first")
+    return grouped

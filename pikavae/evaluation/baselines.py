@@ -1,0 +1,44 @@
+"""Reconstructions that need no model: what a trained one must be better than."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pikavae.evaluation.metrics import psnr_of_mse
+
+ORIGINAL_BAR_MSE = 0.045
+"""The original tutorial calls a model good when the MSE on [-1, 1], summed over 200 pictures, is under 9."""
+
+
+def mean_colour(batches: Iterable[Tensor]) -> Tensor:
+    """The mean colour of a set of pictures, each (B, 3, H, W) uint8 and all of one size: (3,) float64 in [-1, 1]."""
+    total, count = torch.zeros(3, dtype=torch.int64), 0  # sums of bytes are exact, whatever the batches
+    for pixels in batches:
+        total += pixels.sum(dim=(0, 2, 3), dtype=torch.int64)
+        count += pixels.shape[0] * pixels.shape[2] * pixels.shape[3]
+    return total.double() / count / 127.5 - 1.0
+
+
+def constant(images: Tensor, colour: Tensor) -> Tensor:
+    """The one colour (3,), the whole set's mean, in place of each picture: the shape and dtype of `images`."""
+    return colour.to(images)[None, :, None, None].expand_as(images)
+
+
+def bicubic(images: Tensor, factor: int) -> Tensor:
+    """Pictures (B, 3, H, W) scaled down to the latent's H/factor x W/factor and back, by Pillow's BICUBIC.
+
+    `antialias` selects Pillow's kernel (Keys 1981, a = -0.5, widened when scaling down); torch's own has a = -0.75.
+    The result is float32 and may leave [-1, 1] at edges.
+    """
+    height, width = images.shape[2:]
+    small = F.interpolate(images, size=(height // factor, width // factor), mode="bicubic", antialias=True)
+    return F.interpolate(small, size=(height, width), mode="bicubic", antialias=True)
+
+
+def original_bar() -> float:
+    """The PSNR in dB of the original tutorial's bar for "good": 19.49."""
+    return psnr_of_mse(torch.tensor(ORIGINAL_BAR_MSE, dtype=torch.float64)).item()

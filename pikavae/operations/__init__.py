@@ -1,0 +1,44 @@
+"""The use cases: what the terminal and the Prefect tasks call. Each works without Prefect."""
+
+from pikavae.home import home
+from pikavae.operations.doctor import Check, doctor
+from pikavae.operations.models import (
+    config_of_model,
+    evaluate_model,
+    list_models,
+    load_report,
+    reconstruct,
+    register_model,
+    show_model,
+)
+from pikavae.operations.pipeline import evaluate, prepare, register, run, train
+from pikavae.operations.planning import plan
+from pikavae.operations.results import Evaluated, Prepared, Registered, Trained
+from pikavae.operations.summary import result_markdown, summary
+from pikavae.operations.ui import serve_mlflow
+
+__all__ = [
+    "Check",
+    "Evaluated",
+    "Prepared",
+    "Registered",
+    "Trained",
+    "config_of_model",
+    "doctor",
+    "evaluate",
+    "evaluate_model",
+    "home",
+    "list_models",
+    "load_report",
+    "plan",
+    "prepare",
+    "reconstruct",
+    "register",
+    "register_model",
+    "result_markdown",
+    "run",
+    "serve_mlflow",
+    "show_model",
+    "summary",
+    "train",
+]

@@ -1,0 +1,173 @@
+"""Use a model: find it by what the user calls it, measure it, reconstruct pictures with it, list what is registered."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from pikavae import runs, stages
+from pikavae.config import Config, RegistryConfig, load_config
+from pikavae.errors import UserError
+from pikavae.evaluation.report import Report
+from pikavae.files import write_atomically
+from pikavae.home import home
+from pikavae.model.autoencoder import AutoencoderKL
+from pikavae.model.snapshot import CONFIG_NAME, SETTINGS_NAME, read_snapshot
+from pikavae.operations.pipeline import choose_device, evaluate, evaluate_snapshot, prepare, register, use_threads
+from pikavae.operations.results import Evaluated, Registered, Trained
+from pikavae.registry import versions
+from pikavae.registry.versions import Version
+from pikavae.tracking import connect
+
+PRODUCTION_NAME = "pikavae-production"
+RUN_MODEL = re.compile(r"run:([^@]*)(?:@(.*))?")
+
+
+def find_model(model: str, model_name: str) -> Path:
+    """The snapshot folder of what the user named.
+
+    Args:
+        model: a candidate version (`3`), `champion`, `run:<id>` with `@<step>` or `@best` or neither, or the path of a
+            snapshot or diffusers folder.
+        model_name: the registered model whose versions are the candidates.
+
+    Raises:
+        UserError: there is no such model; the message names what there is.
+    """
+    if model.isdecimal():
+        client = connect(home())
+        return versions.snapshot_of(client, versions.get_version(client, model_name, int(model)), home() / "downloads")
+    if model == "champion":
+        client = connect(home())
+        return versions.snapshot_of(client, versions.get_champion(client, PRODUCTION_NAME), home() / "downloads")
+    if named := RUN_MODEL.fullmatch(model):
+        return runs.find_run(home(), named[1]).snapshot(named[2])
+    folder = Path(model).expanduser()
+    if (folder / CONFIG_NAME).is_file():
+        return folder
+    raise UserError(
+        f"model {model!r}: neither a version number, `champion`, `run:<id>[@step or @best]`, nor a folder with {CONFIG_NAME}"
+    )
+
+
+def config_of_model(model: str) -> Config:
+    """The configuration that made a model, from its snapshot; the defaults for a folder of another maker."""
+    settings = find_model(model, RegistryConfig().model_name) / SETTINGS_NAME
+    return load_config(settings) if settings.is_file() else Config()
+
+
+def evaluate_model(model: str, config: Config) -> Evaluated:
+    """Measure any model on the validation pictures of the configured data; found again when it was done before."""
+    snapshot = find_model(model, config.registry.model_name)
+    use_threads(config)
+    prepared = prepare(config)
+    inputs = stages.evaluate_inputs(
+        config,
+        run_id=None,
+        model=runs.snapshot_digest(snapshot),
+        evaluation_set=prepared.pictures.validation.digest,
+    )
+    return evaluate_snapshot(config, prepared.pictures.validation, snapshot, inputs)
+
+
+def register_model(model: str, config: Config) -> Registered:
+    """Register a snapshot of a run, `run:<id>[@step or @best]`, with a report of its own on the run's pictures.
+
+    Raises:
+        UserError: the model is of another kind, or the run is not finished.
+    """
+    named = RUN_MODEL.fullmatch(model)
+    if named is None:
+        raise UserError(f"register {model!r}: name a snapshot of a run, run:<id>[@step or @best]")
+    run = runs.find_run(home(), named[1])
+    result = run.result
+    if result is None:
+        raise UserError(f"register {model!r}: the run is not finished; the command that started it goes on with it")
+    trained = Trained(run, result, run.snapshot(named[2]), reused=True)
+    use_threads(config)
+    prepared = prepare(config)
+    return register(config, prepared, trained, evaluate(config, prepared, trained))
+
+
+def reconstruct(model: str, images: list[Path], out: Path, config: Config) -> list[Path]:
+    """Encode and decode picture files at their own size; the results are PNG files of the same stem in `out`.
+
+    Sides that the downsampling factor does not divide are padded and cropped back.
+
+    Raises:
+        UserError: a file is not there or is no picture, or two files would have the same name in `out`.
+    """
+    loaded = read_snapshot(find_model(model, config.registry.model_name)).to(choose_device(config))
+    if twice := sorted({path.stem for path in images if sum(path.stem == other.stem for other in images) > 1}):
+        raise UserError(
+            f"IMAGE: several files are called {twice[0]!r}, and each would be written to {out / twice[0]}.png"
+        )
+    pictures = [(path, read_picture(path)) for path in images]
+    files = []
+    for path, picture in pictures:
+        target = out / f"{path.stem}.png"
+        write_atomically(target, png_bytes(reconstruct_any_size(loaded, picture)))
+        files.append(target)
+    return files
+
+
+def read_picture(path: Path) -> Tensor:
+    """A picture file as (1, 3, H, W) float32 in [-1, 1], upright, transparency over white.
+
+    Raises:
+        UserError: it is not there, or Pillow does not decode it.
+    """
+    try:
+        with Image.open(path) as opened:
+            upright = ImageOps.exif_transpose(opened).convert("RGBA")
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise UserError(f"IMAGE {path}: {error}") from None
+    over_white = Image.alpha_composite(Image.new("RGBA", upright.size, (255, 255, 255, 255)), upright).convert("RGB")
+    pixels = torch.from_numpy(np.asarray(over_white).copy())  # (H, W, 3)
+    return pixels.permute(2, 0, 1)[None].float() / 127.5 - 1.0
+
+
+@torch.inference_mode()
+def reconstruct_any_size(model: AutoencoderKL, images: Tensor) -> Tensor:
+    """Reconstructions, from the posterior's mode, of pictures (B, 3, H, W) of any height and width: same shape."""
+    height, width = images.shape[2:]
+    factor = model.config.downsampling_factor
+    padded = F.pad(images, (0, -width % factor, 0, -height % factor), mode="replicate")
+    device = next(model.parameters()).device
+    return model.decode(model.encode(padded.to(device)).mode())[:, :, :height, :width].cpu()
+
+
+def png_bytes(image: Tensor) -> bytes:
+    """One picture, (1, 3, H, W) in about [-1, 1], as the bytes of an 8-bit PNG file."""
+    from io import BytesIO
+
+    from pikavae.evaluation.panels import to_uint8
+
+    buffer = BytesIO()
+    Image.fromarray(to_uint8(image)[0].permute(1, 2, 0).numpy()).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def list_models(config: Config) -> list[Version]:
+    """The registered candidates, the newest first."""
+    return versions.list_versions(connect(home()), config.registry.model_name)
+
+
+def show_model(version: int, config: Config) -> Version:
+    """One candidate.
+
+    Raises:
+        UserError: there is no such version; the message lists those there are.
+    """
+    return versions.get_version(connect(home()), config.registry.model_name, version)
+
+
+def load_report(folder: Path) -> Report:
+    """The report of an evaluation folder."""
+    return Report.load(folder)

@@ -1,0 +1,274 @@
+"""Versions of a registered model: made from a snapshot, listed, and their files found again."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pikavae.config import content_hash
+from pikavae.errors import DamagedFileError, UserError
+from pikavae.files import folder_atomically
+from pikavae.registry.package import SNAPSHOT_FOLDER, build_package, file_hashes
+from pikavae.registry.store import delete_model, local_folder, point_time, process_wide_store
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
+    from mlflow.entities.model_registry import ModelVersion
+
+KEY_TAG = "pikavae.register_key"
+MANIFEST_TAG = "pikavae.manifest"
+METRICS_TAG = "pikavae.metrics"
+MODEL_ID_TAG = "pikavae.model_id"
+PACKAGE_NAME = "autoencoder"
+CHAMPION = "champion"
+
+
+@dataclass(frozen=True)
+class Version:
+    """A registered version."""
+
+    name: str
+    """The registered model."""
+    version: int
+    run_id: str
+    """The MLflow run that made it."""
+    model_id: str
+    """The logged model that holds its files."""
+    tags: Mapping[str, str]
+    """All its tags but the manifest and the scores, which have fields of their own."""
+    metrics: Mapping[str, float]
+    """The scores it was registered with."""
+    manifest: Mapping[str, str]
+    """The SHA-256 of each of its files, by the path in the package."""
+    created: datetime
+    aliases: tuple[str, ...]
+
+
+def register(
+    client: MlflowClient,
+    *,
+    run_id: str,
+    snapshot: Path,
+    model_name: str,
+    image_size: int,
+    step: int,
+    metrics: Mapping[str, float],
+    tags: Mapping[str, str],
+    description: str,
+) -> Version:
+    """Register a snapshot as a new version of `model_name`; when it fails half way, nothing of it stays.
+
+    A version of the same run and the same tag `pikavae.register_key` (without one: the same files) is returned instead
+    of a second one made.
+
+    Args:
+        client: from `pikavae.tracking.connect`.
+        run_id: the MLflow run that made the snapshot; the package becomes a logged model of it.
+        snapshot: the snapshot folder.
+        model_name: the registered model; made when it is not there.
+        image_size: the side, in pixels, that the model was trained at.
+        step: the optimizer step of the snapshot.
+        metrics: its scores, for the version and for the logged model.
+        tags: of the version.
+        description: Markdown, shown on the version's page.
+    """
+    key = tags.get(KEY_TAG) or content_hash(file_hashes(snapshot))
+    if (found := find_version(client, model_name, key)) is not None and found.run_id == run_id:
+        return found
+    with ExitStack() as undo:
+        model, manifest = _log_package(
+            client, undo, run_id=run_id, snapshot=snapshot, key=key, image_size=image_size, step=step, metrics=metrics
+        )
+        _ensure_registered_model(client, undo, model_name)
+        with process_wide_store(client):
+            made = client.create_model_version(
+                model_name,
+                source=f"models:/{model.model_id}",
+                run_id=run_id,
+                model_id=model.model_id,
+                description=description,
+                tags={
+                    **tags,
+                    KEY_TAG: key,
+                    MODEL_ID_TAG: model.model_id,
+                    METRICS_TAG: json.dumps(dict(metrics)),
+                    MANIFEST_TAG: json.dumps(manifest),
+                },
+            )
+        undo.pop_all()
+    return get_version(client, model_name, int(made.version))
+
+
+def find_version(client: MlflowClient, model_name: str, key: str) -> Version | None:
+    """The newest version with this tag `pikavae.register_key`, if there is one."""
+    return next((version for version in list_versions(client, model_name) if version.tags.get(KEY_TAG) == key), None)
+
+
+def list_versions(client: MlflowClient, model_name: str) -> list[Version]:
+    """All versions of a registered model, the newest first; none when there is no such model."""
+    found: list[ModelVersion] = []
+    token = None
+    while True:
+        page = client.search_model_versions(f"name='{model_name}'", page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            break
+    aliases = client.get_registered_model(model_name).aliases if found else {}
+    versions = [_version(made, aliases) for made in found]
+    return sorted(versions, key=lambda version: version.version, reverse=True)
+
+
+def get_version(client: MlflowClient, model_name: str, version: int) -> Version:
+    """One version.
+
+    Raises:
+        UserError: there is no such version; the message lists those there are.
+    """
+    versions = list_versions(client, model_name)
+    for candidate in versions:
+        if candidate.version == version:
+            return candidate
+    there = ", ".join(str(candidate.version) for candidate in versions[:10])
+    if len(versions) > 10:
+        there += f" and {len(versions) - 10} older"
+    remedy = f"there are {there}" if there else "none is registered yet, `pikavae run` makes one"
+    raise UserError(f"version {version} of {model_name!r}: no such version; {remedy}")
+
+
+def get_champion(client: MlflowClient, model_name: str) -> Version:
+    """The version that has the alias `champion`.
+
+    Raises:
+        UserError: no version has it.
+    """
+    for candidate in list_versions(client, model_name):
+        if CHAMPION in candidate.aliases:
+            return candidate
+    raise UserError(f"champion of {model_name!r}: nothing is in production yet; `pikavae promote` a version first")
+
+
+def snapshot_of(client: MlflowClient, version: Version, downloads: Path) -> Path:
+    """The snapshot folder of a version: where it lies when that is this machine, else a copy below `downloads`.
+
+    A copy that is there already is used again when it has the hashes of the version's manifest.
+
+    Raises:
+        DamagedFileError: the files of the version are gone, or the download is not what was registered.
+    """
+    from mlflow.artifacts import download_artifacts
+
+    location = client.get_model_version_download_uri(version.name, str(version.version))
+    if (folder := local_folder(location)) is not None:
+        if not (folder / SNAPSHOT_FOLDER).is_dir():
+            raise DamagedFileError(
+                f"{folder / SNAPSHOT_FOLDER}: the files of {version.name} version {version.version} are gone; restore "
+                f"them, or run `pikavae store relocate` if the state folder was moved"
+            )
+        return folder / SNAPSHOT_FOLDER
+    copy = downloads / version.model_id
+    expected = {
+        name.removeprefix(f"{SNAPSHOT_FOLDER}/"): digest
+        for name, digest in version.manifest.items()
+        if name.startswith(f"{SNAPSHOT_FOLDER}/")
+    }
+    if not copy.is_dir() or file_hashes(copy) != expected:
+        with folder_atomically(copy) as temporary:
+            fetched = Path(
+                download_artifacts(
+                    f"{location.rstrip('/')}/{SNAPSHOT_FOLDER}",
+                    dst_path=str(temporary),
+                    tracking_uri=client.tracking_uri,
+                )
+            )
+            for file in fetched.iterdir():
+                file.rename(temporary / file.name)
+            fetched.rmdir()
+            if file_hashes(temporary) != expected:
+                raise DamagedFileError(
+                    f"{location}: the files of {version.name} version {version.version} are not those that were "
+                    f"registered; register the snapshot again"
+                )
+    return copy
+
+
+def _log_package(
+    client: MlflowClient,
+    undo: ExitStack,
+    *,
+    run_id: str,
+    snapshot: Path,
+    key: str,
+    image_size: int,
+    step: int,
+    metrics: Mapping[str, float],
+) -> tuple[LoggedModel, dict[str, str]]:
+    """The snapshot's package as a logged model of the run, with its scores, and the hashes of its files."""
+    from mlflow.entities import LoggedModelOutput, Metric
+
+    experiment = client.get_run(run_id).info.experiment_id
+    for orphan in client.search_logged_models([experiment], f"source_run_id = '{run_id}' AND name = '{PACKAGE_NAME}'"):
+        if orphan.tags.get(KEY_TAG) == key:
+            delete_model(client, orphan.model_id)  # of a process that was killed before it made the version
+    model = client.create_logged_model(
+        experiment,
+        PACKAGE_NAME,
+        run_id,
+        tags={KEY_TAG: key},
+        params={"step": str(step), "image_size": str(image_size)},
+        model_type=PACKAGE_NAME,
+    )
+    undo.callback(delete_model, client, model.model_id)
+    with tempfile.TemporaryDirectory() as temporary:
+        package = Path(temporary, "package")
+        build_package(snapshot, package, image_size=image_size, metadata={"run_id": run_id, "step": step})
+        manifest = file_hashes(package)
+        client.log_model_artifacts(model.model_id, str(package))
+    points = [
+        Metric(name, value, point_time(client, run_id, name, step), step, model_id=model.model_id, run_id=run_id)
+        for name, value in metrics.items()
+    ]
+    client.log_batch(run_id, metrics=points)
+    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
+    client.finalize_logged_model(model.model_id, "READY")
+    return model, manifest
+
+
+def _ensure_registered_model(client: MlflowClient, undo: ExitStack, name: str) -> None:
+    """Make the registered model when it is not there; `undo` deletes one that was made here and is still empty."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name, description="Autoencoders trained by pikavae: the candidates.")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return
+
+    def delete_if_empty() -> None:
+        if not list_versions(client, name):
+            client.delete_registered_model(name)
+
+    undo.callback(delete_if_empty)
+
+
+def _version(made: ModelVersion, aliases: Mapping[str, Any]) -> Version:
+    tags = dict(made.tags)
+    return Version(
+        name=made.name,
+        version=int(made.version),
+        run_id=made.run_id,
+        model_id=tags.get(MODEL_ID_TAG, ""),
+        metrics=json.loads(tags.pop(METRICS_TAG, "{}")),
+        manifest=json.loads(tags.pop(MANIFEST_TAG, "{}")),
+        tags=tags,
+        created=datetime.fromtimestamp(made.creation_timestamp / 1000, UTC),
+        aliases=tuple(sorted(alias for alias, number in aliases.items() if int(number) == int(made.version))),
+    )

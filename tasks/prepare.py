@@ -1,0 +1,23 @@
+"""Stage one as a Prefect task."""
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from pikavae import operations
+from pikavae.config import Config
+from pikavae.operations import Prepared
+from tasks.retries import DELAYS_SECONDS, is_transient
+
+
+@task(
+    name="prepare",
+    task_run_name="prepare {config.data.source}",
+    retries=len(DELAYS_SECONDS),
+    retry_delay_seconds=DELAYS_SECONDS,
+    retry_condition_fn=is_transient,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def prepare(config: Config) -> Prepared:
+    """Prepare the pictures, or find them prepared."""
+    return operations.prepare(config)

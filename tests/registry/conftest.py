@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pikavae import tracking
+from pikavae.config import ModelConfig
+from pikavae.model.autoencoder import AutoencoderKL
+from pikavae.model.snapshot import write_snapshot
+
+
+@pytest.fixture(scope="session")
+def snapshot(tmp_path_factory):
+    """A snapshot of factor 4 with shortcuts trained in, and a file that is none of a snapshot's."""
+    folder = tmp_path_factory.mktemp("snapshots") / "step-00000400"
+    folder.mkdir()
+    torch.manual_seed(0)
+    model = AutoencoderKL(
+        ModelConfig(channels=(8, 8, 16), norm_groups=4, num_res_blocks=1, resample_shortcuts=True, latent_channels=3)
+    )
+    write_snapshot(folder, model, image_size=32, settings="data: {image_size: 32}\n")
+    (folder / "optimizer.pt").write_bytes(b"\x80\x02stray")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def registry_home(tmp_path_factory):
+    return tmp_path_factory.mktemp("state of Zoé")
+
+
+@pytest.fixture
+def client(registry_home, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tracking.connect(registry_home)
+
+
+@pytest.fixture
+def run(client, registry_home):
+    experiment = tracking.experiment_id(client, registry_home, "registry")
+    return tracking.RunLog.start(client, experiment, "a run", tags={}, params={}, note="")

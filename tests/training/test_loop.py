@@ -1,0 +1,252 @@
+"""The training loop: resume, averaging, moving average, non-finite values, what it tells and what it keeps."""
+
+import json
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pikavae.errors import NonFiniteLossError
+from pikavae.model.snapshot import WEIGHTS_NAME, read_snapshot
+from pikavae.training.loop import Observer, best_step, optimizer_step, train
+from pikavae.training.state import TrainState, restore_latest
+from tests.training.conftest import make_config
+
+CPU = torch.device("cpu")
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing may catch it."""
+
+
+class Notes(Observer):
+    """Writes down what it is told, and ends the process at a step when asked to."""
+
+    def __init__(self, kill_at=None):
+        self.kill_at = kill_at
+        self.points, self.previews, self.kept_steps, self.dropped_steps, self.begun = [], [], [], [], None
+
+    def started(self, step, total):
+        self.begun = (step, total)
+
+    def stepped(self, state, loss, progress):
+        if state.step == self.kill_at:
+            raise Killed
+
+    def log(self, metrics, step):
+        self.points += [(step, name, value) for name, value in metrics.items()]
+
+    def preview(self, reconstructions, step):
+        self.previews.append((step, reconstructions))
+
+    def kept(self, snapshot, step, metrics):
+        self.kept_steps.append(step)
+
+    def dropped(self, step):
+        self.dropped_steps.append(step)
+
+    def values(self, name):
+        return {step: value for step, point, value in self.points if point == name}
+
+
+def weights(folder, step=6):
+    return load_file(folder / "snapshots" / f"step-{step:08d}" / WEIGHTS_NAME)
+
+
+def assert_equal_weights(a, b):
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+VARIANTS = {
+    "adamw": {},
+    "muon": {"optimizer.name": "muon"},
+    "ema": {"training.ema_decay": 0.9},
+    "accumulation": {"training.accumulation": 3},
+    "bf16": {"training.precision": "bf16"},
+    "channels last": {"training.channels_last": True},
+    "shortcuts": {"model.resample_shortcuts": True, "model.zero_init_residuals": True, "model.initial_logvar": -6.0},
+    "cosine": {"optimizer.schedule": "cosine", "optimizer.warmup_steps": 2, "optimizer.max_grad_norm": 0.1},
+}
+
+
+@pytest.mark.parametrize("overrides", VARIANTS.values(), ids=VARIANTS)
+@pytest.mark.parametrize("kill_at", [1, 3, 4, 5])
+def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(tmp_path, prepared, overrides, kill_at):
+    config = make_config(**overrides)
+    undisturbed = Notes()
+    train(config, prepared, tmp_path / "a", CPU, undisturbed)
+    with pytest.raises(Killed):
+        train(config, prepared, tmp_path / "b", CPU, Notes(kill_at))
+    resumed = Notes()
+    result = train(config, prepared, tmp_path / "b", CPU, resumed)
+
+    assert result.start_step == resumed.begun[0] == 2 * ((kill_at - 1) // 2)
+    assert kill_at - result.start_step <= config.training.checkpoint_every
+    assert_equal_weights(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    for name in ("train/loss", "train/learning_rate", "val/psnr"):
+        later = {step: value for step, value in undisturbed.values(name).items() if step > result.start_step}
+        assert resumed.values(name) == later
+
+
+def test_a_finished_run_is_not_trained_further(tmp_path, prepared, config):
+    first = train(config, prepared, tmp_path, CPU)
+    before = weights(tmp_path)
+    again = train(config, prepared, tmp_path, CPU)
+    assert (again.start_step, again.steps, again.snapshot) == (6, 6, first.snapshot)
+    assert_equal_weights(before, weights(tmp_path))
+
+
+def test_seed_alone_decides_the_weights(tmp_path, prepared, config):
+    train(config, prepared, tmp_path / "a", CPU)
+    torch.manual_seed(123)
+    global_state = torch.get_rng_state()
+    train(config, prepared, tmp_path / "b", CPU)
+    assert torch.equal(torch.get_rng_state(), global_state)
+    train(make_config(**{"training.seed": 1}), prepared, tmp_path / "c", CPU)
+    assert_equal_weights(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    assert not torch.equal(weights(tmp_path / "a")["quant_conv.weight"], weights(tmp_path / "c")["quant_conv.weight"])
+
+
+def test_accumulated_batches_give_the_step_of_one_large_batch(prepared):
+    large = make_config(**{"training.batch_size": 6})
+    split = make_config(**{"training.batch_size": 2, "training.accumulation": 3})
+    states = [TrainState.fresh(config, CPU) for config in (large, split)]
+    metrics = [
+        optimizer_step(state, config, prepared.train, CPU, 6)
+        for state, config in zip(states, (large, split), strict=True)
+    ]
+    assert metrics[0]["train/loss"] == pytest.approx(metrics[1]["train/loss"], rel=1e-5)
+    assert metrics[0]["train/gradient_norm"] == pytest.approx(metrics[1]["train/gradient_norm"], rel=1e-4)
+    assert states[0].images_seen == states[1].images_seen == 6
+    for a, b in zip(states[0].model.parameters(), states[1].model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=2e-4)  # AdamW's first step is +-rate, also for tiny gradients
+
+
+def test_gradients_are_clipped_to_the_configured_norm(prepared):
+    config = make_config(**{"optimizer.max_grad_norm": 1e-3})
+    state = TrainState.fresh(config, CPU)
+    seen = {}
+    state.optimizer.register_step_pre_hook(
+        lambda optimizer, _args, _kwargs: seen.update(
+            norm=torch.stack([p.grad.norm() for g in optimizer.param_groups for p in g["params"]]).norm().item()
+        )
+    )
+    metrics = optimizer_step(state, config, prepared.train, CPU, 6)
+    assert seen["norm"] == pytest.approx(1e-3, rel=1e-3)
+    assert metrics["train/gradient_norm"] > 1e-3
+
+
+@pytest.mark.parametrize("poisoned", ["encoder.conv_in.weight", "decoder.conv_out.bias"])
+def test_a_non_finite_loss_stops_before_the_step_and_says_where(prepared, poisoned):
+    config = make_config()
+    state = TrainState.fresh(config, CPU)
+    optimizer_step(state, config, prepared.train, CPU, 6)
+    with torch.no_grad():
+        state.model.get_parameter(poisoned).view(-1)[0] = math.nan
+    before = {name: value.clone() for name, value in state.model.state_dict().items()}
+    with pytest.raises(NonFiniteLossError, match=r"step 2: loss nan, mse nan, kl_nats_per_image .*learning rate 0.001"):
+        optimizer_step(state, config, prepared.train, CPU, 6)
+    after = state.model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before if name != poisoned)
+    assert state.step == 1
+
+
+def test_snapshots_hold_the_moving_average(tmp_path, prepared):
+    config = make_config(**{"training.ema_decay": 0.5, "training.steps": 3, "training.checkpoint_every": 3})
+    train(config, prepared, tmp_path, CPU)
+    state = TrainState.fresh(config, CPU)
+    average = {name: value.clone() for name, value in state.model.named_parameters()}
+    for step in (1, 2, 3):
+        optimizer_step(state, config, prepared.train, CPU, 3)
+        decay = min(0.5, (1 + step) / (10 + step))
+        average = {name: decay * average[name] + (1 - decay) * p for name, p in state.model.named_parameters()}
+    saved = weights(tmp_path, 3)
+    for name, expected in average.items():
+        torch.testing.assert_close(saved[name], expected.detach(), msg=name)
+
+
+def test_points_previews_and_checkpoints_come_at_their_cadence_and_at_the_end(tmp_path, prepared):
+    config = make_config(**{"training.steps": 7, "training.log_every": 4, "training.preview_images": 3})
+    notes = Notes()
+    result = train(config, prepared, tmp_path, CPU, notes)
+    assert list(notes.values("train/loss")) == [4, 7]
+    assert [step for step, _ in notes.previews] == [0, 3, 6, 7]
+    assert all(picture.shape == (3, 3, 16, 16) and picture.dtype == torch.float32 for _, picture in notes.previews)
+    assert list(notes.values("val/psnr")) == [2, 4, 6, 7]
+    assert notes.kept_steps == [2, 4, 6, 7]
+    assert result.images_seen == 14
+    assert result.best_step == best_step(
+        json.loads((tmp_path / "checkpoints/step-00000007/state.json").read_text())["scores"]
+        and notes.values("val/psnr")
+    )
+
+
+def test_pruning_keeps_the_last_and_the_best(tmp_path, prepared):
+    config = make_config(**{"training.steps": 12, "training.keep_checkpoints": 1, "optimizer.learning_rate": 0.05})
+    notes = Notes()
+    result = train(config, prepared, tmp_path, CPU, notes)
+    kept = {int(path.name.removeprefix("step-")) for path in (tmp_path / "snapshots").iterdir()}
+    assert kept == {12, result.best_step}
+    assert set(notes.dropped_steps) == set(notes.kept_steps) - kept
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 2
+
+
+def test_a_budget_in_minutes_ends_the_run_and_the_learning_rate_with_it(tmp_path, prepared):
+    config = make_config(
+        **{
+            "training.steps": 10**6,
+            "training.minutes": 1.0 / 60,
+            "optimizer.schedule": "cosine",
+            "training.checkpoint_every": 10**6,
+        }
+    )
+    notes = Notes()
+    result = train(config, prepared, tmp_path, CPU, notes)
+    assert 1 < result.steps < 10**6
+    rates = notes.values("train/learning_rate")
+    assert rates[result.steps] < 0.1 * rates[1]
+    read_snapshot(result.snapshot)
+
+
+def test_epochs_set_the_number_of_steps(tmp_path, prepared):
+    config = make_config(**{"training.epochs": 3, "training.batch_size": 4})
+    assert train(config, prepared, tmp_path, CPU).steps == math.ceil(3 * 10 / 4)
+
+
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path, prepared, config, caplog):
+    train(config, prepared, tmp_path, CPU)
+    newest = tmp_path / "checkpoints" / "step-00000006" / "optimizer.pt"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    state = TrainState.fresh(config, CPU)
+    restore_latest(state, tmp_path / "checkpoints")
+    assert state.step == 4
+    assert "optimizer.pt" in caplog.text
+
+
+def test_fp16_skips_an_overflowing_step_and_lowers_the_scale(prepared):
+    config = make_config(**{"training.precision": "fp16"})
+    state = TrainState.fresh(config, CPU)
+    state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
+    before = state.model.quant_conv.weight.clone()
+    optimizer_step(state, config, prepared.train, CPU, 6)
+    assert torch.equal(state.model.quant_conv.weight, before)
+    assert state.scaler.get_scale() < 2.0**60
+
+
+def test_training_learns(tmp_path, prepared):
+    config = make_config(
+        **{
+            "training.steps": 60,
+            "training.validate_every": 60,
+            "training.checkpoint_every": 60,
+            "optimizer.name": "muon",
+            "optimizer.learning_rate": 5e-3,
+            **VARIANTS["shortcuts"],
+        }
+    )
+    notes = Notes()
+    train(config, prepared, tmp_path, CPU, notes)
+    losses = notes.values("train/loss")
+    assert losses[60] < losses[1] / 4

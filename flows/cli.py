@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from flows.options import Options, ReconstructOptions, RunOptions, UiOptions, parse_options
+from flows.options import AnyOptions, Options, ReconstructOptions, RunOptions, UiOptions, parse_options
 from pikavae import __version__
 from pikavae.config import Config, did_you_mean, load_config, preset_names
 from pikavae.errors import PikavaeError, UserError
@@ -95,7 +95,7 @@ def split_words(words: list[str]) -> tuple[list[str], list[str]]:
     return words[:first], words[first:]
 
 
-def preset_options(command: str, words: list[str], kind: type[Options] = Options) -> Any:  # noqa: ANN401 - `kind` decides
+def preset_options(command: str, words: list[str], kind: type[AnyOptions]) -> AnyOptions:
     """Options over the preset that comes first, `demo` when none does."""
     names, flags = split_words(words)
     if len(names) > 1:
@@ -106,7 +106,7 @@ def preset_options(command: str, words: list[str], kind: type[Options] = Options
 
 def run(words: list[str]) -> Result:
     """Prepare, train, evaluate and register, as a Prefect flow."""
-    options: RunOptions = preset_options("run", words, RunOptions)
+    options = preset_options("run", words, RunOptions)
     from pikavae import operations
 
     plans = operations.plan(options.config)  # the user's mistakes show before a server is started
@@ -148,7 +148,7 @@ def closing_lines(done: dict[str, Any]) -> str:
 
 def plan(words: list[str]) -> Result:
     """Say what `run` would do: what is used again, what runs, and which input changed."""
-    options = preset_options("plan", words)
+    options = preset_options("plan", words, Options)
     from pikavae import operations
 
     plans = operations.plan(options.config)
@@ -158,7 +158,7 @@ def plan(words: list[str]) -> Result:
 
 def prepare(words: list[str]) -> Result:
     """Prepare the pictures only."""
-    options = preset_options("prepare", words)
+    options = preset_options("prepare", words, Options)
     from pikavae import operations
 
     pictures = operations.prepare(options.config).pictures
@@ -174,7 +174,7 @@ def prepare(words: list[str]) -> Result:
 
 def train(words: list[str]) -> Result:
     """Prepare and train only."""
-    options: RunOptions = preset_options("train", words, RunOptions)
+    options = preset_options("train", words, RunOptions)
     from pikavae import operations
 
     trained = operations.train(options.config, operations.prepare(options.config), fresh=options.fresh)
@@ -183,7 +183,7 @@ def train(words: list[str]) -> Result:
     return {**result, "snapshot": str(trained.snapshot)}, f"run {trained.run.run_id}\n{trained.snapshot}"
 
 
-def model_options(command: str, words: list[str], kind: type[Options] = Options) -> tuple[str, list[str], Any]:
+def model_options(command: str, words: list[str], kind: type[AnyOptions]) -> tuple[str, list[str], AnyOptions]:
     """The model, the words between it and the flags, and options over the configuration that made the model."""
     names, flags = split_words(words)
     if {"-h", "--help"} & set(flags):
@@ -198,7 +198,7 @@ def model_options(command: str, words: list[str], kind: type[Options] = Options)
 
 def evaluate(words: list[str]) -> Result:
     """Measure any model on a frozen set of pictures."""
-    model, extra, options = model_options("evaluate", words)
+    model, extra, options = model_options("evaluate", words, Options)
     refuse_extra(extra)
     from pikavae import operations
 
@@ -210,7 +210,7 @@ def evaluate(words: list[str]) -> Result:
 
 def register(words: list[str]) -> Result:
     """Register a snapshot of a run as a candidate version."""
-    model, extra, options = model_options("register", words)
+    model, extra, options = model_options("register", words, Options)
     refuse_extra(extra)
     from pikavae import operations
 
@@ -248,8 +248,8 @@ def models(words: list[str]) -> Result:
     if names[:1] == ["show"]:
         return {"versions": versions}, "\n".join(f"{name}: {value}" for name, value in versions[0].items())
     lines = [
-        f"{version.name} {version.version:>4}  psnr {version.metrics.get('val/psnr', float('nan')):6.2f}  run {version.run_id}"
-        f"  {', '.join(version.aliases)}"
+        f"{version.name} {version.version:>4}  psnr {version.metrics.get('val/psnr', float('nan')):6.2f}  "
+        f"run {version.run_id}  {', '.join(version.aliases)}"
         for version in found
     ]
     return {"versions": versions}, "\n".join(lines) or "no version is registered yet; `pikavae run` registers one"

@@ -23,7 +23,7 @@ def set_up_prefect(home: Path) -> None:
     """
     os.environ.setdefault("PREFECT_HOME", str(home / "prefect"))
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    os.environ.setdefault("DO_NOT_TRACK", "1")
+    os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "90")  # 20 are too few for a first start
     os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "pikavae")
     os.environ.setdefault(

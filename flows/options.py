@@ -72,7 +72,7 @@ def parse_options(kind: type[AnyOptions], base: Config, flags: Sequence[str], pr
 
 
 def _explain(kind: type[Options], base: Config, flags: Sequence[str], complaint: str) -> str:
-    """tyro's box of several lines in one line of ours: the first flag that is wrong, by our own check of the fields."""
+    """The first flag that is wrong, in one line, by our own check of the fields; tyro says it in a box of several."""
     known = {*field_names(), *kind.__dataclass_fields__} - {"config"}
     overrides: dict[str, Any] = {}
     for name, values in _values_by_flag(flags).items():

@@ -113,5 +113,5 @@ class Recorder(Observer):
     def _read(self, path: Path) -> Tensor:
         with Image.open(path) as picture:
             strip = torch.from_numpy(np.asarray(picture).copy())  # (H, N*W, 3)
-        frames = torch.stack(strip.split(strip.shape[0], dim=1)).permute(0, 3, 1, 2)  # (N, 3, H, W)
+        frames = torch.stack(torch.split(strip, strip.shape[0], dim=1)).permute(0, 3, 1, 2)  # (N, 3, H, W)
         return frames.float() / 127.5 - 1.0

@@ -11,8 +11,8 @@ from pikavae.model.autoencoder import DiagonalGaussian
 class LatentStatistics:
     """Statistics of posteriors, batch by batch, in float64 on the CPU. All are of the mode, but for the KL.
 
-    Means and squared deviations of batches are merged as in Chan, Golub and LeVeque 1979, which loses no digits when the
-    mean is large against the deviation. A NaN or an infinity in any posterior makes what it touches NaN.
+    Means and squared deviations of batches are merged as in Chan, Golub and LeVeque 1979, which loses no digits when
+    the mean is large against the deviation. A NaN or an infinity in any posterior makes what it touches NaN.
     """
 
     def __init__(self, latent_channels: int) -> None:

@@ -21,7 +21,7 @@ FONT_SIZE = 13
 LINE_HEIGHT = 18
 LINE_CHARACTERS = 100
 INK = (32, 32, 32)
-PAPER = (255, 255, 255)
+PAPER = (236, 236, 236)
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -30,7 +30,7 @@ def to_uint8(images: Tensor) -> Tensor:
 
 
 def error_images(reconstructions: Tensor, images: Tensor) -> Tensor:
-    """Four times the absolute error of each colour, from black for none to white: (N, 3, H, W) in [-1, 1]; NaN is white."""
+    """Four times the absolute error of each colour, black for none and white for NaN: (N, 3, H, W) in [-1, 1]."""
     error = (reconstructions.clamp(-1.0, 1.0) - images).abs()
     return (ERROR_GAIN * error.nan_to_num(nan=2.0) - 1.0).clamp(max=1.0)
 

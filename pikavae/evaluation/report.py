@@ -74,7 +74,7 @@ class Report:
                 raise UserError(f"{folder}: not a report, {name} is missing; evaluate the model again")
         try:
             tree = json.loads((folder / REPORT_NAME).read_text(encoding="utf-8"))
-            per_image = _from_csv((folder / PER_IMAGE_NAME).read_text(encoding="utf-8"))
+            per_image = _from_csv((folder / PER_IMAGE_NAME).read_bytes().decode())  # text mode would alter line ends
             report = cls(**tree, per_image=per_image)
         except (ValueError, TypeError) as error:
             raise UserError(
@@ -102,8 +102,8 @@ class Report:
         """The model against the baselines in aligned columns, for a terminal."""
         rows = self.rows()
         width = max(len(label) for label, _, _ in rows)
-        lines = [f"{'':<{width}}  {'PSNR dB':>7}  {'SSIM':>6}"]
-        lines += [f"{label:<{width}}  {_digits(psnr, 2):>7}  {_digits(ssim, 4):>6}" for label, psnr, ssim in rows]
+        lines = [f"{'':<{width}}  {'PSNR dB':>7}  {'SSIM':>7}"]
+        lines += [f"{label:<{width}}  {_digits(psnr, 2):>7}  {_digits(ssim, 4):>7}" for label, psnr, ssim in rows]
         return "\n".join([*lines, *self._complaints()])
 
     def summary_markdown(self) -> str:

@@ -1,0 +1,55 @@
+"""Every test has a home of its own; nothing reaches the network or the user's state."""
+
+import logging
+
+import numpy as np
+import pytest
+from PIL import Image
+
+TINY = {
+    "data.sprites_count": "24",
+    "data.image_size": "16",
+    "data.validation_fraction": "0.3",
+    "model.channels": ["8", "8"],
+    "model.norm_groups": "4",
+    "training.steps": "6",
+    "training.batch_size": "2",
+    "training.threads": "1",
+    "training.log_every": "1",
+    "training.preview_every": "2",
+    "training.validate_every": "2",
+    "training.checkpoint_every": "2",
+}
+"""A run of a few seconds, as overrides of `demo`."""
+
+
+@pytest.fixture(autouse=True)
+def isolated(monkeypatch, tmp_path):
+    """A temporary PIKAVAE_HOME, and none of the variables that would lead elsewhere."""
+    for name in ("MLFLOW_TRACKING_URI", "PREFECT_HOME", "PREFECT_API_URL", "HF_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIKAVAE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    logging.getLogger("pikavae").setLevel(logging.INFO)
+
+
+@pytest.fixture
+def tiny_flags():
+    """`TINY` as words of a command line."""
+    words = []
+    for name, value in TINY.items():
+        words += [f"--{name}", *([value] if isinstance(value, str) else value)]
+    return words
+
+
+@pytest.fixture
+def folder_of_pictures(tmp_path):
+    """Twelve small pictures with sidecar captions."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for i in range(12):
+        small = Image.fromarray(generator.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+        small.resize((20, 18), Image.Resampling.BICUBIC).save(folder / f"{i:02d}.png")
+        (folder / f"{i:02d}.txt").write_text(f"picture number {i}")
+    return folder

@@ -1,0 +1,286 @@
+import csv
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pikavae.config import EvaluationConfig, ModelConfig
+from pikavae.errors import UserError
+from pikavae.evaluation.baselines import bicubic
+from pikavae.evaluation.evaluate import evaluate
+from pikavae.evaluation.metrics import mse, psnr, ssim
+from pikavae.evaluation.report import Report
+from pikavae.model.autoencoder import AutoencoderKL
+
+TINY = ModelConfig(channels=(8, 16), norm_groups=4)
+CPU = torch.device("cpu")
+
+
+@dataclass
+class Pictures:
+    content: Tensor
+    """(N, 3, H, W) uint8."""
+    digest: str = "d1"
+
+    @property
+    def names(self) -> list[str]:
+        return [f"{i}.png" for i in range(len(self.content))]
+
+    @property
+    def captions(self) -> list[str]:
+        return [f'a "cat", no. {i}' for i in range(len(self.content))]
+
+    @property
+    def image_size(self) -> int:
+        return self.content.shape[-1]
+
+    def __len__(self) -> int:
+        return len(self.content)
+
+    def pixels(self, indices: Sequence[int]) -> Tensor:
+        return self.content[list(indices)]
+
+
+class BrokenOnDark(AutoencoderKL):
+    """Its decoder breaks down on dark pictures: they are recognised by the latents that `encode` last gave."""
+
+    def encode(self, images):
+        self.dark = images.mean(dim=(1, 2, 3)) < -0.5
+        return super().encode(images)
+
+    def decode(self, latents):
+        images = super().decode(latents)
+        images[self.dark, 0, 0, 0] = math.inf
+        return images
+
+
+def model(kind: type[AutoencoderKL] = AutoencoderKL) -> AutoencoderKL:
+    torch.manual_seed(0)
+    return kind(TINY)
+
+
+def pictures(count: int = 11, side: int = 16) -> Pictures:
+    generator = torch.Generator().manual_seed(0)
+    return Pictures(torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=generator))
+
+
+def run(out: Path, subject: AutoencoderKL, given: Pictures, **settings: object) -> Report:
+    out.mkdir(exist_ok=True)
+    config = EvaluationConfig(**{"batch_size": 4, "panel_images": 3, **settings})
+    return evaluate(subject, given, config, out, device=CPU, provenance={"run": "r1"})
+
+
+@torch.inference_mode()
+def reconstructions(subject: AutoencoderKL, given: Pictures) -> tuple[Tensor, Tensor]:
+    images = given.content.float() / 127.5 - 1
+    return subject.decode(subject.encode(images).mode()), images
+
+
+def test_scores_are_the_metrics_of_the_modes_reconstructions(tmp_path):
+    subject, given = model(), pictures()
+    report = run(tmp_path, subject, given)
+    shown, images = reconstructions(subject, given)
+    for name, metric in (("psnr", psnr), ("ssim", ssim), ("mse", mse)):
+        expected = metric(shown, images)
+        assert report.metrics[name] == pytest.approx(expected.mean().item(), rel=1e-5)
+        assert [getattr(score, name) for score in report.per_image] == pytest.approx(expected.tolist(), rel=1e-5)
+    scores = psnr(shown, images)
+    assert report.metrics["psnr_min"] == pytest.approx(scores.min().item(), rel=1e-5)
+    assert report.metrics["psnr_worst_tenth"] == pytest.approx(scores.sort().values[:2].mean().item(), rel=1e-5)
+    assert report.metrics["non_finite_fraction"] == 0.0
+    assert report.reasons == {}
+
+
+def test_latent_statistics_are_those_of_the_posteriors(tmp_path):
+    subject, given = model(), pictures()
+    report = run(tmp_path, subject, given)
+    with torch.inference_mode():
+        posterior = subject.encode(given.content.float() / 127.5 - 1)
+    modes, kl = posterior.mode().double(), posterior.kl().double()
+    expected = {
+        "kl_nats_per_image": kl.mean().item(),
+        "kl_nats_per_dimension": kl.mean().item() / (4 * 8 * 8),
+        "latent_mean": modes.mean().item(),
+        "latent_std": modes.std(correction=0).item(),
+        "scaling_factor": 1 / modes.std(correction=0).item(),
+    }
+    assert {name: report.metrics[name] for name in expected} == pytest.approx(expected, rel=1e-5)
+    assert report.latents["channel_means"] == pytest.approx(modes.mean(dim=(0, 2, 3)).tolist(), rel=1e-5)
+    assert [score.kl_nats for score in report.per_image] == pytest.approx(kl.tolist(), rel=1e-5)
+
+
+def test_baselines_are_measured_on_the_same_pictures(tmp_path):
+    given = pictures()
+    report = run(tmp_path, model(), given)
+    images = given.content.float() / 127.5 - 1
+    flat = images.mean(dim=(0, 2, 3), keepdim=True).expand_as(images)
+    for name, baseline in (("bicubic", bicubic(images, 2)), ("constant", flat)):
+        assert report.baselines[name]["psnr"] == pytest.approx(psnr(baseline, images).mean().item(), rel=1e-6)
+        assert report.baselines[name]["ssim"] == pytest.approx(ssim(baseline, images).mean().item(), rel=1e-4)
+    expected = psnr(bicubic(images, 2), images).tolist()
+    assert [score.bicubic_psnr for score in report.per_image] == pytest.approx(expected)
+    assert report.baselines["original_bar"] == {"psnr": pytest.approx(19.488, abs=1e-3), "ssim": None}
+
+
+def test_a_repetition_gives_the_same_files(tmp_path):
+    for folder in ("a", "b"):
+        run(tmp_path / folder, model(), pictures())
+    files = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert files == ["panel.png", "per_image.csv", "report.json", "worst.png"]
+    for name in files:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_the_batch_size_does_not_decide_the_scores(tmp_path):
+    whole, single = (run(tmp_path / str(size), model(), pictures(), batch_size=size) for size in (64, 1))
+    assert whole.metrics == pytest.approx(single.metrics, rel=1e-5)
+
+
+def test_a_report_comes_back_as_it_was_saved(tmp_path):
+    report = run(tmp_path, model(), pictures())
+    assert Report.load(tmp_path) == report
+    tree = json.loads((tmp_path / "report.json").read_text())
+    assert tree["primary_metric"] == "psnr"
+    assert (tree["num_images"], tree["image_size"], tree["downsampling_factor"]) == (11, 16, 2)
+    assert (tree["evaluation_set"], tree["provenance"]) == ("d1", {"run": "r1"})
+    assert tree["protocol"]["device"] == "cpu"
+    with (tmp_path / "per_image.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["name", "caption", "psnr", "ssim", "mse", "kl_nats", "bicubic_psnr"]
+    assert rows[3]["caption"] == 'a "cat", no. 3'
+
+
+def test_captions_of_any_text_come_back(tmp_path):
+    captions = ["", "two\nlines\r\nof it", "comma, \"quote\" 'apostrophe'", "ünï日本\u2028", "3.5"]
+    report = run(tmp_path, model(), pictures(5))
+    scores = [dataclasses.replace(s, caption=c) for s, c in zip(report.per_image, captions, strict=True)]
+    changed = dataclasses.replace(report, per_image=scores)
+    changed.save(tmp_path)
+    assert Report.load(tmp_path) == changed
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "no json", "missing", "row lost", "field lost", "column lost"])
+def test_a_damaged_report_is_refused_in_one_line(tmp_path, damage):
+    run(tmp_path, model(), pictures(3))
+    tree, table = tmp_path / "report.json", tmp_path / "per_image.csv"
+    text, rows = tree.read_text(), table.read_text().splitlines(keepends=True)
+    if damage == "missing":
+        table.unlink()
+    elif damage in ("row lost", "column lost"):
+        table.write_text("".join(rows[:-1]) if damage == "row lost" else "".join(rows).replace("caption", "capt"))
+    else:
+        spoilt = {"cut": text[:99], "empty": "", "no json": "[]", "field lost": text.replace("num_images", "images")}
+        tree.write_text(spoilt[damage])
+    with pytest.raises(UserError, match="evaluate the model again") as caught:
+        Report.load(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_one_reconstruction_that_is_not_finite_takes_the_overall_score_away(tmp_path):
+    given = pictures(6)
+    given.content[2] //= 8
+    report = run(tmp_path, model(BrokenOnDark), given)
+    lost = {"psnr", "ssim", "mse", "psnr_min", "psnr_worst_tenth"}
+    assert {name for name, value in report.metrics.items() if value is None} == lost
+    assert set(report.reasons) == lost
+    assert report.reasons["psnr"] == (
+        "the reconstruction of 1 of 6 pictures holds numbers that are not finite (first '2.png')"
+    )
+    assert report.metrics["non_finite_fraction"] == 1 / (6 * 3 * 16 * 16)
+    assert [score.psnr is None for score in report.per_image] == [False, False, True, False, False, False]
+    assert report.per_image[2].kl_nats is not None
+    assert Report.load(tmp_path) == report
+    assert json.loads((tmp_path / "report.json").read_text())["metrics"]["psnr"] is None
+    assert report.reasons["psnr"] in report.table()
+    assert report.reasons["psnr"] in report.summary_markdown()
+
+
+def test_a_model_of_nan_has_no_score_and_still_a_report(tmp_path):
+    subject = model()
+    torch.nn.init.constant_(subject.quant_conv.bias, math.nan)
+    report = run(tmp_path, subject, pictures(3))
+    assert {value for name, value in report.metrics.items() if name != "non_finite_fraction"} == {None}
+    assert report.metrics["non_finite_fraction"] == 1.0
+    assert report.latents["non_finite_fraction"] == 1.0
+    assert report.latents["channel_stds"] == [None] * 4
+    assert "the posterior of 3 of 3 pictures" in report.reasons["scaling_factor"]
+    assert Report.load(tmp_path) == report
+
+
+def test_latents_without_spread_have_no_scaling_factor(tmp_path):
+    subject = model()
+    torch.nn.init.zeros_(subject.quant_conv.weight)
+    torch.nn.init.zeros_(subject.quant_conv.bias)
+    report = run(tmp_path, subject, pictures(3))
+    assert report.metrics["scaling_factor"] is None
+    assert set(report.reasons) == {"scaling_factor"}
+    assert "deviation is zero" in report.reasons["scaling_factor"]
+    assert report.metrics["kl_nats_per_image"] == 0.0
+
+
+def test_a_single_picture_of_one_colour_is_measured(tmp_path):
+    white = Pictures(torch.full((1, 3, 8, 8), 255, dtype=torch.uint8))
+    report = run(tmp_path, model(), white)
+    assert report.baselines["constant"] == {"psnr": 100.0, "ssim": pytest.approx(1.0)}
+    assert report.metrics["psnr"] == report.metrics["psnr_min"] == report.metrics["psnr_worst_tenth"]
+    assert "7 px" in report.protocol["ssim_window"]
+
+
+def test_the_table_sets_the_model_against_its_baselines(tmp_path):
+    report = run(tmp_path, model(), pictures())
+    lines = report.table().splitlines()
+    assert len({len(line) for line in lines}) == 1
+    starts = ("", "this model", "bicubic, down to 8 x 8", "constant", "the original tutorial's bar")
+    assert all(line.startswith(start) for line, start in zip(lines, starts, strict=True))
+    assert lines[1].split()[-2:] == [f"{report.metrics['psnr']:.2f}", f"{report.metrics['ssim']:.4f}"]
+    assert lines[4].split()[-2:] == ["19.49", "-"]
+    markdown = report.summary_markdown()
+    assert f"| this model | {report.metrics['psnr']:.2f} | {report.metrics['ssim']:.4f} |" in markdown
+    assert "11 pictures of 16 px" in markdown
+
+
+def test_the_panels_show_the_first_and_the_worst_pictures(tmp_path):
+    given = pictures(9, side=96)
+    report = run(tmp_path, model(), given)
+    by_score = sorted(range(9), key=lambda i: report.per_image[i].psnr)
+    for name, chosen in (("panel.png", [0, 1, 2]), ("worst.png", by_score[:3])):
+        pixels = np.asarray(Image.open(tmp_path / name))
+        top, left = 4 + 2 * 18, pixels.shape[1] - 3 * (96 + 4)
+        for column, index in enumerate(chosen):
+            cell = pixels[top : top + 96, left + column * 100 : left + column * 100 + 96]
+            assert np.array_equal(cell, given.content[index].permute(1, 2, 0).numpy())
+        assert pixels.shape[0] == top + 3 * (96 + 4)
+
+
+def test_evaluation_leaves_the_random_state_and_the_precision_settings_alone(tmp_path):
+    before, settings = torch.get_rng_state(), torch.get_float32_matmul_precision()
+    allowed = torch.backends.cudnn.allow_tf32
+    subject = model()
+    before = torch.get_rng_state()
+    run(tmp_path, subject, pictures(2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.get_float32_matmul_precision() == settings
+    assert torch.backends.cudnn.allow_tf32 == allowed
+    assert all(parameter.requires_grad for parameter in subject.parameters())
+
+
+def test_a_size_that_the_factor_does_not_divide_is_the_users_mistake(tmp_path):
+    subject = AutoencoderKL(ModelConfig(channels=(8, 8, 8, 8), norm_groups=4))
+    with pytest.raises(UserError, match=r"data\.image_size 20 .* factor 8: use 16 or 24"):
+        run(tmp_path, subject, pictures(2, side=20))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_set_is_the_users_mistake(tmp_path):
+    with pytest.raises(UserError, match=r"data\.source.*no pictures.*data\.validation_fraction"):
+        run(tmp_path, model(), pictures(0))
+    assert list(tmp_path.iterdir()) == []

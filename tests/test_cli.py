@@ -1,0 +1,146 @@
+"""The terminal as a user meets it: exit status, one line on standard error, JSON as the last line."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows.cli import main
+
+ROOT = Path(__file__).parents[1]
+
+
+def run_cli(capsys, *words):
+    """Exit status, standard output, standard error."""
+    status = main(list(words))
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["rnu"], "rnu: no such command; did you mean run?"),
+        (["plan", "dmeo"], "preset 'dmeo': no such preset and no such file; did you mean demo"),
+        (["plan", "demo", "extra"], "'extra': one preset at a time"),
+        (["plan", "demo", "--training.stepz", "3"], "--training.stepz: no such flag; did you mean training.steps?"),
+        (["plan", "demo", "--training.steps", "x"], "training.steps 'x': input should be a valid integer"),
+        (["plan", "demo", "--training.steps", "0"], "training.steps 0: input should be greater than or equal to 1"),
+        (["plan", "demo", "--training.steps"], "training.steps"),
+        (
+            ["plan", "demo", "--data.image_size", "90"],
+            "data.image_size 90 is not a multiple of the downsampling factor 4",
+        ),
+        (["plan", "--data.validation_fraction", "1.5"], "data.validation_fraction 1.5: input should be less than 1"),
+        (["plan", "--data.source", "no/such/folder"], "no/such/folder"),
+        (["prepare", "--data.source", "no/such/*.parquet"], "no/such/*.parquet"),
+        (["evaluate"], "evaluate: name a model"),
+        (["evaluate", "run:nothing"], "run:nothing: no such run"),
+        (["evaluate", "no/such/folder"], "model 'no/such/folder'"),
+        (["reconstruct", "7", "a.png"], "7"),
+        (["models", "show", "x"], "models show x: expected"),
+        (["doctor", "now"], "'now': this command takes no such word"),
+    ],
+)
+def test_a_mistake_gives_one_line_and_status_two(capsys, words, complaint):
+    status, out, err = run_cli(capsys, *words)
+    assert status == 2
+    assert out == ""
+    assert complaint in err
+    assert len(err.strip().splitlines()) == 1
+    assert "Traceback" not in err
+
+
+def test_help_and_version(capsys):
+    assert run_cli(capsys, "--version")[1].startswith("0.")
+    status, out, _ = run_cli(capsys, "--help")
+    assert status == 0
+    assert "demo" in out
+    assert all(f"  {name}" in out for name in ("run", "plan", "models", "doctor"))
+    with pytest.raises(SystemExit) as ended:
+        main(["run", "demo", "--help"])
+    assert ended.value.code == 0
+    help_text = capsys.readouterr().out
+    assert "--training.steps INT" in help_text
+    assert "Optimizer steps in all. (default: 900)" in " ".join(help_text.split())
+
+
+def test_prepare_plan_and_train_give_the_documented_keys(capsys, tiny_flags):
+    status, out, _ = run_cli(capsys, "plan", "demo", *tiny_flags, "--json")
+    assert status == 0
+    assert {name: stage["status"] for name, stage in json.loads(out)["stages"].items()} == dict.fromkeys(
+        ("prepare", "train", "evaluate", "register"), "miss"
+    )
+    _, out, _ = run_cli(capsys, "prepare", "demo", *tiny_flags, "--json")
+    prepared = json.loads(out)
+    assert prepared.keys() == {"fingerprint", "num_images", "num_quarantined", "path"}
+    assert prepared["num_images"] == 24
+    _, out, err = run_cli(capsys, "train", "demo", *tiny_flags, "--json")
+    trained = json.loads(out)
+    assert trained.keys() == {"run_id", "start_step", "steps", "images_seen", "images_per_second", "snapshot"}
+    assert (trained["start_step"], trained["steps"], trained["images_seen"]) == (0, 6, 12)
+    _, out, _ = run_cli(capsys, "plan", "demo", *tiny_flags)
+    assert out.splitlines()[1].startswith("train     hit")
+
+
+def test_pictures_of_any_size_are_reconstructed(capsys, tiny_flags, folder_of_pictures, tmp_path):
+    _, out, _ = run_cli(capsys, "train", "demo", *tiny_flags, "--json")
+    model = f"run:{json.loads(out)['run_id']}"
+    first, second = folder_of_pictures / "00.png", folder_of_pictures / "01.png"
+    status, out, _ = run_cli(
+        capsys, "reconstruct", model, str(first), str(second), "--out", str(tmp_path / "out"), "--json"
+    )
+    assert status == 0
+    from PIL import Image
+
+    files = json.loads(out)["files"]
+    assert [Path(file).name for file in files] == ["00.png", "01.png"]
+    assert all(Image.open(file).size == (20, 18) for file in files)
+    status, _, err = run_cli(capsys, "reconstruct", model, str(tmp_path / "none.png"), "--out", str(tmp_path / "out"))
+    assert (status, "none.png" in err) == (2, True)
+
+
+def test_doctor_knows_what_is_here(capsys):
+    status, out, _ = run_cli(capsys, "doctor", "--json")
+    checks = {check["name"]: check for check in json.loads(out)["checks"]}
+    assert status == 0
+    assert checks["torch"]["status"] == "ok"
+    assert checks["hub"]["status"] == "warning"
+    assert all(check["remedy"] for check in checks.values() if check["status"] != "ok")
+
+
+@pytest.mark.slow
+def test_the_pipeline_runs_under_prefect_without_a_server(tiny_flags, tmp_path):
+    """From a working directory elsewhere; the flow, its tasks and its artifact are in Prefect's database."""
+    command = [sys.executable, "-m", "flows.cli", "run", "demo", *tiny_flags, "--json"]
+    home = tmp_path / "home"
+    environment = {"PATH": "/usr/bin:/bin", "PIKAVAE_HOME": str(home), "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
+    work = tmp_path / "elsewhere"
+    work.mkdir()
+    done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result.keys() >= {"run_id", "fingerprint", "model", "version", "metrics", "stages"}
+    assert len(done.stdout.splitlines()) == 1
+    assert "Traceback" not in done.stderr
+    assert list(work.iterdir()) == []
+
+    import sqlite3
+
+    with sqlite3.connect(home / "prefect" / "prefect.db") as database:
+        (flow_run,) = database.execute("select id, state_type from flow_run").fetchall()
+        tasks = {
+            name.split(" ")[0] for (name,) in database.execute("select name from task_run where state_type='COMPLETED'")
+        }
+        artifacts = [key for (key,) in database.execute("select key from artifact where type='markdown'")]
+    assert flow_run[1] == "COMPLETED"
+    assert tasks == {"prepare", "train", "evaluate", "register"}
+    assert artifacts == ["pipeline-result"]
+    with sqlite3.connect(home / "mlflow.db") as database:
+        tags = dict(database.execute("select key, value from tags where run_uuid=?", (result["run_id"],)))
+    assert tags["pikavae.flow_run_id"].replace("-", "") == flow_run[0].replace("-", "")
+
+    again = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False)
+    assert {s["status"] for s in json.loads(again.stdout.splitlines()[-1])["stages"].values()} == {"reused"}

@@ -1,0 +1,272 @@
+"""The main job on real parts: the four stages with MLflow on SQLite, without Prefect and with it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow.pyfunc
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+
+from pikavae import operations, stages
+from pikavae.config import load_config
+from pikavae.data.dataset import open_prepared
+from pikavae.errors import PikavaeError
+from pikavae.evaluation.report import Report
+from pikavae.files import exclusive
+from pikavae.home import home
+from pikavae.tracking import tracking_uri
+from pikavae.training import loop
+from tests.conftest import TINY
+
+
+def tiny(**overrides):
+    numbers = {name: json.loads(v) if isinstance(v, str) else [int(x) for x in v] for name, v in TINY.items()}
+    return load_config("demo", {**numbers, **overrides})
+
+
+def client():
+    return MlflowClient(tracking_uri(home()))
+
+
+def statuses(plans):
+    return {name: plan.status for name, plan in plans.items()}
+
+
+@pytest.fixture
+def finished(isolated):
+    return operations.run(tiny())
+
+
+def test_a_run_is_recorded_whole(finished):
+    run = client().get_run(finished["run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["training.steps"] == "6"
+    assert {name.split("/")[0] for name in run.data.metrics} >= {"data", "train", "val", "baselines"}
+    assert run.data.metrics["val/psnr"] == pytest.approx(finished["metrics"]["psnr"], abs=1e-4)
+    assert run.data.tags["pikavae.fingerprint"] == finished["fingerprint"]
+    assert len(run.data.tags["mlflow.source.git.commit"]) == 40
+    assert {i.dataset.digest for i in run.inputs.dataset_inputs} != set()
+    config = client().download_artifacts(finished["run_id"], "config.yaml")
+    assert load_config(config) == tiny()
+    images = {file.path for file in client().list_artifacts(finished["run_id"], "images")}
+    assert any("reconstructions" in path for path in images)
+    assert any("filmstrip" in path for path in images)
+    assert set(finished["stages"]) == set(stages.STAGES)
+    assert all(stage["status"] == "done" for stage in finished["stages"].values())
+
+
+def test_kept_checkpoints_are_logged_models_ranked_by_their_score(finished):
+    experiment = client().get_run(finished["run_id"]).info.experiment_id
+    models = client().search_logged_models(
+        [experiment], order_by=[{"field_name": "metrics.val/psnr", "ascending": False}]
+    )
+    checkpoints = [model for model in models if model.model_type == "checkpoint"]
+    assert {model.name for model in checkpoints} == {"step-00000002", "step-00000004", "step-00000006"}
+    scores = [next(m.value for m in model.metrics if m.key == "val/psnr") for model in checkpoints]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_a_second_run_is_a_reuse(finished):
+    again = operations.run(tiny())
+    assert {name: stage["status"] for name, stage in again["stages"].items()} == dict.fromkeys(stages.STAGES, "reused")
+    assert (again["run_id"], again["version"]) == (finished["run_id"], finished["version"])
+    assert set(statuses(operations.plan(tiny())).values()) == {"hit"}
+
+
+def test_fresh_trains_again_in_a_run_of_its_own(finished):
+    again = operations.run(tiny(), fresh=True)
+    assert again["run_id"] != finished["run_id"]
+    assert again["version"] == finished["version"] + 1
+    assert again["metrics"] == finished["metrics"]
+
+
+CHANGES = {
+    "prepare": ({"data.background": [0, 0, 0]}, "data.background: [255, 255, 255] -> [0, 0, 0]"),
+    "train": ({"optimizer.learning_rate": 0.001}, "optimizer.learning_rate: 0.005 -> 0.001"),
+    "evaluate": ({"evaluation.panel_images": 2}, "evaluation.panel_images: 8 -> 2"),
+    "register": ({"registry.model_name": "other"}, "registry.model_name: 'pikavae' -> 'other'"),
+}
+
+
+def test_a_changed_field_is_named_for_the_stage_that_it_concerns(finished):
+    for stage, (override, reason) in CHANGES.items():
+        plans = operations.plan(tiny(**override))
+        first = next(name for name in stages.STAGES if plans[name].status == "miss")
+        assert first == stage
+        assert plans[stage].reason == reason
+
+
+@pytest.mark.parametrize(
+    ("package", "stage"),
+    [("data", "prepare"), ("training", "train"), ("evaluation", "evaluate"), ("registry", "register")],
+)
+def test_changed_code_is_named_for_the_stage_that_it_concerns(finished, monkeypatch, package, stage):
+    import pikavae.data.prepare as data_prepare
+
+    for module in (stages, data_prepare):
+        real = module.code_version
+        monkeypatch.setattr(
+            module, "code_version", lambda *names, r=real: r(*names) + ("+" if package in names else "")
+        )
+    plans = operations.plan(tiny())
+    first = next(name for name in stages.STAGES if plans[name].status == "miss")
+    assert first == stage
+    assert f"pikavae/{package} changed" in plans[stage].reason or "code" in plans[stage].reason
+    later = stages.STAGES[stages.STAGES.index(stage) + 1 :]
+    assert all(plans[name].status == "miss" for name in later)
+
+
+def test_a_changed_picture_is_named(folder_of_pictures):
+    config = tiny(**{"data.source": str(folder_of_pictures)})
+    operations.run(config)
+    (folder_of_pictures / "03.png").write_bytes((folder_of_pictures / "04.png").read_bytes())
+    plans = operations.plan(config)
+    assert plans["prepare"].status == "miss"
+    assert "1 changed (03.png)" in plans["prepare"].reason
+
+
+KILLED_RUN = """
+import os, sys
+from pikavae import operations
+from pikavae.training import loop
+from tests.test_pipeline import tiny
+
+real = loop.optimizer_step
+def dies_at(state, *rest):
+    if state.step == int(sys.argv[1]):
+        os.kill(os.getpid(), 9)
+    return real(state, *rest)
+loop.optimizer_step = dies_at
+operations.run(tiny())
+"""
+
+
+def test_a_killed_run_goes_on_in_the_same_mlflow_run_and_ends_with_the_same_numbers(monkeypatch, tmp_path):
+    undisturbed = operations.run(tiny())
+    expected = points(undisturbed["run_id"])
+
+    monkeypatch.setenv("PIKAVAE_HOME", str(tmp_path / "other"))
+    root = Path(__file__).parents[1]
+    died = subprocess.run([sys.executable, "-c", KILLED_RUN, "5"], cwd=root, capture_output=True, check=False)
+    assert died.returncode == -9, died.stderr.decode()
+    (unfinished,) = client().search_runs([e.experiment_id for e in client().search_experiments()])
+    assert unfinished.info.status == "RUNNING"
+    assert operations.plan(tiny())["train"].status == "resume"
+
+    resumed = operations.run(tiny())
+    run = client().get_run(resumed["run_id"])
+    assert run.info.run_id == unfinished.info.run_id
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["pikavae.start_step"] == "4"
+    assert resumed["metrics"] == undisturbed["metrics"]
+    assert points(resumed["run_id"]) == expected
+
+
+def points(run_id):
+    """Every point of the curves that do not measure time, as (step, value); none twice."""
+    names = [name for name in client().get_run(run_id).data.metrics if "per_second" not in name]
+    return {
+        name: sorted((point.step, point.value) for point in client().get_metric_history(run_id, name)) for name in names
+    }
+
+
+def test_a_failing_training_leaves_a_failed_run_that_says_why(monkeypatch):
+    def fails(*_):
+        raise PikavaeError("step 3: loss nan")
+
+    monkeypatch.setattr(loop, "optimizer_step", fails)
+    config = tiny()
+    with pytest.raises(PikavaeError, match="loss nan"):
+        operations.run(config)
+    (run,) = client().search_runs([e.experiment_id for e in client().search_experiments()])
+    assert run.info.status == "FAILED"
+    assert run.data.tags["pikavae.error"] == "step 3: loss nan"
+
+
+def test_the_same_training_is_refused_while_another_process_does_it(monkeypatch):
+    config = tiny()
+    prepared = operations.prepare(config)
+    key = stages.key_of(stages.train_inputs(config, prepared.pictures.fingerprint, 1))
+    with (
+        exclusive(home() / "runs" / f"{key}.lock", busy=""),
+        pytest.raises(PikavaeError, match="under way in another process"),
+    ):
+        operations.train(config, prepared)
+
+
+def test_an_altered_snapshot_is_not_used_again(finished):
+    snapshot = home() / "runs" / finished["run_id"] / "snapshots" / "step-00000006" / "config.json"
+    snapshot.write_text(snapshot.read_text() + " ")
+    assert operations.plan(tiny())["train"].status == "miss"
+
+
+FRESH_PROCESS = """
+import importlib.util, json, os, sys
+assert importlib.util.find_spec("pikavae") is None
+import mlflow, numpy as np
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pyfunc.load_model(sys.argv[2])
+images = np.load(sys.argv[3])
+out = np.concatenate([model.predict(images[i:i + 5]) for i in range(0, len(images), 5)])
+np.save(sys.argv[4], out)
+"""
+
+
+def test_a_fresh_process_without_pikavae_gets_the_reports_scores_from_the_registered_model(finished, tmp_path):
+    pictures = open_prepared(home() / "prepared" / finished["fingerprint"]).validation
+    images = pictures.batch(list(range(len(pictures))))["pixel_values"].numpy()
+    np.save(tmp_path / "in.npy", images)
+    model = f"models:/{finished['model']}/{finished['version']}"
+    # An installed editable pikavae is a path on sys.path or an import hook of site-packages: -S leaves both out.
+    site = [p for p in sys.path if p.endswith("site-packages")]
+    code = f"import sys; sys.path[:0] = {site!r}\n{FRESH_PROCESS}"
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-I",
+            "-S",
+            "-c",
+            code,
+            tracking_uri(home()),
+            model,
+            tmp_path / "in.npy",
+            tmp_path / "out.npy",
+        ],
+        cwd=tmp_path,
+        env={
+            "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "PATH": "/usr/bin:/bin",
+        },
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    error = ((np.load(tmp_path / "out.npy").astype(np.float64) - images) ** 2).mean(axis=(1, 2, 3))
+    report = Report.load(Path(finished["report"]))
+    for measured, row in zip(10 * np.log10(4 / error), report.per_image, strict=True):
+        assert measured == pytest.approx(row.psnr, abs=0.001)
+
+
+def test_the_registered_version_carries_its_lineage(finished):
+    version = operations.show_model(finished["version"], tiny())
+    assert version.run_id == finished["run_id"]
+    for tag in ("fingerprint", "run_id", "config_hash", "snapshot", "report", "evaluation_set", "score.psnr"):
+        assert version.tags[f"pikavae.{tag}"]
+    assert version.metrics["val/psnr"] == pytest.approx(finished["metrics"]["psnr"], abs=1e-6)
+    loaded = mlflow.pyfunc.load_model(client().get_model_version(version.name, str(version.version)).source)
+    assert "pikavae" not in str(loaded.metadata.signature)
+
+
+@pytest.mark.parametrize("suffix", ["", "@2", "@best"])
+def test_any_kept_snapshot_is_evaluated_and_registered(finished, suffix):
+    model = f"run:{finished['run_id']}{suffix}"
+    config = operations.config_of_model(model)
+    assert config == tiny()
+    report = operations.evaluate_model(model, config).report
+    version = operations.register_model(model, config).version
+    assert version.metrics["val/psnr"] == pytest.approx(report.metrics["psnr"], abs=1e-6)
+    assert (version.version == finished["version"]) == (suffix == "" or report.metrics == finished["metrics"])

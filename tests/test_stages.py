@@ -1,0 +1,59 @@
+"""Stage keys: what moves them, what does not, and how a miss is explained."""
+
+import pytest
+
+from pikavae import stages
+from pikavae.config import load_config
+
+
+def train_key(**overrides):
+    return stages.key_of(stages.train_inputs(load_config("demo", overrides), "fingerprint", 2))
+
+
+def test_where_and_how_often_does_not_move_the_training_key():
+    assert train_key() == train_key(
+        **{"training.device": "cpu", "training.log_every": 7, "training.checkpoint_every": 9}
+    )
+    assert train_key() == train_key(**{"training.keep_checkpoints": 1, "tracking.experiment": "other"})
+    assert train_key() == train_key(**{"evaluation.batch_size": 3, "registry.model_name": "other"})
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        {"training.steps": 7},
+        {"training.seed": 7},
+        {"training.precision": "bf16"},
+        {"optimizer.learning_rate": 0.1},
+        {"loss.kl_weight": 0.1},
+        {"model.latent_channels": 8},
+    ],
+)
+def test_what_decides_the_weights_moves_the_training_key(override):
+    assert train_key(**override) != train_key()
+
+
+def test_threads_and_pictures_move_the_training_key():
+    config = load_config("demo")
+    keys = {stages.key_of(stages.train_inputs(config, name, threads)) for name in "ab" for threads in (1, 2)}
+    assert len(keys) == 4
+
+
+def test_the_run_key_holds_the_later_stages_too():
+    config = load_config("demo")
+    train = stages.train_inputs(config, "fingerprint", 2)
+    other = load_config("demo", {"evaluation.primary_metric": "ssim"})
+    assert stages.run_key(config, train) != stages.run_key(other, train)
+
+
+def test_a_miss_names_the_inputs_that_changed_since_the_nearest_earlier_one():
+    earlier = [{"a": 1, "b": 2, "code of pikavae/data": "x"}, {"a": 5, "b": 6, "code of pikavae/data": "y"}]
+    new = {"a": 1, "b": 3, "code of pikavae/data": "z"}
+    assert stages.why_miss(new, earlier) == "b: 2 -> 3; code of pikavae/data changed"
+    assert stages.why_miss(new, []) == "nothing of the kind was done before"
+
+
+def test_changed_pictures_are_named():
+    old = {"pictures": {"a.png": "1", "b.png": "2", "c.png": "3"}}
+    new = {"pictures": {"a.png": "1", "b.png": "9", "d.png": "4"}}
+    assert stages.why_miss(new, [old]) == "pictures: 1 added (d.png), 1 removed (c.png), 1 changed (b.png)"

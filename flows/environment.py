@@ -30,6 +30,7 @@ def set_up_prefect(home: Path) -> None:
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL"
     )  # the terminal shows pikavae's own lines
     os.environ[OWNER] = str(os.getpid())
+    Path(os.environ["PREFECT_HOME"]).expanduser().mkdir(parents=True, exist_ok=True)
 
 
 def end_orphaned_servers(home: Path) -> None:

@@ -10,8 +10,9 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 import yaml
+from pydantic import ValidationError
 
-from pikavae.config import Config, did_you_mean, field_names, parse_config, unknown_field_hint
+from pikavae.config import Config, did_you_mean, explain, field_names, parse_config, unknown_field_hint
 from pikavae.errors import UserError
 
 ConfigFlags = Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
@@ -65,6 +66,8 @@ def parse_options(kind: type[AnyOptions], base: Config, flags: Sequence[str], pr
     try:
         with contextlib.redirect_stderr(complaint):
             return tyro.cli(kind, args=list(flags), default=kind(config=base), prog=program, use_underscores=True)
+    except ValidationError as error:  # what concerns two sections at once, tyro lets through
+        raise UserError(explain(error)) from None
     except SystemExit as ending:
         if not ending.code:
             raise

@@ -1,13 +1,16 @@
 """The terminal as a user meets it: exit status, one line on standard error, JSON as the last line."""
 
 import json
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from flows.cli import main
+from pikavae.operations.models import read_picture
 
 ROOT = Path(__file__).parents[1]
 
@@ -93,11 +96,9 @@ def test_pictures_of_any_size_are_reconstructed(capsys, tiny_flags, folder_of_pi
         capsys, "reconstruct", model, str(first), str(second), "--out", str(tmp_path / "out"), "--json"
     )
     assert status == 0
-    from PIL import Image
-
     files = json.loads(out)["files"]
     assert [Path(file).name for file in files] == ["00.png", "01.png"]
-    assert all(Image.open(file).size == (20, 18) for file in files)
+    assert [read_picture(Path(file)).shape for file in files] == [(1, 3, 18, 20)] * 2
     status, _, err = run_cli(capsys, "reconstruct", model, str(tmp_path / "none.png"), "--out", str(tmp_path / "out"))
     assert (status, "none.png" in err) == (2, True)
 
@@ -127,9 +128,7 @@ def test_the_pipeline_runs_under_prefect_without_a_server(tiny_flags, tmp_path):
     assert "Traceback" not in done.stderr
     assert list(work.iterdir()) == []
 
-    import sqlite3
-
-    with sqlite3.connect(home / "prefect" / "prefect.db") as database:
+    with closing(sqlite3.connect(home / "prefect" / "prefect.db")) as database:
         (flow_run,) = database.execute("select id, state_type from flow_run").fetchall()
         tasks = {
             name.split(" ")[0] for (name,) in database.execute("select name from task_run where state_type='COMPLETED'")
@@ -138,7 +137,7 @@ def test_the_pipeline_runs_under_prefect_without_a_server(tiny_flags, tmp_path):
     assert flow_run[1] == "COMPLETED"
     assert tasks == {"prepare", "train", "evaluate", "register"}
     assert artifacts == ["pipeline-result"]
-    with sqlite3.connect(home / "mlflow.db") as database:
+    with closing(sqlite3.connect(home / "mlflow.db")) as database:
         tags = dict(database.execute("select key, value from tags where run_uuid=?", (result["run_id"],)))
     assert tags["pikavae.flow_run_id"].replace("-", "") == flow_run[0].replace("-", "")
 

@@ -43,7 +43,7 @@ class Recorder(Observer):
         self.bar: tqdm[Any] | None = None
         self.score = ""
 
-    def started(self, step: int, total: int) -> None:
+    def started(self, step: int) -> None:
         """Open the bar, or say where the training goes on."""
         self.previews.mkdir(exist_ok=True)
         remove_leftovers(self.previews)

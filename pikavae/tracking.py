@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pikavae.errors import PikavaeError, UserError
+from pikavae.errors import PikavaeError, TransientError, UserError
 from pikavae.files import exclusive
 from pikavae.registry.store import delete_model, point_time, quiet_mlflow
 
@@ -55,7 +55,8 @@ def connect(home: Path) -> MlflowClient:
 
     Raises:
         UserError: the address is one that MLflow refuses.
-        PikavaeError: nothing answers at the address, or the database cannot be used.
+        TransientError: nothing answers at the address.
+        PikavaeError: the database cannot be used.
     """
     quiet_mlflow()
     uri = tracking_uri(home)
@@ -88,7 +89,7 @@ def _probe(uri: str) -> None:
         error.close()  # something answers; whether it is MLflow shows in the first call
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
-        raise PikavaeError(
+        raise TransientError(
             f"MLFLOW_TRACKING_URI {uri}: no answer ({reason}); start that server, or unset the variable"
         ) from None
 

@@ -6,7 +6,6 @@ from typing import Any
 
 from prefect import Task
 from prefect.client.schemas import TaskRun
-from prefect.exceptions import MissingResult
 from prefect.client.schemas.objects import State
 
 from pikavae.errors import TransientError
@@ -19,10 +18,4 @@ def is_transient(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> boo
 
     The user's mistakes and the failures of training stay as they are: another try would only hide them.
     """
-    try:
-        state.result()
-    except TransientError:
-        return True
-    except (Exception, MissingResult):
-        return False
-    return False
+    return isinstance(state.result(raise_on_failure=False), TransientError)

@@ -67,7 +67,7 @@ def test_help_and_version(capsys):
     assert ended.value.code == 0
     help_text = capsys.readouterr().out
     assert "--training.steps INT" in help_text
-    assert "Optimizer steps in all. (default: 900)" in " ".join(help_text.split())
+    assert "Optimizer steps in all. (default: 1200)" in " ".join(help_text.split())
 
 
 def test_prepare_plan_and_train_give_the_documented_keys(capsys, tiny_flags):
@@ -80,7 +80,7 @@ def test_prepare_plan_and_train_give_the_documented_keys(capsys, tiny_flags):
     prepared = json.loads(out)
     assert prepared.keys() == {"fingerprint", "num_images", "num_quarantined", "path"}
     assert prepared["num_images"] == 24
-    _, out, err = run_cli(capsys, "train", "demo", *tiny_flags, "--json")
+    _, out, _ = run_cli(capsys, "train", "demo", *tiny_flags, "--json")
     trained = json.loads(out)
     assert trained.keys() == {"run_id", "start_step", "steps", "images_seen", "images_per_second", "snapshot"}
     assert (trained["start_step"], trained["steps"], trained["images_seen"]) == (0, 6, 12)

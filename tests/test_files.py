@@ -37,9 +37,14 @@ def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path):
 
 def test_a_folder_appears_only_when_its_block_ends_well(tmp_path):
     target = tmp_path / "set"
-    with pytest.raises(KeyError), folder_atomically(target) as temporary:
-        (temporary / "half").write_text("x")
-        raise KeyError
+
+    def fail_half_way():
+        with folder_atomically(target) as temporary:
+            (temporary / "half").write_text("x")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail_half_way()
     assert list(tmp_path.iterdir()) == []
     with folder_atomically(target) as temporary:
         (temporary / "sub").mkdir()

@@ -22,7 +22,7 @@ RECORD_NAME = "record.json"
 
 
 class PictureSet:
-    """One side of a prepared set, in a fixed order. Pictures are 8-bit on disk and converted when they are asked for."""
+    """One side of a prepared set, in a fixed order. Pictures are 8-bit on disk, and converted when asked for."""
 
     def __init__(self, rows: datasets.Dataset, image_size: int) -> None:
         self.rows, self.image_size = rows, image_size

@@ -6,7 +6,7 @@ import io
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 EXTREME_RATIO = 8
 """Longer sides than this many shorter ones are cropped before they are scaled, so that 20000x10 stays small."""
@@ -29,7 +29,7 @@ def decode(content: bytes) -> Image.Image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(content))
             image.load()
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise UnreadablePictureError("not a picture that Pillow knows") from None
     except (
         OSError,
@@ -54,10 +54,8 @@ def to_square(image: Image.Image, size: int, background: tuple[int, int, int]) -
     image = to_rgb(ImageOps.exif_transpose(image), background)
     image = _crop_extreme(image)
     width, height = image.size
-    if width <= height:
-        scaled = (size, int(size * height / width))
-    else:
-        scaled = (int(size * width / height), size)
+    shorter = min(width, height)
+    scaled = (int(size * width / shorter), int(size * height / shorter))
     image = image.resize(scaled, Image.Resampling.BILINEAR)
     left, top = round((scaled[0] - size) / 2.0), round((scaled[1] - size) / 2.0)
     return np.asarray(image.crop((left, top, left + size, top + size)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import glob
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -66,7 +65,7 @@ def open_source(name: str, config: DataConfig, field: str) -> Source:
     path = Path(name).expanduser()
     if path.is_dir():
         return _open_folder(path, config, field)
-    files = [path] if path.is_file() else sorted(map(Path, glob.glob(str(path), recursive=True)))
+    files = [path] if path.is_file() else sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
     if not files:
         raise UserError(
             f"{field} {name!r}: no such file or folder; name `sprites`, hub:ORG/NAME, a folder of pictures, or "
@@ -224,7 +223,8 @@ def rows_of(dataset: Any, config: DataConfig, field: str) -> Iterator[SourcePict
 
     if config.image_column not in dataset.column_names:
         raise UserError(
-            f"data.image_column {config.image_column!r}: no such column in {field}; it has {', '.join(dataset.column_names)}"
+            f"data.image_column {config.image_column!r}: no such column in {field}; "
+            f"it has {', '.join(dataset.column_names)}"
         )
     if isinstance(dataset.features[config.image_column], datasets.Image):
         dataset = dataset.cast_column(config.image_column, datasets.Image(decode=False))

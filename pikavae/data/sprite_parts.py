@@ -110,14 +110,14 @@ def ellipse_points(x: float, y: float, rx: float, ry: float, turn: float = 0.0) 
 
 def _stripes(pen: Pen, colour: Colour, phase: float) -> None:
     for i in range(-5, 6):
-        y = 0.36 * (i + phase)
-        pen.polygon([(-2, y), (2, y - 0.2), (2, y), (-2, y + 0.2)], colour)
+        y = 0.44 * (i + phase)
+        pen.polygon([(-2, y), (2, y - 0.2), (2, y + 0.02), (-2, y + 0.22)], colour)
 
 
 def _bands(pen: Pen, colour: Colour, phase: float) -> None:
     for i in range(-5, 6):
-        x = 0.4 * (i + phase)
-        pen.polygon([(x, -2), (x + 0.2, -2), (x + 0.2, 2), (x, 2)], colour)
+        x = 0.46 * (i + phase)
+        pen.polygon([(x, -2), (x + 0.23, -2), (x + 0.23, 2), (x, 2)], colour)
 
 
 def _spots(pen: Pen, colour: Colour, phase: float) -> None:
@@ -160,14 +160,14 @@ def _hills(pen: Pen, a: Colour, b: Colour, rng: Random) -> None:
 
 def _night(pen: Pen, a: Colour, b: Colour, rng: Random) -> None:
     pen.polygon([(-1, -1), (1, -1), (1, 1), (-1, 1)], mix(a, INK, 0.75))
-    for _ in range(16):
-        star(pen, rng.uniform(-1, 1), rng.uniform(-1, 0.7), rng.uniform(0.08, 0.17), rng.choice([WHITE, b]))
+    for _ in range(12):
+        star(pen, rng.uniform(-1, 1), rng.uniform(-1, 0.7), rng.uniform(0.11, 0.2), rng.choice([WHITE, b]))
     pen.polygon([(-1, 0.72), (1, rng.uniform(0.6, 0.84)), (1, 1), (-1, 1)], b)
 
 
 def _lines(pen: Pen, a: Colour, b: Colour, rng: Random) -> None:
     pen.polygon([(-1, -1), (1, -1), (1, 1), (-1, 1)], a)
-    step, phase, slant = rng.uniform(0.3, 0.46), rng.random(), rng.choice([-0.8, -0.3, 0.0, 0.3, 0.8])
+    step, phase, slant = rng.uniform(0.4, 0.6), rng.random(), rng.choice([-0.8, -0.3, 0.0, 0.3, 0.8])
     for i in range(-9, 10):
         x = step * (i + phase)
         pen.polygon([(x - slant, -1), (x - slant + step / 2, -1), (x + slant + step / 2, 1), (x + slant, 1)], b)
@@ -175,7 +175,7 @@ def _lines(pen: Pen, a: Colour, b: Colour, rng: Random) -> None:
 
 def _squares(pen: Pen, a: Colour, b: Colour, rng: Random) -> None:
     pen.polygon([(-1, -1), (1, -1), (1, 1), (-1, 1)], a)
-    step, px, py = rng.uniform(0.24, 0.38), rng.random(), rng.random()
+    step, px, py = rng.uniform(0.32, 0.48), rng.random(), rng.random()
     for row in range(-10, 11):
         for column in range(-10, 11):
             if (row + column) % 2:
@@ -185,7 +185,7 @@ def _squares(pen: Pen, a: Colour, b: Colour, rng: Random) -> None:
 
 def _dots(pen: Pen, a: Colour, b: Colour, rng: Random) -> None:
     pen.polygon([(-1, -1), (1, -1), (1, 1), (-1, 1)], a)
-    step, px, py = rng.uniform(0.3, 0.44), rng.random(), rng.random()
+    step, px, py = rng.uniform(0.4, 0.56), rng.random(), rng.random()
     for row in range(-8, 9):
         for column in range(-8, 9):
             pen.ellipse(step * (column + px + 0.5 * (row % 2)), step * (row + py), 0.33 * step, 0.33 * step, b)
@@ -193,7 +193,7 @@ def _dots(pen: Pen, a: Colour, b: Colour, rng: Random) -> None:
 
 def _waves(pen: Pen, a: Colour, b: Colour, rng: Random) -> None:
     pen.polygon([(-1, -1), (1, -1), (1, 1), (-1, 1)], a)
-    step, phase, length = rng.uniform(0.34, 0.5), rng.uniform(0, math.tau), rng.uniform(4.0, 8.0)
+    step, phase, length = rng.uniform(0.44, 0.64), rng.uniform(0, math.tau), rng.uniform(3.0, 6.0)
     for i in range(-4, 5):
         y = step * (i + rng.uniform(-0.05, 0.05))
         upper = [(x / 12, y + 0.09 * math.sin(length * x / 12 + phase)) for x in range(-12, 13)]
@@ -202,7 +202,7 @@ def _waves(pen: Pen, a: Colour, b: Colour, rng: Random) -> None:
 
 def _bricks(pen: Pen, a: Colour, b: Colour, rng: Random) -> None:
     pen.polygon([(-1, -1), (1, -1), (1, 1), (-1, 1)], mix(a, WHITE, 0.8))
-    phase, height, length = rng.random(), rng.uniform(0.26, 0.36), rng.uniform(0.44, 0.62)
+    phase, height, length = rng.random(), rng.uniform(0.36, 0.46), rng.uniform(0.6, 0.8)
     for row in range(-8, 9):
         for column in range(-6, 7):
             x, y = length * (column + phase + 0.5 * (row % 2)), height * (row + phase)
@@ -225,7 +225,7 @@ def _rays(pen: Pen, a: Colour, b: Colour, rng: Random) -> None:
 
 def _zigzags(pen: Pen, a: Colour, b: Colour, rng: Random) -> None:
     pen.polygon([(-1, -1), (1, -1), (1, 1), (-1, 1)], a)
-    step, width, phase = rng.uniform(0.4, 0.56), rng.uniform(0.24, 0.36), rng.random()
+    step, width, phase = rng.uniform(0.5, 0.7), rng.uniform(0.3, 0.44), rng.random()
     for i in range(-5, 5):
         y = step * (i + phase)
         upper = [(width * (k + phase), y + (0.2 if k % 2 else 0.0)) for k in range(-8, 9)]
@@ -234,8 +234,8 @@ def _zigzags(pen: Pen, a: Colour, b: Colour, rng: Random) -> None:
 
 def _confetti(pen: Pen, a: Colour, b: Colour, rng: Random) -> None:
     pen.polygon([(-1, -1), (1, -1), (1, 1), (-1, 1)], a)
-    for _ in range(34):
-        x, y, t, r = rng.uniform(-1, 1), rng.uniform(-1, 1), rng.uniform(0, math.tau), rng.uniform(0.1, 0.17)
+    for _ in range(22):
+        x, y, t, r = rng.uniform(-1, 1), rng.uniform(-1, 1), rng.uniform(0, math.tau), rng.uniform(0.13, 0.22)
         colour = rng.choice([b, b, WHITE, mix(b, INK, 0.5)])
         if rng.random() < 0.5:
             pen.ellipse(x, y, r, r, colour)

@@ -1,7 +1,7 @@
 """The built-in data set: captioned cartoon characters that pikavae draws itself.
 
-A sprite is a function of seed and index alone, so any part of a set can be drawn by itself. The figures are pikavae's own
-and are meant to resemble nobody's.
+A sprite is a function of seed and index alone, so any part of a set can be drawn by itself. The figures are pikavae's
+own and are meant to resemble nobody's.
 """
 
 from __future__ import annotations
@@ -147,8 +147,7 @@ def render(design: Design, rng: Random, size: int) -> Image.Image:
         stride=rng.uniform(-1.0, 1.0),
     )
     if design.pose == "jumping":
-        x, y = pen.centre
-        Pen(image).ellipse(x, 0.9, 0.45, 0.08, INK)
+        Pen(image).ellipse(pen.centre[0], 0.9, 0.45, 0.08, INK)
     anchors = FIGURES[design.figure](pen, look)
     if design.accessory is not None:
         ACCESSORIES[design.accessory][0](pen, anchors, COLOURS[design.accessory_colour])

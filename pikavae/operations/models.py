@@ -52,7 +52,7 @@ def find_model(model: str, model_name: str) -> Path:
     if (folder / CONFIG_NAME).is_file():
         return folder
     raise UserError(
-        f"model {model!r}: neither a version number, `champion`, `run:<id>[@step or @best]`, nor a folder with {CONFIG_NAME}"
+        f"model {model!r}: no version number, champion, run:<id>[@step or @best], nor a folder with {CONFIG_NAME}"
     )
 
 

@@ -1,4 +1,4 @@
-"""What the stages return, and where the results of earlier runs are found again. A find is checked before it is used."""
+"""What the stages return, and where earlier results are found again. A find is checked before it is used."""
 
 from __future__ import annotations
 

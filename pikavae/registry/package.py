@@ -17,6 +17,7 @@ from pikavae.model.snapshot import CONFIG_NAME, SETTINGS_NAME, WEIGHTS_NAME
 from pikavae.registry.store import quiet_mlflow
 
 SNAPSHOT_FOLDER = "artifacts/snapshot"
+LOADED_AS_NAME = "registered_model_meta"
 CARRIED_CODE = ("__init__.py", "config.py", "errors.py", "model")
 REQUIREMENTS = ("mlflow", "numpy", "pydantic", "pyyaml", "safetensors", "torch")
 
@@ -75,12 +76,12 @@ def _forget_paths(package: Path) -> None:
 def file_hashes(folder: Path) -> dict[str, str]:
     """The SHA-256 of every file below `folder`, by its path in it.
 
-    Compiled code is left out: Python writes it into the package of whoever loads one.
+    Left out is what loading a package writes into it: compiled code, and MLflow's note of the name asked for.
     """
     return {
         path.relative_to(folder).as_posix(): sha256_of(path)
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.parent.name != "__pycache__"
+        if path.is_file() and path.parent.name != "__pycache__" and path != folder / LOADED_AS_NAME
     }
 
 

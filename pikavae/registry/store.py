@@ -1,8 +1,9 @@
-"""What tracking and registry both need of MLflow: a quiet import, its process-wide address, deleting logged models."""
+"""What tracking and registry both need of MLflow: a quiet import, its process-wide address, its files, its models."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -49,6 +50,17 @@ def local_folder(location: str) -> Path | None:
     """The folder that an artifact location (`file:///...`) names on this machine; None for any other kind."""
     parts = urlparse(location)
     return Path(unquote(parts.path)) if parts.scheme == "file" else None
+
+
+def fetch(client: MlflowClient, location: str, folder: Path) -> None:
+    """Copy the files of an artifact location, on this machine or a server, into an empty folder."""
+    from mlflow.artifacts import download_artifacts
+
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        # MLflow puts them into the folder that it is given, or into one there that has the location's last name.
+        fetched = Path(download_artifacts(location, dst_path=temporary, tracking_uri=client.tracking_uri))
+        for file in fetched.iterdir():
+            file.rename(folder / file.name)
 
 
 def point_time(client: MlflowClient, run_id: str, key: str, step: int) -> int:

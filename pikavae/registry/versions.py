@@ -15,7 +15,7 @@ from pikavae.config import content_hash
 from pikavae.errors import DamagedFileError, UserError
 from pikavae.files import folder_atomically
 from pikavae.registry.package import SNAPSHOT_FOLDER, build_package, file_hashes
-from pikavae.registry.store import delete_model, local_folder, point_time, process_wide_store
+from pikavae.registry.store import delete_model, fetch, local_folder, point_time, process_wide_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -82,27 +82,78 @@ def register(
     key = tags.get(KEY_TAG) or content_hash(file_hashes(snapshot))
     if (found := find_version(client, model_name, key)) is not None and found.run_id == run_id:
         return found
-    with ExitStack() as undo:
-        model, manifest = _log_package(
-            client, undo, run_id=run_id, snapshot=snapshot, key=key, image_size=image_size, step=step, metrics=metrics
+    with ExitStack() as undo, tempfile.TemporaryDirectory() as temporary:
+        package = Path(temporary, "package")
+        build_package(snapshot, package, image_size=image_size, metadata={"run_id": run_id, "step": step})
+        made = publish(
+            client,
+            undo,
+            run_id=run_id,
+            package=package,
+            model_name=model_name,
+            about="Autoencoders trained by pikavae: the candidates.",
+            key=key,
+            image_size=image_size,
+            step=step,
+            metrics=metrics,
+            tags=tags,
+            description=description,
         )
-        _ensure_registered_model(client, undo, model_name)
-        with process_wide_store(client):
-            made = client.create_model_version(
-                model_name,
-                source=f"models:/{model.model_id}",
-                run_id=run_id,
-                model_id=model.model_id,
-                description=description,
-                tags={
-                    **tags,
-                    KEY_TAG: key,
-                    MODEL_ID_TAG: model.model_id,
-                    METRICS_TAG: json.dumps(dict(metrics)),
-                    MANIFEST_TAG: json.dumps(manifest),
-                },
-            )
         undo.pop_all()
+    return made
+
+
+def publish(
+    client: MlflowClient,
+    undo: ExitStack,
+    *,
+    run_id: str,
+    package: Path,
+    model_name: str,
+    about: str,
+    key: str,
+    image_size: int,
+    step: int,
+    metrics: Mapping[str, float],
+    tags: Mapping[str, str],
+    description: str,
+) -> Version:
+    """Make a package a logged model of a run, and that a new version of `model_name`.
+
+    Args:
+        client: from `pikavae.tracking.connect`.
+        undo: gets what takes each step back; the caller empties it when all is well.
+        run_id: the run that gets the logged model.
+        package: the folder of an MLflow model; its files are copied.
+        model_name: the registered model; made when it is not there.
+        about: the description that it then gets.
+        key: the tag `pikavae.register_key` of the version.
+        image_size: the side, in pixels, that the model was trained at.
+        step: its optimizer step.
+        metrics: its scores, for the version and for the logged model.
+        tags: of the version.
+        description: of the version, Markdown.
+    """
+    model = _log_package(
+        client, undo, run_id=run_id, package=package, key=key, image_size=image_size, step=step, metrics=metrics
+    )
+    _ensure_registered_model(client, undo, model_name, about)
+    with process_wide_store(client):
+        made = client.create_model_version(
+            model_name,
+            source=f"models:/{model.model_id}",
+            run_id=run_id,
+            model_id=model.model_id,
+            description=description,
+            tags={
+                **tags,
+                KEY_TAG: key,
+                MODEL_ID_TAG: model.model_id,
+                METRICS_TAG: json.dumps(dict(metrics)),
+                MANIFEST_TAG: json.dumps(file_hashes(package)),
+            },
+        )
+    undo.callback(client.delete_model_version, model_name, made.version)
     return get_version(client, model_name, int(made.version))
 
 
@@ -163,8 +214,6 @@ def snapshot_of(client: MlflowClient, version: Version, downloads: Path) -> Path
     Raises:
         DamagedFileError: the files of the version are gone, or the download is not what was registered.
     """
-    from mlflow.artifacts import download_artifacts
-
     location = client.get_model_version_download_uri(version.name, str(version.version))
     if (folder := local_folder(location)) is not None:
         if not (folder / SNAPSHOT_FOLDER).is_dir():
@@ -181,16 +230,7 @@ def snapshot_of(client: MlflowClient, version: Version, downloads: Path) -> Path
     }
     if not copy.is_dir() or file_hashes(copy) != expected:
         with folder_atomically(copy) as temporary:
-            fetched = Path(
-                download_artifacts(
-                    f"{location.rstrip('/')}/{SNAPSHOT_FOLDER}",
-                    dst_path=str(temporary),
-                    tracking_uri=client.tracking_uri,
-                )
-            )
-            for file in fetched.iterdir():
-                file.rename(temporary / file.name)
-            fetched.rmdir()
+            fetch(client, f"{location.rstrip('/')}/{SNAPSHOT_FOLDER}", temporary)
             if file_hashes(temporary) != expected:
                 raise DamagedFileError(
                     f"{location}: the files of {version.name} version {version.version} are not those that were "
@@ -204,13 +244,13 @@ def _log_package(
     undo: ExitStack,
     *,
     run_id: str,
-    snapshot: Path,
+    package: Path,
     key: str,
     image_size: int,
     step: int,
     metrics: Mapping[str, float],
-) -> tuple[LoggedModel, dict[str, str]]:
-    """The snapshot's package as a logged model of the run, with its scores, and the hashes of its files."""
+) -> LoggedModel:
+    """The package as a logged model of the run, with its scores."""
     from mlflow.entities import LoggedModelOutput, Metric
 
     experiment = client.get_run(run_id).info.experiment_id
@@ -226,11 +266,7 @@ def _log_package(
         model_type=PACKAGE_NAME,
     )
     undo.callback(delete_model, client, model.model_id)
-    with tempfile.TemporaryDirectory() as temporary:
-        package = Path(temporary, "package")
-        build_package(snapshot, package, image_size=image_size, metadata={"run_id": run_id, "step": step})
-        manifest = file_hashes(package)
-        client.log_model_artifacts(model.model_id, str(package))
+    client.log_model_artifacts(model.model_id, str(package))
     points = [
         Metric(name, value, point_time(client, run_id, name, step), step, model_id=model.model_id, run_id=run_id)
         for name, value in metrics.items()
@@ -238,15 +274,15 @@ def _log_package(
     client.log_batch(run_id, metrics=points)
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
     client.finalize_logged_model(model.model_id, "READY")
-    return model, manifest
+    return model
 
 
-def _ensure_registered_model(client: MlflowClient, undo: ExitStack, name: str) -> None:
+def _ensure_registered_model(client: MlflowClient, undo: ExitStack, name: str, about: str) -> None:
     """Make the registered model when it is not there; `undo` deletes one that was made here and is still empty."""
     from mlflow.exceptions import MlflowException
 
     try:
-        client.create_registered_model(name, description="Autoencoders trained by pikavae: the candidates.")
+        client.create_registered_model(name, description=about)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise

@@ -34,8 +34,8 @@ AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 class Observer:
     """Whom the loop tells what it does. This one does nothing; derive from it to listen."""
 
-    def started(self, step: int, total: int) -> None:
-        """Training goes on from `step` of `total`."""
+    def started(self, step: int) -> None:
+        """Training goes on from `step`."""
 
     def stepped(self, state: TrainState, loss: float, progress: float) -> None:
         """A step was taken; `progress` is the share of the run that is done, in [0, 1]."""
@@ -94,7 +94,7 @@ def train(
     restore_latest(state, folder / "checkpoints")
     total = total_steps(config, len(prepared.train))
     start_step, start_images, attempt = state.step, state.images_seen, Stopwatch(state.seconds)
-    observer.started(start_step, total)
+    observer.started(start_step)
     if start_step == 0:
         observer.preview(preview_pictures(state, prepared.validation, config, device), 0)
 
@@ -166,7 +166,7 @@ def is_finished(state: TrainState, config: Config, total: int) -> bool:
 def optimizer_step(
     state: TrainState, config: Config, pictures: PictureSet, device: torch.device, total: int
 ) -> dict[str, float]:
-    """One step over `accumulation` batches, whose gradients are averaged; the means of the loss terms as `train/...`."""
+    """One step over `accumulation` batches, whose gradients are averaged; returns the loss terms as `train/...`."""
     training = config.training
     factor = learning_rate_factor(config.optimizer, state.step, progress_of(state, config, total))
     set_learning_rate(state.optimizer, factor)
@@ -187,8 +187,8 @@ def optimizer_step(
     if not math.isfinite(means["loss"]) or not (math.isfinite(norm) or overflow):
         listed = ", ".join(f"{name} {value:.6g}" for name, value in means.items())
         raise NonFiniteLossError(
-            f"step {state.step + 1}: {listed}, gradient norm {norm:.6g}, learning rate {learning_rate:.3g}: not finite, "
-            f"so the step was not taken; lower optimizer.learning_rate, set optimizer.max_grad_norm or raise "
+            f"step {state.step + 1}: {listed}, gradient norm {norm:.6g}, learning rate {learning_rate:.3g}: not "
+            f"finite, so the step was not taken; lower optimizer.learning_rate, set optimizer.max_grad_norm or raise "
             f"optimizer.warmup_steps (checkpoints up to step {max(state.scores, default=0)} are whole)"
         )
     state.scaler.step(state.optimizer)

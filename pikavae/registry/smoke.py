@@ -1,0 +1,62 @@
+"""The smoke test: a registered model is loaded and used in a fresh process that knows its address and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from pikavae.errors import PikavaeError
+
+
+def smoke_test(uri: str, tracking_uri: str, *, seconds: float = 600.0) -> dict[str, Any]:
+    """Load a model in a fresh process, with pickle refused and pikavae out of reach, and encode and decode with it.
+
+    Two sizes and two batch sizes must come back finite, in [-1, 1], in the same shape, the same when asked again, and
+    the same for a picture alone and in a batch.
+
+    Args:
+        uri: of the model, `models:/<name>/<version>`.
+        tracking_uri: the MLflow store that knows it.
+        seconds: after which the process is ended.
+
+    Returns:
+        `manifest`: the SHA-256 of each file that the consumer got, by its path; `means`: of the outputs; and the
+        releases `python`, `torch` and `mlflow`.
+
+    Raises:
+        PikavaeError: it did not load, or what came back is wrong; with the last line of the reason.
+    """
+    environment = os.environ | {
+        "MLFLOW_TRACKING_URI": tracking_uri,
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    }
+    environment.pop("MLFLOW_REGISTRY_URI", None)
+    consumer = Path(__file__).with_name("consumer.py")
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            process = subprocess.run(
+                [sys.executable, "-I", "-B", str(consumer), uri, folder],
+                cwd=folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=seconds,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise PikavaeError(f"smoke test of {uri}: not done after {seconds:g} seconds") from None
+        if process.returncode != 0:
+            reason = (process.stderr.strip() or f"exit status {process.returncode}").splitlines()[-1].strip()
+            raise PikavaeError(f"smoke test of {uri}: {reason}")
+        facts: dict[str, Any] = json.loads(Path(folder, "facts.json").read_text(encoding="utf-8"))
+        return facts

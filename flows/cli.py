@@ -22,6 +22,7 @@ from pikavae.config import Config, did_you_mean, load_config, preset_names
 from pikavae.errors import PikavaeError, UserError
 
 PREEMPTED = 75
+OWN_LOGGERS = ("pikavae", "flows")
 
 Result = tuple[dict[str, Any], str]
 """What a command returns: its JSON object, and the lines for a person."""
@@ -36,9 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[0] == "--version":
         print(__version__)
         return 0
-    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
-    logging.getLogger("pikavae").setLevel(logging.INFO)
-    logging.getLogger("flows").setLevel(logging.INFO)
+    show_logs()
     signal.signal(signal.SIGTERM, _terminated)
     try:
         result, text = command_named(words[0])(words[1:])
@@ -54,6 +53,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if as_json:
         print(json.dumps(result))
     return 0
+
+
+def show_logs() -> None:
+    """Write pikavae's own lines and everybody's warnings to standard error.
+
+    Not Prefect's: what fails in a flow reaches `main` as an exception, and Prefect would show it with its traceback.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(
+        lambda record: (
+            record.name.startswith(OWN_LOGGERS)
+            or (record.levelno >= logging.WARNING and not record.name.startswith("prefect"))
+        )
+    )
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, handlers=[handler])
+    for name in OWN_LOGGERS:
+        logging.getLogger(name).setLevel(logging.INFO)
 
 
 def _terminated(_number: int, _frame: FrameType | None) -> NoReturn:

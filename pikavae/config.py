@@ -101,7 +101,7 @@ class LossConfig(Section):
     kl_weight: float = Field(1e-8, ge=0)
     """Weight of the KL to the standard normal: nats, sum over the latent's C, H and W, mean over the batch.
 
-    Latent-diffusion's 1e-6 stands beside an error summed over the picture; beside this mean it would be 5e-12 at 256 px."""
+    Latent-diffusion's 1e-6 stands beside an error summed over the picture: beside this mean, 5e-12 at 256 px."""
 
 
 class OptimizerConfig(Section):

@@ -141,5 +141,16 @@ def test_the_pipeline_runs_under_prefect_without_a_server(tiny_flags, tmp_path):
         tags = dict(database.execute("select key, value from tags where run_uuid=?", (result["run_id"],)))
     assert tags["pikavae.flow_run_id"].replace("-", "") == flow_run[0].replace("-", "")
 
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    (bad / "a.png").write_bytes(b"no picture")
+    refused = subprocess.run(
+        [*command, "--data.source", str(bad)], cwd=work, env=environment, capture_output=True, text=True, check=False
+    )
+    assert refused.returncode == 2
+    assert refused.stdout == ""
+    assert refused.stderr.startswith("pikavae: data.max_unreadable_fraction 0.05: 1 of 1 pictures cannot be read")
+    assert len(refused.stderr.splitlines()) == 1
+
     again = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False)
     assert {s["status"] for s in json.loads(again.stdout.splitlines()[-1])["stages"].values()} == {"reused"}

@@ -318,7 +318,8 @@ def _aliases(listed: Sequence[Version]) -> Aliases:
 def _candidate(listed: Sequence[Version], number: int | None) -> int | None:
     """The candidate that became this production version; None for one that was made by hand."""
     return next(
-        (int(made.tags[CANDIDATE_TAG]) for made in listed if made.version == number and CANDIDATE_TAG in made.tags), None
+        (int(made.tags[CANDIDATE_TAG]) for made in listed if made.version == number and CANDIDATE_TAG in made.tags),
+        None,
     )
 
 

@@ -298,6 +298,8 @@ def test_real_pictures_are_stored_without_loss(tmp_path):
         tmp_path / "prepared",
     )
     expected = {
-        row["pixel_sha256"] for row in csv.DictReader((EMOJI / "index.csv").read_text(encoding="utf-8").splitlines()) if row["split"] == "validation"
+        row["pixel_sha256"]
+        for row in csv.DictReader((EMOJI / "index.csv").read_text(encoding="utf-8").splitlines())
+        if row["split"] == "validation"
     }
     assert set(prepared.train.hashes) | set(prepared.validation.hashes) == expected

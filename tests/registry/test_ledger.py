@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict, replace
+
+import pytest
+
+from pikavae.errors import DamagedFileError
+from pikavae.registry import ledger
+from pikavae.registry.ledger import Entry
+
+ENTRY = Entry(
+    transaction="t",
+    action="promote",
+    state="intent",
+    actor="zoé@host",
+    model="pikavae",
+    version=3,
+    production_version=2,
+    champion_before=1,
+    champion_after=3,
+    previous_after=1,
+    aliases_before={"champion": 1, "previous": None},
+    aliases_after={"champion": 2, "previous": 1},
+    fingerprint="abc",
+    evaluation_set="def",
+    commit=None,
+    dirty=None,
+    run_id="r",
+    report="report",
+    snapshot="123",
+    store="0" * 64,
+    manifest={"MLmodel": "1" * 64},
+    thresholds=None,
+    verdicts=None,
+    approver=None,
+    reason="better",
+    forced=False,
+)
+
+
+@pytest.fixture
+def path(tmp_path):
+    """A ledger of three events."""
+    path = tmp_path / "production" / "ledger.jsonl"
+    for state in ("intent", "done", "intent"):
+        ledger.append(path, replace(ENTRY, state=state))
+    return path
+
+
+def test_events_are_numbered_and_linked(path):
+    events = ledger.read(path)
+    assert [(event.sequence, event.state) for event in events] == [(1, "intent"), (2, "done"), (3, "intent")]
+    assert [event.previous for event in events] == [ledger.BEGINNING, events[0].hash, events[1].hash]
+    assert all(event.entry(state="intent") == ENTRY for event in events)
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [asdict(event) for event in events]
+
+
+def test_no_file_is_an_empty_ledger(tmp_path):
+    assert ledger.read(tmp_path / "none") == []
+
+
+@pytest.mark.parametrize(
+    "reason",
+    ["\"double\" and 'single'", "two\nlines\r\nand\x00more\u2028", "../../etc", "x" * 10_000, "é✓ \udcff", "\\n{}"],
+    ids=["quotes", "newlines", "path", "long", "unusual", "escapes"],
+)
+def test_any_reason_is_one_line_and_reads_back_equal(path, reason):
+    ledger.append(path, replace(ENTRY, reason=reason))
+    assert ledger.read(path)[-1].reason == reason
+    assert len(path.read_bytes().splitlines()) == len(path.read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize("line", [1, 2, 3])
+@pytest.mark.parametrize("field", [*asdict(ENTRY), "time", "sequence", "previous", "hash"])
+def test_an_edited_line_is_named(path, line, field):
+    lines = path.read_text().splitlines()
+    values = json.loads(lines[line - 1])
+    values[field] = "0" * 64 if field in {"previous", "hash"} and line > 1 else "edited"
+    lines[line - 1] = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(DamagedFileError, match=f"line {line} was edited"):
+        ledger.read(path)
+
+
+def test_a_line_edited_with_its_hash_shows_in_the_next(path):
+    first, *others = ledger.read(path)
+    forged = replace(first, reason="worse")
+    forged = replace(
+        forged, hash=ledger._hash({name: value for name, value in asdict(forged).items() if name != "hash"})
+    )
+    with pytest.raises(DamagedFileError, match="line 2 does not follow"):
+        ledger.verify_chain([forged, *others])
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda lines: lines[1:], 1),
+        (lambda lines: [lines[0], lines[2]], 2),
+        (lambda lines: [lines[0], lines[0], *lines[1:]], 2),
+        (lambda lines: [lines[0], lines[2], lines[1]], 2),
+    ],
+    ids=["first out", "middle out", "twice", "swapped"],
+)
+def test_lines_taken_out_put_in_or_swapped_are_named(path, change, line):
+    path.write_bytes(b"".join(change(path.read_bytes().splitlines(keepends=True))))
+    with pytest.raises(DamagedFileError, match=f"line {line} does not follow"):
+        ledger.read(path)
+
+
+@pytest.mark.parametrize("content", [b"{half", b"", b"\xff\xfe", b"[]", b"{}", b'{"sequence": 1}'])
+def test_a_line_that_is_no_event_is_named(path, content):
+    lines = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([lines[0], content, lines[2]]) + b"\n")
+    with pytest.raises(DamagedFileError, match="line 2 is no event"):
+        ledger.read(path)
+    before = path.read_bytes()
+    with pytest.raises(DamagedFileError, match="line 2"):
+        ledger.append(path, ENTRY)
+    assert path.read_bytes() == before
+
+
+def test_the_same_content_written_otherwise_is_told(path):
+    path.write_text(path.read_text().replace('"action":', '"action": ', 1))
+    with pytest.raises(DamagedFileError, match="line 1 was edited"):
+        ledger.read(path)
+
+
+def test_a_line_cut_short_anywhere_is_told_left_out_and_replaced(path, caplog):
+    whole = path.read_bytes()
+    events, start = ledger.read(path), len(b"".join(whole.splitlines(keepends=True)[:2]))
+    for length in {start + 1, start + 2, (start + len(whole)) // 2, len(whole) - 2, len(whole) - 1}:
+        path.write_bytes(whole[:length])
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, logger="pikavae"):
+            assert ledger.read(path) == events[:2]
+        assert "line 3 was cut short" in caplog.text
+        added = ledger.append(path, replace(ENTRY, state="undone"))
+        assert ledger.read(path) == [*events[:2], added]
+        assert path.read_bytes().endswith(b"\n")

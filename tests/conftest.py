@@ -1,10 +1,13 @@
 """Every test has a home of its own; nothing reaches the network or the user's state."""
 
 import logging
+import os
 
 import numpy as np
 import pytest
 from PIL import Image
+
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # read while mlflow is imported, here by the tests themselves
 
 TINY = {
     "data.sprites_count": "24",

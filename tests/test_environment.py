@@ -43,7 +43,7 @@ def test_only_orphans_of_this_home_are_ended(stand_in, tmp_path, monkeypatch):
     owned = stand_in(os.getpid(), tmp_path / "prefect")
     stranger = stand_in(pid_that_is_gone(), tmp_path / "elsewhere")
     end_orphaned_servers(tmp_path)
-    assert orphan.wait(10) != 0
+    orphan.wait(10)
     assert owned.poll() is None
     assert stranger.poll() is None
 

@@ -44,6 +44,14 @@ class ReconstructOptions(Options):
 
 
 @dataclass(frozen=True)
+class ReasonOptions(Options):
+    """What `promote` and `rollback` take."""
+
+    reason: str = ""
+    """Why; kept in the ledger."""
+
+
+@dataclass(frozen=True)
 class UiOptions(Options):
     """What `ui` takes."""
 

@@ -44,6 +44,14 @@ def run_cli(capsys, *words):
         (["evaluate", "no/such/folder"], "model 'no/such/folder'"),
         (["reconstruct", "7", "a.png"], "7"),
         (["models", "show", "x"], "models show x: expected"),
+        (["promote"], "promote: name one version number"),
+        (["promote", "1"], "--reason: it is empty"),
+        (["promote", "1", "--reason", "  "], "--reason: it is empty"),
+        (["promote", "9", "--reason", "x"], "version 9 of 'pikavae': no such version"),
+        (["promote", "run:none@3", "--reason", "x"], "run:none: no such run"),
+        (["rollback"], "--reason: it is empty"),
+        (["rollback", "--reason", "x"], "rollback: there is no previous champion"),
+        (["evaluate", "champion"], "nothing is in production yet"),
         (["doctor", "now"], "'now': this command takes no such word"),
     ],
 )
@@ -101,6 +109,30 @@ def test_pictures_of_any_size_are_reconstructed(capsys, tiny_flags, folder_of_pi
     assert [read_picture(Path(file)).shape for file in files] == [(1, 3, 18, 20)] * 2
     status, _, err = run_cli(capsys, "reconstruct", model, str(tmp_path / "none.png"), "--out", str(tmp_path / "out"))
     assert (status, "none.png" in err) == (2, True)
+
+
+def test_versions_are_promoted_and_taken_back(capsys, tiny_flags, folder_of_pictures, tmp_path):
+    _, out, _ = run_cli(capsys, "train", "demo", *tiny_flags, "--json")
+    run = f"run:{json.loads(out)['run_id']}"
+    promoted = []
+    for model in (f"{run}@2", f"{run}@6"):
+        status, out, err = run_cli(capsys, "promote", model, "--reason", 'it is "better",\nhe said', "--json")
+        assert status == 0, err
+        promoted.append(json.loads(out))
+    assert [done["champion"] for done in promoted] == [1, 2]
+    assert promoted[1]["previous"] == 1
+    status, out, _ = run_cli(capsys, "rollback", "--reason", "worse after all", "--json")
+    assert (status, json.loads(out)["champion"], json.loads(out)["previous"]) == (0, 1, 2)
+    _, out, _ = run_cli(capsys, "models", "history")
+    assert [" ".join(line.split()[1:5]) for line in out.splitlines()] == [
+        "promote - -> 1",
+        "promote 1 -> 2",
+        "rollback 2 -> 1",
+    ]
+    status, out, _ = run_cli(
+        capsys, "reconstruct", "champion", str(folder_of_pictures / "00.png"), "--out", str(tmp_path / "out"), "--json"
+    )
+    assert (status, len(json.loads(out)["files"])) == (0, 1)
 
 
 def test_doctor_knows_what_is_here(capsys):

@@ -13,6 +13,7 @@ from pikavae.operations.models import (
 )
 from pikavae.operations.pipeline import evaluate, prepare, register, run, train
 from pikavae.operations.planning import plan
+from pikavae.operations.promotion import history, promote, promotion_result, rollback
 from pikavae.operations.results import Evaluated, Prepared, Registered, Trained
 from pikavae.operations.summary import result_markdown, summary
 from pikavae.operations.ui import serve_mlflow
@@ -27,15 +28,19 @@ __all__ = [
     "doctor",
     "evaluate",
     "evaluate_model",
+    "history",
     "home",
     "list_models",
     "load_report",
     "plan",
     "prepare",
+    "promote",
+    "promotion_result",
     "reconstruct",
     "register",
     "register_model",
     "result_markdown",
+    "rollback",
     "run",
     "serve_mlflow",
     "show_model",

@@ -1,7 +1,7 @@
 """A candidate as a version of `pikavae-production`, with files that deletions elsewhere do not reach.
 
-Its files are those of a logged model of a protected run. MLflow writes into the folder of a model that it loads, so that
-cannot be a folder of the read-only store; its garbage collection takes nothing that was not deleted first.
+Its files are those of a logged model of a protected run. MLflow writes into the folder of a model that it loads, so it
+cannot be one of the read-only store; its garbage collection takes nothing that was not deleted first.
 """
 
 from __future__ import annotations

@@ -16,8 +16,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pikavae.data.dataset import PictureSet
-from pikavae.evaluation.panels import filmstrip, panel, to_uint8
+from pikavae.evaluation.panels import FILMSTRIP_FRAMES, choose_evenly, filmstrip, panel, to_uint8
 from pikavae.files import remove_leftovers
+from pikavae.runs import step_of
 from pikavae.tracking import RunLog
 from pikavae.training.loop import Observer
 from pikavae.training.state import TrainState, step_name
@@ -25,7 +26,6 @@ from pikavae.training.state import TrainState, step_name
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 10.0
-FILMSTRIP_FRAMES = 16
 
 
 class Recorder(Observer):
@@ -101,14 +101,12 @@ class Recorder(Observer):
 
     def filmstrip(self) -> Image.Image:
         """The training in pictures: the same reconstructions at up to sixteen moments, and the originals."""
-        return filmstrip([(step, frame) for step, frame in self._frames()], self.originals)
+        return filmstrip(self._frames(), self.originals)
 
     def _frames(self) -> list[tuple[int, Tensor]]:
         paths = sorted(self.previews.glob("step-*.png"))
-        if len(paths) > FILMSTRIP_FRAMES:
-            chosen = np.linspace(0, len(paths) - 1, FILMSTRIP_FRAMES).round().astype(int)
-            paths = [paths[i] for i in chosen]
-        return [(int(path.stem.removeprefix("step-")), self._read(path)) for path in paths]
+        chosen = [paths[i] for i in choose_evenly(len(paths), FILMSTRIP_FRAMES)]  # only these are read
+        return [(step_of(path), self._read(path)) for path in chosen]
 
     def _read(self, path: Path) -> Tensor:
         with Image.open(path) as picture:

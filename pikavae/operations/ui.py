@@ -15,7 +15,7 @@ from pikavae.config import Config
 from pikavae.errors import PikavaeError, UserError
 from pikavae.home import home
 from pikavae.runs import find_run
-from pikavae.tracking import connect, experiment_id, ui_argv, ui_url
+from pikavae.tracking import connect, experiment_id, leaderboard_url, ui_argv, ui_url
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +34,7 @@ def serve_mlflow(port: int, run: str | None, config: Config) -> dict[str, Any]:
     client = connect(home())
     base = f"http://127.0.0.1:{port}"
     if run is None:
-        url = f"{base}/#/experiments/{experiment_id(client, home(), config.tracking.experiment)}"
-        url += "?workflowType=machine_learning"
+        url = leaderboard_url(base, experiment_id(client, home(), config.tracking.experiment))
     else:
         found = find_run(home(), run)
         url = ui_url(base, client.get_run(found.run_id).info.experiment_id, found.run_id)

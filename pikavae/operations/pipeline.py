@@ -213,10 +213,10 @@ def evaluate_snapshot(config: Config, pictures: PictureSet, snapshot: Path, inpu
 
 
 def run_metrics(report: Report) -> dict[str, float]:
-    """What a report adds to its run: the model's numbers as `val/...`, the baselines' as `baselines/...`."""
+    """What a report adds to its run: the model's numbers as `val/...`, the baselines' as `val/baseline_...`."""
     own = {f"val/{name}": value for name, value in report.metrics.items() if value is not None}
     others = {
-        f"baselines/{row}_{name}": value
+        f"val/baseline_{row}_{name}": value
         for row, values in report.baselines.items()
         for name, value in values.items()
         if value is not None

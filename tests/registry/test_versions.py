@@ -4,12 +4,6 @@ import json
 import math
 import os
 import shutil
-import socket
-import subprocess
-import time
-import urllib.error
-import urllib.request
-from contextlib import closing
 
 import numpy as np
 import pytest
@@ -155,33 +149,6 @@ def test_a_version_that_is_not_there_is_told_with_those_that_are(client, run, sn
 
 def test_scores_that_are_no_numbers_are_kept_as_such(client, run, snapshot, name):
     assert math.isnan(register(client, run, snapshot, name, metrics={"val/psnr": math.nan}).metrics["val/psnr"])
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """The address of an MLflow server with a store of its own."""
-    home = tmp_path_factory.mktemp("server")
-    with closing(socket.socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        tracking.connect(home)
-        command, environment = tracking.ui_argv(home, port)
-    with (home / "log").open("w") as log:
-        process = subprocess.Popen(command, env={**os.environ, **environment}, cwd=home, stdout=log, stderr=log)
-    try:
-        for _ in range(240):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
-                break
-            except (urllib.error.URLError, TimeoutError):
-                assert process.poll() is None, (home / "log").read_text()
-                time.sleep(0.25)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 @pytest.mark.slow

@@ -1,0 +1,237 @@
+"""Production outlives what is deleted elsewhere, goes back in one step, and refuses without moving anything."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from pikavae import tracking
+from pikavae.config import ModelConfig
+from pikavae.errors import DamagedFileError, PikavaeError, UserError
+from pikavae.model.autoencoder import AutoencoderKL
+from pikavae.model.snapshot import write_snapshot
+from pikavae.registry import production, versions
+from pikavae.registry.package import file_hashes
+
+NAME = "candidates"
+IMAGES = np.random.default_rng(0).uniform(-1, 1, (2, 3, 16, 24)).astype(np.float32)
+
+
+class House:
+    """A home with two candidates."""
+
+    def __init__(self, home, folder):
+        self.home = home
+        self.client = tracking.connect(home)
+        experiment = tracking.experiment_id(self.client, home, "training")
+        self.run = tracking.RunLog.start(self.client, experiment, "a run", tags={}, params={}, note="")
+        for seed in (1, 2):
+            snapshot = folder / f"step-{seed:08d}"
+            snapshot.mkdir()
+            torch.manual_seed(seed)
+            model = AutoencoderKL(ModelConfig(channels=(8, 8), norm_groups=4, num_res_blocks=1))
+            write_snapshot(snapshot, model, image_size=16, settings="data: {}\n")
+            versions.register(
+                self.client,
+                run_id=self.run.run_id,
+                snapshot=snapshot,
+                model_name=NAME,
+                image_size=16,
+                step=seed,
+                metrics={"val/psnr": 20.0 + seed},
+                tags={"pikavae.register_key": f"key{seed}", "pikavae.fingerprint": "abc"},
+                description="",
+            )
+
+    def promote(self, version, reason="because"):
+        return production.promote(self.client, self.home, model_name=NAME, version=version, reason=reason)
+
+    def rollback(self, reason="because"):
+        return production.rollback(self.client, self.home, reason=reason)
+
+    def state(self):
+        """All that a refusal must leave as it is."""
+        listed = versions.list_versions(self.client, production.PRODUCTION_NAME)
+        store = self.home / "production"
+        return (
+            sorted((made.version, made.aliases) for made in listed),
+            file_hashes(store) if store.exists() else {},
+        )
+
+    def predict(self):
+        import mlflow
+
+        before = os.environ.get("MLFLOW_TRACKING_URI")
+        mlflow.set_tracking_uri(self.client.tracking_uri)
+        try:
+            return mlflow.pyfunc.load_model(f"models:/{production.PRODUCTION_NAME}@champion").predict(IMAGES)
+        finally:
+            mlflow.set_tracking_uri(None)
+            if before is not None:
+                os.environ["MLFLOW_TRACKING_URI"] = before
+
+
+@pytest.fixture
+def house(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return House(tmp_path / "home", tmp_path)
+
+
+def delete_everything_else(house, *arguments):
+    """Delete every run, version and logged model besides production, and have MLflow collect its garbage."""
+    client = house.client
+    for version in versions.list_versions(client, NAME):
+        client.delete_model_version(NAME, str(version.version))
+    client.delete_registered_model(NAME)
+    for experiment in client.search_experiments():
+        if experiment.name == production.PRODUCTION_NAME:
+            continue
+        for model in client.search_logged_models([experiment.experiment_id]):
+            client.delete_logged_model(model.model_id)
+        for run in client.search_runs([experiment.experiment_id]):
+            client.delete_run(run.info.run_id)
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": client.tracking_uri, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    command = [sys.executable, "-m", "mlflow", "gc", "--backend-store-uri", f"sqlite:///{house.home / 'mlflow.db'}"]
+    done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def check_that_production_outlives(house):
+    house.promote(1)
+    house.promote(2)
+    expected = house.predict()
+    delete_everything_else(house)
+    assert not [experiment for experiment in house.client.search_experiments() if list_runs(house, experiment)]
+    np.testing.assert_array_equal(house.predict(), expected)
+    back = house.rollback()
+    assert (back.version, back.previous) == (1, 2)
+    assert not np.allclose(house.predict(), expected)
+
+
+def list_runs(house, experiment):
+    return experiment.name != production.PRODUCTION_NAME and house.client.search_runs([experiment.experiment_id])
+
+
+def test_production_outlives_the_deletion_of_all_else(house):
+    check_that_production_outlives(house)
+
+
+@pytest.mark.slow
+def test_production_outlives_the_deletion_of_all_else_behind_a_server(server, tmp_path, monkeypatch, tmp_path_factory):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    house = House(tmp_path / "home", tmp_path)
+    house.promote(1)
+    expected = house.predict()
+    served = next(path for path in tmp_path_factory.getbasetemp().glob("server*") if (path / "mlflow.db").exists())
+    away, house.home = house.home, served
+    delete_everything_else(house, "--tracking-uri", server)
+    house.home = away
+    np.testing.assert_array_equal(house.predict(), expected)
+    with pytest.raises(UserError, match="no previous champion"):
+        house.rollback()
+
+
+def test_promotion_moves_the_aliases_and_the_ledger_tells_it(house):
+    first = house.promote(1, reason='first, "quoted",\nand ../over lines')
+    assert (first.version, first.production_version, first.previous, first.changed) == (1, 1, None, True)
+    assert house.promote(1).changed is False
+    assert house.promote(2).previous == 1
+    back = house.rollback("worse")
+    assert (back.version, back.production_version, back.previous) == (1, 1, 2)
+    events = production.history(house.home)
+    assert [(e["action"], e["state"], e["version"]) for e in events] == [
+        (action, state, version)
+        for action, version in (("promote", 1), ("promote", 2), ("rollback", 1))
+        for state in ("intent", "done")
+    ]
+    assert events[0]["reason"] == 'first, "quoted",\nand ../over lines'
+    assert events[3]["champion_before"] == 1
+    production.verify(house.client, house.home)
+    store = house.home / "production" / "store" / events[0]["store"]
+    assert file_hashes(store) == events[0]["manifest"]
+    assert all(path.stat().st_mode & 0o222 == 0 for path in store.rglob("*"))
+
+
+def test_what_is_refused_moves_nothing(house, monkeypatch):
+    house.promote(1)
+    before = house.state()
+    for version, reason, complaint in ((2, " ", "--reason: it is empty"), (7, "x", "version 7 of 'candidates'")):
+        with pytest.raises(UserError, match=complaint):
+            house.promote(version, reason)
+    with pytest.raises(UserError, match="no previous champion"):
+        house.rollback()
+
+    def fails(*_):
+        raise PikavaeError("smoke test failed")
+
+    monkeypatch.setattr(production, "smoke_test", fails)
+    with pytest.raises(PikavaeError, match="smoke test failed"):
+        house.promote(2)
+    assert house.state() == before
+
+
+def test_a_swapped_weights_file_is_refused(house):
+    house.promote(1)
+    before = house.state()
+    candidate = versions.get_version(house.client, NAME, 2)
+    snapshot = versions.snapshot_of(house.client, candidate, house.home / "downloads")
+    weights = snapshot / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(DamagedFileError):
+        house.promote(2)
+    assert house.state() == before
+
+
+@pytest.mark.parametrize(("dies_before", "version", "state"), [("champion", 1, "undone"), ("done", 2, "done")])
+def test_a_crash_between_intent_and_done_is_settled_by_the_next_call(house, monkeypatch, dies_before, version, state):
+    class Crash(BaseException):
+        pass
+
+    house.promote(1)
+    with monkeypatch.context() as patch:
+        if dies_before == "champion":
+            real = production._set_alias
+
+            def set_alias(client, alias, number):
+                if alias == "champion":
+                    raise Crash
+                real(client, alias, number)
+
+            patch.setattr(production, "_set_alias", set_alias)
+        else:
+            record = production._record
+
+            def refuse_done(client, home, entry):
+                if entry.state == "done":
+                    raise Crash
+                return record(client, home, entry)
+
+            patch.setattr(production, "_record", refuse_done)
+        with pytest.raises(Crash):
+            house.promote(2)
+    house.promote(version)  # settles first; then it is champion already
+    events = production.history(house.home)
+    assert [event["state"] for event in events] == ["intent", "done", "intent", state]
+    champion = production.champion(house.client)
+    assert champion.version == version
+    production.verify(house.client, house.home)
+
+
+def test_a_cut_tail_and_a_rewritten_ledger_show_against_the_anchored_head(house):
+    house.promote(1)
+    house.promote(2)
+    path = production.ledger_path(house.home)
+    whole = path.read_bytes()
+    path.write_bytes(b"".join(whole.splitlines(keepends=True)[:2]))
+    with pytest.raises(DamagedFileError, match="cut off"):
+        production.verify(house.client, house.home)
+    path.write_bytes(whole.replace(b'"because"', b'"another"', 1))
+    with pytest.raises(DamagedFileError, match="line 1 was edited"):
+        production.verify(house.client, house.home)
+    path.write_bytes(whole)
+    assert json.loads(whole.splitlines()[-1])["champion_after"] == 2
+    production.verify(house.client, house.home)

@@ -1,5 +1,7 @@
 """The full tutorial configuration on a CPU: one step and one evaluation at 512 px."""
 
+import os
+
 import pytest
 
 from pikavae import operations
@@ -12,11 +14,12 @@ def test_one_step_and_one_evaluation_at_full_size():
         "tutorial",
         {
             "data.source": "sprites",
-            "data.sprites_count": 3,
+            "data.sprites_count": 2,
             "data.tokenizer": None,
             "training.epochs": None,
             "training.steps": 1,
             "training.accumulation": 1,
+            "training.threads": os.cpu_count(),
             "training.preview_images": 1,
             "evaluation.batch_size": 1,
         },

@@ -1,33 +1,31 @@
 """The full tutorial configuration on a CPU: one step and one evaluation at 512 px."""
 
+import math
 import os
 
 import pytest
+import torch
 
-from pikavae import operations
 from pikavae.config import load_config
+from pikavae.data.prepare import prepare
+from pikavae.evaluation.evaluate import evaluate
+from pikavae.training.loop import optimizer_step
+from pikavae.training.state import TrainState
 
 
 @pytest.mark.slow
-def test_one_step_and_one_evaluation_at_full_size():
-    config = load_config(
-        "tutorial",
-        {
-            "data.source": "sprites",
-            "data.sprites_count": 2,
-            "data.tokenizer": None,
-            "training.epochs": None,
-            "training.steps": 1,
-            "training.accumulation": 1,
-            "training.threads": os.cpu_count(),
-            "training.preview_images": 1,
-            "evaluation.batch_size": 1,
-        },
-    )
-    prepared = operations.prepare(config)
-    trained = operations.train(config, prepared)
-    report = operations.evaluate(config, prepared, trained).report
-    assert (trained.result["steps"], trained.result["images_seen"]) == (1, 1)
-    assert report.image_size == 512
-    assert report.downsampling_factor == 8
+def test_one_step_and_one_evaluation_at_full_size(tmp_path):
+    own = {"data.source": "sprites", "data.sprites_count": 2, "data.tokenizer": None, "training.accumulation": 1}
+    config, device = load_config("tutorial", own), torch.device("cpu")
+    torch.set_num_threads(os.cpu_count() or 1)
+    prepared, _ = prepare(config.data, tmp_path / "prepared")
+    state = TrainState.fresh(config, device)
+    before = state.model.decoder.conv_in.weight.clone()
+    metrics = optimizer_step(state, config, prepared.train, device, total=1)
+    assert (state.step, state.images_seen) == (1, 1)
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert not torch.equal(state.model.decoder.conv_in.weight, before)
+
+    report = evaluate(state.model, prepared.validation, config.evaluation, tmp_path, device=device, provenance={})
+    assert (report.image_size, report.downsampling_factor, report.num_images) == (512, 8, 1)
     assert 0 < report.metrics["psnr"] < 40

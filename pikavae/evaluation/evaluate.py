@@ -78,7 +78,7 @@ def evaluate(
     model.to(device, torch.float32)
     with torch.inference_mode(), _exact_float32():
         measured = _measure(model, pictures, config, device)
-        _draw_panels(model, pictures, config, device, own=measured.own, out=out)
+    _draw_panels(measured.shown, pictures, measured.own, out)
     metrics, reasons = _overall(measured, pictures.names)
     report = Report(
         metrics=metrics,
@@ -142,6 +142,7 @@ class _Measured:
         constant: (N, 2) float64, PSNR and SSIM.
         latents: statistics of the posteriors.
         non_finite_fraction: the share of NaN and infinite numbers among those of the reconstructions.
+        shown: the reconstructions for the panels.
     """
 
     own: Tensor
@@ -149,6 +150,7 @@ class _Measured:
     constant: Tensor
     latents: LatentStatistics
     non_finite_fraction: float
+    shown: _Shown
 
 
 def _measure(
@@ -159,6 +161,7 @@ def _measure(
     colour = baselines.mean_colour(pictures.pixels(indices) for indices in batches)
     latents = LatentStatistics(model.config.latent_channels)
     own, bicubic, constant, not_finite, count = [], [], [], 0, 0
+    shown = _Shown(config.panel_images)
     for indices in batches:
         images = _images(pictures, indices)
         # The baselines are made on the CPU, so that they are the same wherever the model runs.
@@ -168,12 +171,15 @@ def _measure(
         reconstructions, posterior = _reconstruct(model, images)
         kl = latents.update(posterior)
         error = mse(reconstructions, images)
-        own.append(torch.stack([psnr_of_mse(error), ssim(reconstructions, images), error, kl.to(error.device)], dim=1))
+        scores = psnr_of_mse(error)
+        shown.add(indices, reconstructions, scores)
+        own.append(torch.stack([scores, ssim(reconstructions, images), error, kl.to(error.device)], dim=1))
         bicubic.append(_psnr_and_ssim(small, images))
         constant.append(_psnr_and_ssim(flat, images))
         not_finite += int((~reconstructions.isfinite()).sum())
         count += reconstructions.numel()
-    return _Measured(torch.cat(own).cpu(), torch.cat(bicubic), torch.cat(constant), latents, not_finite / count)
+    share = not_finite / count
+    return _Measured(torch.cat(own).cpu(), torch.cat(bicubic), torch.cat(constant), latents, share, shown)
 
 
 def _batches(indices: Sequence[int], size: int) -> list[list[int]]:
@@ -251,26 +257,40 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _draw_panels(
-    model: AutoencoderKL,
-    pictures: EvaluationPictures,
-    config: EvaluationConfig,
-    device: torch.device,
-    *,
-    own: Tensor,
-    out: Path,
-) -> None:
+class _Shown:
+    """The reconstructions that the panels show: of the first pictures and of the worst so far. Memory stays bounded."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.kept: dict[int, Tensor] = {}
+        self.scores: dict[int, float] = {}
+
+    def add(self, indices: Sequence[int], reconstructions: Tensor, scores: Tensor) -> None:
+        """Look at a batch: keep those of the first pictures, and of the worst of all that were looked at."""
+        self.kept.update((i, one.clone()) for i, one in zip(indices, reconstructions.cpu(), strict=True))
+        self.scores.update(zip(indices, scores.nan_to_num(nan=-math.inf).tolist(), strict=True))
+        keep = {*range(self.limit), *self.worst()}
+        self.kept = {i: kept for i, kept in self.kept.items() if i in keep}
+        self.scores = {i: score for i, score in self.scores.items() if i in keep}
+
+    def first(self) -> list[int]:
+        """The first pictures."""
+        return sorted(self.kept)[: self.limit]
+
+    def worst(self) -> list[int]:
+        """The pictures of the lowest PSNR, from the lowest up."""
+        return sorted(self.scores, key=lambda i: (self.scores[i], i))[: self.limit]
+
+
+def _draw_panels(shown: _Shown, pictures: EvaluationPictures, own: Tensor, out: Path) -> None:
     """Write `panel.png` and `worst.png`."""
-    chosen = {"panel.png": list(range(len(pictures))), "worst.png": _worst_first(own[:, 0]).tolist()}
-    for name, indices in chosen.items():
-        shown = indices[: config.panel_images]
-        batches = [_images(pictures, batch) for batch in _batches(shown, config.batch_size)]
-        reconstructions = torch.cat([_reconstruct(model, images.to(device))[0].cpu() for images in batches])
-        originals = torch.cat(batches)
+    for name, indices in (("panel.png", shown.first()), ("worst.png", shown.worst())):
+        originals = _images(pictures, indices)
+        reconstructions = torch.stack([shown.kept[i] for i in indices])
         rows = [
             ("original", originals),
             ("reconstruction", reconstructions),
             (f"error x {ERROR_GAIN:g}", error_images(reconstructions, originals)),
         ]
-        captions = [[pictures.captions[i] or pictures.names[i], f"{own[i, 0]:.2f} dB"] for i in shown]
+        captions = [[pictures.captions[i] or pictures.names[i], f"{own[i, 0]:.2f} dB"] for i in indices]
         panel(rows, captions).save(out / name, format="PNG")

@@ -8,6 +8,7 @@ import hashlib
 import json
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import mlflow
 import numpy as np
@@ -54,7 +55,7 @@ def use(model: mlflow.pyfunc.PyFuncModel) -> dict[str, object]:
 
 if __name__ == "__main__":
     address, folder = sys.argv[1], Path(sys.argv[2])
-    sys.modules["pikavae"] = None  # type: ignore[assignment]  # whoever imports it is told that there is none
+    cast(dict[str, Any], sys.modules)["pikavae"] = None  # whoever imports it is told that there is none
     files = folder / "model"
     files.mkdir()
     facts = use(mlflow.pyfunc.load_model(address, dst_path=str(files)))

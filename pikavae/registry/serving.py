@@ -16,7 +16,7 @@ import torch.nn.functional as F
 PIXELS_PER_BATCH = 1024 * 1024
 
 
-class Reconstruction(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow's classes have no types for mypy
+class Reconstruction(mlflow.pyfunc.PythonModel):
     """Pictures to their reconstructions by the posterior's mode."""
 
     def load_context(self, context: Any) -> None:

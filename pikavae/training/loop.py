@@ -258,7 +258,7 @@ def save(state: TrainState, config: Config, folder: Path, scores: Mapping[str, f
     with folder_atomically(snapshot) as temporary:
         write_snapshot(temporary, state.averaged, image_size=config.data.image_size, settings=config.to_yaml())
     observer.kept(snapshot, state.step, scores)
-    state.save(folder / "checkpoints" / step_name(state.step))
+    state.save(folder / "checkpoints" / step_name(state.step), config.to_yaml())
     prune(state, config, folder, observer)
 
 

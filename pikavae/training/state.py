@@ -4,6 +4,7 @@ A checkpoint is a folder, whole or absent:
 
     model.safetensors, ema.safetensors   weights, with the training shortcuts as they are
     optimizer.pt                         optimizer and gradient scaler (tensors and plain values only)
+    pikavae.yaml                         the configuration of the run
     state.json                           step, pictures seen, seconds, scores, and the SHA-256 of each file above
 """
 
@@ -25,6 +26,7 @@ from pikavae.config import Config
 from pikavae.errors import DamagedFileError
 from pikavae.files import folder_atomically, sha256_of
 from pikavae.model.autoencoder import AutoencoderKL
+from pikavae.model.snapshot import SETTINGS_NAME
 from pikavae.training.optimizers import build_optimizer
 
 logger = logging.getLogger(__name__)
@@ -73,14 +75,15 @@ class TrainState:
         """The weights to use: the moving average when it is on, else the current ones."""
         return self.model if self.ema is None else self.ema
 
-    def save(self, folder: Path) -> None:
-        """Write the checkpoint `folder`, whole or not at all."""
+    def save(self, folder: Path, settings: str) -> None:
+        """Write the checkpoint `folder`, whole or not at all, with the configuration as YAML beside the state."""
         with folder_atomically(folder) as temporary:
             save_file(_on_cpu(self.model.state_dict()), temporary / "model.safetensors")
             if self.ema is not None:
                 save_file(_on_cpu(self.ema.state_dict()), temporary / "ema.safetensors")
             moments = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
             torch.save(moments, temporary / "optimizer.pt")
+            (temporary / SETTINGS_NAME).write_text(settings, encoding="utf-8")
             values = {
                 "step": self.step,
                 "images_seen": self.images_seen,

@@ -1,6 +1,7 @@
 """Production outlives what is deleted elsewhere, goes back in one step, and refuses without moving anything."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from pikavae.model.autoencoder import AutoencoderKL
 from pikavae.model.snapshot import write_snapshot
 from pikavae.registry import production, versions
 from pikavae.registry.package import file_hashes
+from pikavae.registry.smoke import smoke_test
+from pikavae.registry.store import local_folder
 
 NAME = "candidates"
 IMAGES = np.random.default_rng(0).uniform(-1, 1, (2, 3, 16, 24)).astype(np.float32)
@@ -30,22 +33,29 @@ class House:
         experiment = tracking.experiment_id(self.client, home, "training")
         self.run = tracking.RunLog.start(self.client, experiment, "a run", tags={}, params={}, note="")
         for seed in (1, 2):
-            snapshot = folder / f"step-{seed:08d}"
-            snapshot.mkdir()
-            torch.manual_seed(seed)
-            model = AutoencoderKL(ModelConfig(channels=(8, 8), norm_groups=4, num_res_blocks=1))
-            write_snapshot(snapshot, model, image_size=16, settings="data: {}\n")
-            versions.register(
-                self.client,
-                run_id=self.run.run_id,
-                snapshot=snapshot,
-                model_name=NAME,
-                image_size=16,
-                step=seed,
-                metrics={"val/psnr": 20.0 + seed},
-                tags={"pikavae.register_key": f"key{seed}", "pikavae.fingerprint": "abc"},
-                description="",
-            )
+            self.register(folder, seed)
+
+    def register(self, folder, seed, last_weight=None):
+        """Register a model drawn from a seed, with a given value as its last weight."""
+        snapshot = folder / f"step-{seed:08d}"
+        snapshot.mkdir()
+        torch.manual_seed(seed)
+        model = AutoencoderKL(ModelConfig(channels=(8, 8), norm_groups=4, num_res_blocks=1))
+        if last_weight is not None:
+            *_, last = model.decoder.parameters()
+            last.data.fill_(last_weight)
+        write_snapshot(snapshot, model, image_size=16, settings="data: {}\n")
+        versions.register(
+            self.client,
+            run_id=self.run.run_id,
+            snapshot=snapshot,
+            model_name=NAME,
+            image_size=16,
+            step=seed,
+            metrics={"val/psnr": 20.0 + seed},
+            tags={"pikavae.register_key": f"key{seed}", "pikavae.fingerprint": "abc"},
+            description="",
+        )
 
     def promote(self, version, reason="because"):
         return production.promote(self.client, self.home, model_name=NAME, version=version, reason=reason)
@@ -79,6 +89,17 @@ class House:
 def house(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return House(tmp_path / "home", tmp_path)
+
+
+@pytest.fixture
+def quick(house, monkeypatch):
+    """The files compared as the smoke test does, but without its process of five seconds: for what comes after it."""
+
+    def files_alone(uri, tracking_uri):
+        name, version = uri.removeprefix("models:/").split("/")
+        return {"manifest": file_hashes(local_folder(house.client.get_model_version_download_uri(name, version)))}
+
+    monkeypatch.setattr(production, "smoke_test", files_alone)
 
 
 def delete_everything_else(house, *arguments):
@@ -135,7 +156,7 @@ def test_production_outlives_the_deletion_of_all_else_behind_a_server(server, tm
         house.rollback()
 
 
-def test_promotion_moves_the_aliases_and_the_ledger_tells_it(house):
+def test_promotion_moves_the_aliases_and_the_ledger_tells_it(house, quick):
     first = house.promote(1, reason='first, "quoted",\nand ../over lines')
     assert (first.version, first.production_version, first.previous, first.changed) == (1, 1, None, True)
     assert house.promote(1).changed is False
@@ -156,7 +177,7 @@ def test_promotion_moves_the_aliases_and_the_ledger_tells_it(house):
     assert all(path.stat().st_mode & 0o222 == 0 for path in store.rglob("*"))
 
 
-def test_what_is_refused_moves_nothing(house, monkeypatch):
+def test_what_is_refused_moves_nothing(house, quick, monkeypatch):
     house.promote(1)
     before = house.state()
     for version, reason, complaint in ((2, " ", "--reason: it is empty"), (7, "x", "version 7 of 'candidates'")):
@@ -174,7 +195,58 @@ def test_what_is_refused_moves_nothing(house, monkeypatch):
     assert house.state() == before
 
 
-def test_a_swapped_weights_file_is_refused(house):
+def test_a_model_that_gives_nan_fails_the_smoke_test_and_leaves_nothing(house, tmp_path):
+    house.register(tmp_path, 3, last_weight=math.nan)
+    with pytest.raises(PikavaeError, match=r"smoke test of models:/pikavae-production/1: .* not finite$"):
+        house.promote(3)
+    assert house.state() == ([], {})
+    assert house.client.search_registered_models(f"name = '{production.PRODUCTION_NAME}'") == []
+
+
+def test_the_smoke_test_has_a_time_limit(house):
+    with pytest.raises(PikavaeError, match=r"not done after 0\.05 seconds"):
+        smoke_test(f"models:/{NAME}/1", house.client.tracking_uri, seconds=0.05)
+
+
+def test_a_server_that_is_away_is_told_in_one_line_and_nothing_moves(house, quick, monkeypatch):
+    from mlflow import MlflowClient
+
+    house.promote(1)
+    house.promote(2)
+    before, house.client = house.state(), MlflowClient(tracking_uri="http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    for call in (lambda: house.promote(1), house.rollback):
+        with pytest.raises(PikavaeError, match=r"\AMLflow store http://127.0.0.1:9: .*\Z"):
+            call()
+    house.client = tracking.connect(house.home)
+    assert house.state() == before
+
+
+def test_a_damaged_ledger_refuses_promotion_and_rollback(house, quick):
+    house.promote(1)
+    house.promote(2)
+    path = production.ledger_path(house.home)
+    path.write_bytes(path.read_bytes().replace(b'"because"', b'"another"', 1))
+    before = house.state()
+    for call in (lambda: house.promote(1), house.rollback):
+        with pytest.raises(DamagedFileError, match="line 1 was edited"):
+            call()
+    assert house.state() == before
+
+
+def test_bytes_damaged_in_the_store_are_not_rolled_back_to(house, quick):
+    house.promote(1)
+    house.promote(2)
+    store = house.home / "production" / "store" / production.history(house.home)[0]["store"]
+    (store / "MLmodel").chmod(0o644)
+    (store / "MLmodel").write_text("another")
+    before = house.state()
+    with pytest.raises(DamagedFileError, match="damaged in the production store: MLmodel"):
+        house.rollback()
+    assert house.state() == before
+
+
+def test_a_swapped_weights_file_is_refused(house, quick):
     house.promote(1)
     before = house.state()
     candidate = versions.get_version(house.client, NAME, 2)
@@ -187,7 +259,9 @@ def test_a_swapped_weights_file_is_refused(house):
 
 
 @pytest.mark.parametrize(("dies_before", "version", "state"), [("champion", 1, "undone"), ("done", 2, "done")])
-def test_a_crash_between_intent_and_done_is_settled_by_the_next_call(house, monkeypatch, dies_before, version, state):
+def test_a_crash_between_intent_and_done_is_settled_by_the_next_call(
+    house, quick, monkeypatch, dies_before, version, state
+):
     class Crash(BaseException):
         pass
 
@@ -221,7 +295,7 @@ def test_a_crash_between_intent_and_done_is_settled_by_the_next_call(house, monk
     production.verify(house.client, house.home)
 
 
-def test_a_cut_tail_and_a_rewritten_ledger_show_against_the_anchored_head(house):
+def test_a_cut_tail_and_a_rewritten_ledger_show_against_the_anchored_head(house, quick):
     house.promote(1)
     house.promote(2)
     path = production.ledger_path(house.home)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pikavae.config import load_config
 from pikavae.errors import NonFiniteLossError
 from pikavae.model.snapshot import WEIGHTS_NAME, read_snapshot
 from pikavae.training.loop import Observer, best_step, optimizer_step, train
@@ -190,7 +191,9 @@ def test_pruning_keeps_the_last_and_the_best(tmp_path, prepared):
     kept = {int(path.name.removeprefix("step-")) for path in (tmp_path / "snapshots").iterdir()}
     assert kept == {12, result.best_step}
     assert set(notes.dropped_steps) == set(notes.kept_steps) - kept
-    assert len(list((tmp_path / "checkpoints").iterdir())) == 2
+    checkpoints = sorted((tmp_path / "checkpoints").iterdir())
+    assert len(checkpoints) == 2
+    assert all(load_config(folder / "pikavae.yaml") == config for folder in checkpoints)
 
 
 def test_a_budget_in_minutes_ends_the_run_and_the_learning_rate_with_it(tmp_path, prepared):

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from pikavae.config import DataConfig
-from pikavae.data.sources import SourcePicture, rows_of
+from pikavae.data.rows import SourcePicture, rows_of
 from pikavae.errors import UserError
 
 OFFLINE_REMEDY = "check the network, HF_ENDPOINT and HF_HUB_OFFLINE, or name a folder or Parquet files of your own"

@@ -20,7 +20,8 @@ from PIL import Image
 from pikavae.config import DataConfig, content_hash
 from pikavae.data.dataset import RECORD_NAME, PreparedSet, open_prepared
 from pikavae.data.pictures import UnreadablePictureError, decode, to_square
-from pikavae.data.sources import SPRITES, Source, SourcePicture, Tables, open_source, validation_files
+from pikavae.data.rows import SourcePicture
+from pikavae.data.sources import SPRITES, Source, Tables, open_source, validation_files
 from pikavae.data.tokens import MAX_LENGTH, load_tokenizer, tokenize
 from pikavae.errors import DamagedFileError, UserError
 from pikavae.files import exclusive, folder_atomically

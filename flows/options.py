@@ -61,6 +61,30 @@ class UiOptions(Options):
     """The port on 127.0.0.1."""
 
 
+@dataclass(frozen=True)
+class UpOptions(Options):
+    """What `up` takes."""
+
+    mlflow_port: int = 5000
+    """The port of the MLflow UI on 127.0.0.1."""
+    prefect_port: int = 4200
+    """The port of Prefect's server on 127.0.0.1."""
+
+
+@dataclass(frozen=True)
+class ScheduleOptions(Options):
+    """What `schedule` takes."""
+
+    cron: str = ""
+    """Minute, hour, day of the month, month, day of the week; "0 3 * * 1" is Mondays at 3:00."""
+    timezone: str = "UTC"
+    """The IANA time zone of the line, such as Europe/Berlin."""
+    name: str = ""
+    """What the schedule is called; one of the same name is replaced. By default the preset's name."""
+    from_champion: bool = False
+    """Begin with the champion's weights instead of new ones."""
+
+
 AnyOptions = TypeVar("AnyOptions", bound=Options)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from prefect import flow
@@ -22,8 +23,13 @@ def pipeline(config: Config, fresh: bool = False) -> dict[str, Any]:
         config: everything that decides what the run does.
         fresh: train again even if the same was trained before.
     """
+    return run_stages(config, fresh=fresh)
+
+
+def run_stages(config: Config, *, fresh: bool = False, start: Path | None = None) -> dict[str, Any]:
+    """The four tasks in their order, within a flow; `start` is a snapshot folder with the first weights."""
     prepared = prepare(config)
-    trained = train(config, prepared, fresh=fresh)
+    trained = train(config, prepared, fresh=fresh, start=start)
     evaluated = evaluate(config, prepared, trained)
     registered = register(config, prepared, trained, evaluated)
     return summary(prepared, trained, evaluated, registered)

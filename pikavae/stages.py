@@ -17,6 +17,8 @@ Inputs = Mapping[str, Any]
 
 STAGES = ("prepare", "train", "evaluate", "register")
 
+START = "starting weights"
+
 NOT_IN_KEYS = frozenset(
     f"training.{name}"
     for name in (
@@ -45,8 +47,15 @@ class Plan:
     reason: str
 
 
-def train_inputs(config: Config, fingerprint: str, threads: int) -> dict[str, Any]:
-    """What training consumes: the prepared set, the settings that decide the weights, and the code."""
+def train_inputs(config: Config, fingerprint: str, threads: int, start: str | None = None) -> dict[str, Any]:
+    """What training consumes: the prepared set, the settings that decide the weights, the code, and first weights.
+
+    Args:
+        config: the whole configuration.
+        fingerprint: of the prepared set.
+        threads: CPU threads that it will use.
+        start: the digest of the starting weights; an input only when they are given.
+    """
     sections = ("model.", "loss.", "optimizer.", "training.")
     fields = {name: value for name, value in config.flat().items() if name.startswith(sections)}
     return {
@@ -55,6 +64,7 @@ def train_inputs(config: Config, fingerprint: str, threads: int) -> dict[str, An
         "prepared set": fingerprint,
         "code of pikavae/model": code_version("model"),
         "code of pikavae/training": code_version("training"),
+        **({START: start} if start else {}),
     }
 
 

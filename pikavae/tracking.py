@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 ATTEMPTS_TAG = "pikavae.flow_run_ids"
 CHECKPOINT_TYPE = "checkpoint"
 LEADERBOARD = "leaderboard"
+MLFLOW_UI = "PIKAVAE_MLFLOW_UI"
+"""The variable that names the address of MLflow's UI where the store itself is none."""
 NOTE_TAG = "mlflow.note.content"
 PARAMS_PER_BATCH = 100
 PARAM_LENGTH = 6000
@@ -433,6 +435,12 @@ def run_exists(client: MlflowClient, run_id: str) -> bool:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
         return False
+
+
+def ui_base(home: Path) -> str | None:
+    """The address of MLflow's UI, where one is known: the store itself, or what MLFLOW_UI names."""
+    uri = tracking_uri(home)
+    return uri if uri.startswith(("http://", "https://")) else os.environ.get(MLFLOW_UI)
 
 
 def leaderboard_url(base: str, experiment_id: str) -> str:

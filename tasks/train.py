@@ -1,5 +1,7 @@
 """Stage two as a Prefect task."""
 
+from pathlib import Path
+
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
@@ -19,7 +21,7 @@ from tasks.retries import DELAYS_SECONDS, is_transient
     cache_policy=NO_CACHE,
     persist_result=False,
 )
-def train(config: Config, prepared: Prepared, *, fresh: bool) -> Trained:
+def train(config: Config, prepared: Prepared, *, fresh: bool, start: Path | None) -> Trained:
     """Train, go on with an unfinished training, or find a finished one; the MLflow run points to this flow run."""
     links = {"pikavae.flow_run_id": str(flow_run.id), "pikavae.flow_run_name": str(flow_run.name)}
-    return operations.train(config, prepared, fresh=fresh, links=links)
+    return operations.train(config, prepared, fresh=fresh, start=start, links=links)

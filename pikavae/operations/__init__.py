@@ -15,14 +15,18 @@ from pikavae.operations.pipeline import evaluate, prepare, register, run, train
 from pikavae.operations.planning import plan
 from pikavae.operations.promotion import history, promote, promotion_result, rollback
 from pikavae.operations.results import Evaluated, Prepared, Registered, Trained
+from pikavae.operations.retraining import Retraining, plan_retraining
 from pikavae.operations.summary import result_markdown, summary
-from pikavae.operations.ui import serve_mlflow
+from pikavae.operations.ui import mlflow_page, serve_mlflow, start_mlflow
+from pikavae.stages import Plan
 
 __all__ = [
     "Check",
     "Evaluated",
+    "Plan",
     "Prepared",
     "Registered",
+    "Retraining",
     "Trained",
     "config_of_model",
     "doctor",
@@ -32,7 +36,9 @@ __all__ = [
     "home",
     "list_models",
     "load_report",
+    "mlflow_page",
     "plan",
+    "plan_retraining",
     "prepare",
     "promote",
     "promotion_result",
@@ -44,6 +50,7 @@ __all__ = [
     "run",
     "serve_mlflow",
     "show_model",
+    "start_mlflow",
     "summary",
     "train",
 ]

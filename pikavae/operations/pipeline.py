@@ -69,7 +69,12 @@ def prepare(config: Config, progress: Callable[[int, int | None], None] | None =
 
 
 def train(
-    config: Config, prepared: Prepared, *, fresh: bool = False, links: Mapping[str, str] | None = None
+    config: Config,
+    prepared: Prepared,
+    *,
+    fresh: bool = False,
+    start: Path | None = None,
+    links: Mapping[str, str] | None = None,
 ) -> Trained:
     """Train, go on with an unfinished training of the same key, or find a finished one.
 
@@ -77,13 +82,15 @@ def train(
         config: the whole configuration.
         prepared: what `prepare` returned.
         fresh: train again even if the same was trained before.
+        start: a snapshot folder with the first weights, instead of new ones.
         links: tags that point to where this attempt was started, such as `pikavae.flow_run_id`.
 
     Raises:
         PikavaeError: another process is training the same at this moment.
     """
     began = time.monotonic()
-    inputs = stages.train_inputs(config, prepared.pictures.fingerprint, use_threads(config))
+    digest = runs.snapshot_digest(start) if start else None
+    inputs = stages.train_inputs(config, prepared.pictures.fingerprint, use_threads(config), digest)
     key = stages.key_of(inputs)
     busy = f"the same training (key {key}) is under way in another process; wait for it or change the configuration"
     with exclusive(home() / "runs" / f"{key}.lock", busy=busy):
@@ -96,7 +103,7 @@ def train(
             log.set_tags({**git_tags(CHECKOUT), **(links or {})})
             if links and (flow_run_id := links.get("pikavae.flow_run_id")):
                 log.add_attempt(flow_run_id)
-            result = _train_in(config, prepared.pictures, run, log)
+            result = _train_in(config, prepared.pictures, run, log, start)
         snapshot = run.path / "snapshots" / str(result["snapshot"])
         return Trained(run, result, snapshot, reused=False, seconds=time.monotonic() - began)
 
@@ -251,6 +258,7 @@ def _open_run(config: Config, prepared: Prepared, inputs: dict[str, Any], *, fre
         "pikavae.train_key": key,
         "pikavae.run_key": stages.run_key(config, inputs),
         "pikavae.fingerprint": pictures.fingerprint,
+        **({"pikavae.starting_weights": inputs[stages.START]} if stages.START in inputs else {}),
     }
     orphan = (
         None if fresh else next((run for run in find_run(client, experiment, tags) if run.status == "RUNNING"), None)
@@ -280,10 +288,10 @@ def _open_run(config: Config, prepared: Prepared, inputs: dict[str, Any], *, fre
     return runs.create_run_folder(home(), log.run_id, record), log
 
 
-def _train_in(config: Config, pictures: PreparedSet, run: RunFolder, log: RunLog) -> dict[str, Any]:
+def _train_in(config: Config, pictures: PreparedSet, run: RunFolder, log: RunLog, start: Path | None) -> dict[str, Any]:
     """Train in the run's folder and record the result."""
     recorder = Recorder(log, run.path / "previews", pictures.validation, config.training.preview_images)
-    result = train_model(config, pictures, run.path, choose_device(config), recorder)
+    result = train_model(config, pictures, run.path, choose_device(config), recorder, start=start)
     log.log_image("filmstrip", recorder.filmstrip(), result.steps)
     values = {
         **asdict(result),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pikavae import runs, stages
 from pikavae.config import Config
 from pikavae.data.dataset import PreparedSet
@@ -23,8 +25,13 @@ from pikavae.stages import Plan
 from pikavae.tracking import connect
 
 
-def plan(config: Config) -> dict[str, Plan]:
-    """The four stages by name, each with what would happen to it and why."""
+def plan(config: Config, *, start: Path | None = None) -> dict[str, Plan]:
+    """The four stages by name, each with what would happen to it and why.
+
+    Args:
+        config: the whole configuration.
+        start: a snapshot folder with the first weights of the training.
+    """
     inputs = prepare_inputs(config.data)
     fingerprint = fingerprint_of(inputs)
     pictures = find_prepared(fingerprint)
@@ -32,15 +39,16 @@ def plan(config: Config) -> dict[str, Plan]:
         prepare = Plan("miss", stages.why_miss(inputs, prepared_inputs()))
     else:
         prepare = Plan("hit", f"prepared set {fingerprint}")
-    train, trained = _plan_train(config, fingerprint)
+    train, trained = _plan_train(config, fingerprint, start)
     if pictures is None or trained is None:
         follows = Plan("miss", f"follows {'train' if trained is None else 'prepare'}")
         return {"prepare": prepare, "train": train, "evaluate": follows, "register": follows}
     return {"prepare": prepare, "train": train, **_plan_evaluate_and_register(config, pictures, trained)}
 
 
-def _plan_train(config: Config, fingerprint: str) -> tuple[Plan, Trained | None]:
-    inputs = stages.train_inputs(config, fingerprint, use_threads(config))
+def _plan_train(config: Config, fingerprint: str, start: Path | None) -> tuple[Plan, Trained | None]:
+    digest = runs.snapshot_digest(start) if start else None
+    inputs = stages.train_inputs(config, fingerprint, use_threads(config), digest)
     key = stages.key_of(inputs)
     if trained := find_trained(key):
         return Plan("hit", f"run {trained.run.run_id}"), trained

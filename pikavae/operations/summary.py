@@ -7,7 +7,7 @@ from typing import Any
 
 from pikavae.home import home
 from pikavae.operations.results import Evaluated, Prepared, Registered, Trained
-from pikavae.tracking import tracking_uri, ui_url
+from pikavae.tracking import ui_base, ui_url
 
 
 def summary(prepared: Prepared, trained: Trained, evaluated: Evaluated, registered: Registered) -> dict[str, Any]:
@@ -35,11 +35,11 @@ def summary(prepared: Prepared, trained: Trained, evaluated: Evaluated, register
 def result_markdown(prepared: Prepared, trained: Trained, evaluated: Evaluated, registered: Registered) -> str:
     """The run on a page: scores against the baselines, links, and the panel of reconstructions."""
     run, version = trained.run, registered.version
-    uri = tracking_uri(home())
+    base = ui_base(home())
     experiment = str(trained.result["experiment_id"])
     where = (
-        f"[open in MLflow]({ui_url(uri, experiment, run.run_id)})"
-        if uri.startswith("http")
+        f"[open in MLflow]({ui_url(base, experiment, run.run_id)})"
+        if base
         else f"`pikavae ui --run {run.run_id}` opens it"
     )
     panel = base64.b64encode((evaluated.folder / "panel.png").read_bytes()).decode()

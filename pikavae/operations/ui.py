@@ -3,90 +3,62 @@
 from __future__ import annotations
 
 import logging
-import os
-import socket
-import subprocess
 import time
-import urllib.error
-import urllib.request
-from typing import Any
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from pikavae.config import Config
-from pikavae.errors import PikavaeError, UserError
 from pikavae.home import home
 from pikavae.runs import find_run
+from pikavae.servers import Server, require_free_port
 from pikavae.tracking import connect, experiment_id, leaderboard_url, ui_argv, ui_url
 
 logger = logging.getLogger(__name__)
 
-START_SECONDS = 90.0
-STOP_SECONDS = 15.0
 
+def serve_mlflow(port: int, run: str | None, config: Config, ready: Callable[[Mapping[str, str]], None]) -> None:
+    """Serve the MLflow UI until it is stopped.
 
-def serve_mlflow(port: int, run: str | None, config: Config) -> dict[str, Any]:
-    """Serve the MLflow UI until it is stopped, and say where to look once it answers.
+    Args:
+        port: on 127.0.0.1.
+        run: the id of a run to open, instead of the table of runs.
+        config: names the experiment.
+        ready: told the address by name once it answers.
 
     Raises:
         UserError: the port is taken, there is no such run, or the store is a server already.
-        PikavaeError: the server did not start.
+        PikavaeError: the server did not start, or ended by itself.
     """
     require_free_port(port)
-    client = connect(home())
     base = f"http://127.0.0.1:{port}"
-    if run is None:
-        url = leaderboard_url(base, experiment_id(client, home(), config.tracking.experiment))
-    else:
-        found = find_run(home(), run)
-        url = ui_url(base, client.get_run(found.run_id).info.experiment_id, found.run_id)
-    command, environment = ui_argv(home(), port)
-    server = subprocess.Popen(command, env={**os.environ, **environment}, stdout=subprocess.DEVNULL)
+    url = mlflow_page(base, config, run)
+    server = start_mlflow(port)
     try:
-        wait_until_healthy(f"{base}/health", server)
-        logger.info("MLflow is ready: %s\nCtrl-C ends it.", url)
-        server.wait()
+        server.wait_until_healthy(f"{base}/health")
+        ready({"mlflow": url})
+        while True:
+            server.require_alive()
+            time.sleep(0.5)
     except KeyboardInterrupt:
         logger.info("stopped")
     finally:
-        stop(server)
-    return {"urls": {"mlflow": url}}
+        server.stop()
 
 
-def require_free_port(port: int) -> None:
-    """Raise a UserError when something listens on the port already, or it is no port."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except (OSError, OverflowError) as error:
-            raise UserError(f"--port {port}: {error}; choose another with --port") from None
+def mlflow_page(base: str, config: Config, run: str | None = None) -> str:
+    """The address of the leaderboard or of a run's page on MLflow's server `base`; makes the database if need be."""
+    client = connect(home())
+    if run is None:
+        return leaderboard_url(base, experiment_id(client, home(), config.tracking.experiment))
+    found = find_run(home(), run)
+    return ui_url(base, client.get_run(found.run_id).info.experiment_id, found.run_id)
 
 
-def wait_until_healthy(url: str, server: subprocess.Popen[bytes]) -> None:
-    """Return once the address answers.
+def start_mlflow(port: int, log: Path | None = None) -> Server:
+    """Start MLflow's server on the store of this home.
 
     Raises:
-        PikavaeError: the server ended, or the time is up.
+        UserError: the store is a server already.
     """
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if server.poll() is not None:
-            raise PikavaeError(
-                f"the MLflow server ended at once with status {server.returncode}; its reason stands above"
-            )
-        try:
-            urllib.request.urlopen(url, timeout=2).close()
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
-        else:
-            return
-    raise PikavaeError(f"the MLflow server did not answer within {START_SECONDS:.0f} s")
-
-
-def stop(server: subprocess.Popen[bytes]) -> None:
-    """End a server and what it started, politely first."""
-    server.terminate()
-    try:
-        server.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        server.kill()
-        server.wait()
+    command, environment = ui_argv(home(), port)
+    return Server.start("MLflow's server", command, environment, log)

@@ -75,7 +75,13 @@ class TrainResult:
 
 
 def train(
-    config: Config, prepared: PreparedSet, folder: Path, device: torch.device, observer: Observer | None = None
+    config: Config,
+    prepared: PreparedSet,
+    folder: Path,
+    device: torch.device,
+    observer: Observer | None = None,
+    *,
+    start: Path | None = None,
 ) -> TrainResult:
     """Train to the configured end, or go on from the newest checkpoint in `folder`.
 
@@ -85,12 +91,13 @@ def train(
         folder: `checkpoints/` and `snapshots/` are kept in it; the caller holds its lock.
         device: where to compute.
         observer: told of every point, preview and checkpoint.
+        start: a snapshot folder with the first weights, instead of new ones.
 
     Raises:
         NonFiniteLossError: a loss or gradient was NaN or infinite; the step was not taken.
     """
     observer = observer or Observer()
-    state = TrainState.fresh(config, device)
+    state = TrainState.fresh(config, device, start)
     restore_latest(state, folder / "checkpoints")
     total = total_steps(config, len(prepared.train))
     start_step, start_images, attempt = state.step, state.images_seen, Stopwatch(state.seconds)

@@ -22,11 +22,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from pikavae.config import Config
-from pikavae.errors import DamagedFileError
+from pikavae.config import Config, ModelConfig
+from pikavae.errors import DamagedFileError, UserError
 from pikavae.files import folder_atomically, sha256_of
 from pikavae.model.autoencoder import AutoencoderKL
-from pikavae.model.snapshot import SETTINGS_NAME
+from pikavae.model.fold import unfold
+from pikavae.model.snapshot import SETTINGS_NAME, read_snapshot
 from pikavae.training.optimizers import build_optimizer
 
 logger = logging.getLogger(__name__)
@@ -59,11 +60,24 @@ class TrainState:
     scores: dict[int, float] = field(default_factory=dict)
 
     @classmethod
-    def fresh(cls, config: Config, device: torch.device) -> TrainState:
-        """The state before the first step: weights initialised from the seed, without touching the global generator."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.training.seed)
-            model = AutoencoderKL(config.model)
+    def fresh(cls, config: Config, device: torch.device, start: Path | None = None) -> TrainState:
+        """The state before the first step.
+
+        Args:
+            config: the whole configuration.
+            device: where to keep it.
+            start: a snapshot folder with the first weights; without it they are initialised from the seed, without
+                touching the global generator.
+
+        Raises:
+            UserError: the snapshot cannot be read, or is of other sizes than `config.model`.
+        """
+        if start is not None:
+            model = starting_weights(start, config.model)
+        else:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(config.training.seed)
+                model = AutoencoderKL(config.model)
         layout = torch.channels_last if config.training.channels_last else torch.contiguous_format
         model = model.to(device=device).to(memory_format=layout)
         ema = copy.deepcopy(model).requires_grad_(False) if config.training.ema_decay else None
@@ -112,6 +126,25 @@ class TrainState:
         self.scaler.load_state_dict(moments["scaler"])
         self.step, self.images_seen, self.seconds = values["step"], values["images_seen"], values["seconds"]
         self.scores = {int(step): score for step, score in values["scores"].items()}
+
+
+def starting_weights(snapshot: Path, sizes: ModelConfig) -> AutoencoderKL:
+    """A snapshot's weights in a model to train, with the shortcuts that the configuration trains with.
+
+    Raises:
+        UserError: the snapshot cannot be read, or is of other sizes; the message names them.
+    """
+    model = read_snapshot(snapshot)
+    fields = ("channels", "num_res_blocks", "latent_channels", "norm_groups", "mid_attention")
+    differing = [
+        f"{name} {getattr(model.config, name)} instead of {getattr(sizes, name)}"
+        for name in fields
+        if getattr(model.config, name) != getattr(sizes, name)
+    ]
+    if differing:
+        raise UserError(f"starting weights {snapshot}: other sizes than section model: {', '.join(differing)}")
+    model = unfold(model) if sizes.resample_shortcuts else model
+    return model.train().requires_grad_(True)
 
 
 def read_state(folder: Path) -> dict[str, Any]:

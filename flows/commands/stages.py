@@ -1,0 +1,125 @@
+"""The commands of the four stages, and those that use a model."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from flows.options import Options, ReconstructOptions, RunOptions
+from flows.words import Result, model_options, preset_options, refuse_extra
+from pikavae.errors import UserError
+
+
+def run(words: list[str]) -> Result:
+    """Prepare, train, evaluate and register, as a Prefect flow."""
+    options = preset_options("run", words, RunOptions)
+    from pikavae import operations
+
+    plans = operations.plan(options.config)  # the user's mistakes show before a server is started
+    finished = all(stage.status == "hit" for stage in plans.values()) and not options.fresh
+    if finished:
+        done = operations.run(options.config)
+    else:
+        from flows.environment import end_orphans, set_up_prefect
+
+        set_up_prefect(operations.home())
+        end_orphans(operations.home())
+        from flows.pipeline import pipeline
+
+        done = pipeline(options.config, fresh=options.fresh)
+    return done, closing_lines(done)
+
+
+def closing_lines(done: dict[str, Any]) -> str:
+    """What a person wants to know at the end of a run."""
+    from pikavae import operations
+
+    folder, program = Path(done["report"]), sys.argv[0]
+    work = ", ".join(f"{name} {stage['status']} in {stage['seconds']:.0f} s" for name, stage in done["stages"].items())
+    return "\n".join(
+        [
+            "",
+            operations.load_report(folder).table(),
+            "",
+            f"{work}.",
+            f"Registered as {done['model']} version {done['version']}.",
+            "",
+            f"Reconstructions:       {folder / 'panel.png'}",
+            f"Browse this run:       {program} ui --run {done['run_id']}",
+            f"Try your own picture:  {program} reconstruct {done['version']} PICTURE.png --out reconstructions",
+            f"Put it in production:  {program} promote {done['version']} --reason 'why'",
+            f"All versions:          {program} models list",
+        ]
+    )
+
+
+def plan(words: list[str]) -> Result:
+    """Say what `run` would do: what is used again, what runs, and which input changed."""
+    options = preset_options("plan", words, Options)
+    from pikavae import operations
+
+    plans = operations.plan(options.config)
+    lines = [f"{name:<10}{stage.status:<8}{stage.reason}" for name, stage in plans.items()]
+    return {"stages": {name: asdict(stage) for name, stage in plans.items()}}, "\n".join(lines)
+
+
+def prepare(words: list[str]) -> Result:
+    """Prepare the pictures only."""
+    options = preset_options("prepare", words, Options)
+    from pikavae import operations
+
+    pictures = operations.prepare(options.config).pictures
+    result = {
+        "fingerprint": pictures.fingerprint,
+        "num_images": pictures.record["num_images"],
+        "num_quarantined": pictures.record["num_quarantined"],
+        "path": str(pictures.path),
+    }
+    aside = [f"set aside: {item['name']}: {item['reason']}" for item in pictures.record["quarantined"]]
+    return result, "\n".join([str(pictures.path), *aside])
+
+
+def train(words: list[str]) -> Result:
+    """Prepare and train only."""
+    options = preset_options("train", words, RunOptions)
+    from pikavae import operations
+
+    trained = operations.train(options.config, operations.prepare(options.config), fresh=options.fresh)
+    kept = ("start_step", "steps", "images_seen", "images_per_second")
+    result = {"run_id": trained.run.run_id, **{name: trained.result[name] for name in kept}}
+    return {**result, "snapshot": str(trained.snapshot)}, f"run {trained.run.run_id}\n{trained.snapshot}"
+
+
+def evaluate(words: list[str]) -> Result:
+    """Measure any model on a frozen set of pictures."""
+    model, extra, options = model_options("evaluate", words, Options)
+    refuse_extra(extra)
+    from pikavae import operations
+
+    evaluated = operations.evaluate_model(model, options.config)
+    return {"metrics": dict(evaluated.report.metrics), "report": str(evaluated.folder)}, "\n".join(
+        [evaluated.report.table(), "", f"Report: {evaluated.folder}"]
+    )
+
+
+def register(words: list[str]) -> Result:
+    """Register a snapshot of a run as a candidate version."""
+    model, extra, options = model_options("register", words, Options)
+    refuse_extra(extra)
+    from pikavae import operations
+
+    version = operations.register_model(model, options.config).version
+    return {"model": version.name, "version": version.version}, f"{version.name} version {version.version}"
+
+
+def reconstruct(words: list[str]) -> Result:
+    """Encode and decode picture files of any size."""
+    model, images, options = model_options("reconstruct", words, ReconstructOptions)
+    if not images:
+        raise UserError("reconstruct: name at least one picture file after the model")
+    from pikavae import operations
+
+    files = operations.reconstruct(model, [Path(image) for image in images], Path(options.out), options.config)
+    return {"files": [str(file) for file in files]}, "\n".join(map(str, files))

@@ -1,0 +1,48 @@
+"""Train again on a schedule, where there is something new to learn from."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas.objects import State
+from prefect.logging import get_run_logger
+from prefect.states import Completed
+
+from flows.pipeline import run_stages
+from pikavae import operations
+from pikavae.config import Config
+from pikavae.operations import Plan
+
+UNCHANGED = "skipped: data and configuration are unchanged"
+
+
+@flow(name="retrain", flow_run_name="retrain {config.data.source} {config.data.image_size}px", persist_result=False)
+def retrain(config: Config, from_champion: bool = False) -> dict[str, Any] | State[dict[str, Any]]:
+    """Run the pipeline again, unless data, configuration and code are those of a finished run.
+
+    Args:
+        config: everything that decides what the run does.
+        from_champion: begin with the champion's weights instead of new ones.
+    """
+    retraining = operations.plan_retraining(config, from_champion=from_champion)
+    if not retraining.has_news:
+        return skipped(retraining.plans)
+    done = run_stages(config, start=retraining.start)
+    news = [f"- {name}: {stage.reason}" for name, stage in retraining.plans.items() if stage.status != "hit"]
+    create_markdown_artifact(
+        "\n".join([f"Registered **{done['model']} version {done['version']}**. What was new:", "", *news]),
+        key="retrain-result",
+    )
+    return {"skipped": False, **done}
+
+
+def skipped(plans: dict[str, Plan]) -> State[dict[str, Any]]:
+    """Say in the log, on the flow run's page and in its state that there was nothing to do."""
+    get_run_logger().info(UNCHANGED)
+    found = [f"- {name}: {stage.reason}" for name, stage in plans.items()]
+    create_markdown_artifact("\n".join([f"**{UNCHANGED}**", "", *found]), key="retrain-result")
+    data = {"skipped": True, "stages": {name: asdict(stage) for name, stage in plans.items()}}
+    return Completed(message=UNCHANGED, data=data)

@@ -187,7 +187,6 @@ class RunLog:
         *,
         tags: Mapping[str, str],
         params: Mapping[str, Any],
-        note: str,
     ) -> RunLog:
         """Open a new run.
 
@@ -197,11 +196,10 @@ class RunLog:
             name: shown in MLflow.
             tags: over `mlflow.source.name` and `mlflow.source.type`, which MLflow's client leaves empty.
             params: dotted names to JSON values; texts stay as they are, None is written as `null`.
-            note: Markdown, shown at the head of the run's page.
         """
         from mlflow.entities import Param
 
-        source = {"mlflow.source.name": "pikavae", "mlflow.source.type": "LOCAL", NOTE_TAG: note}
+        source = {"mlflow.source.name": "pikavae", "mlflow.source.type": "LOCAL"}
         run = client.create_run(experiment_id, run_name=name, tags={**source, **tags})
         log = cls(client, run.info.run_id, experiment_id, name, {})
         texts = [Param(key, _param_text(value)) for key, value in params.items()]
@@ -449,9 +447,13 @@ def leaderboard_url(base: str, experiment_id: str) -> str:
     return f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs?{view}"
 
 
-def ui_url(base: str, experiment_id: str, run_id: str) -> str:
-    """The page of a run; the last part opens it in the mode that shows runs, models and the registry."""
-    return f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
+def ui_url(base: str, experiment_id: str, run_id: str, part: str = "") -> str:
+    """The page of a run, or a part of it such as `artifacts/config.yaml`.
+
+    What follows the question mark opens it in the mode that shows runs, models and the registry.
+    """
+    page = f"experiments/{experiment_id}/runs/{run_id}/{part}".rstrip("/")
+    return f"{base.rstrip('/')}/#/{page}?workflowType=machine_learning"
 
 
 def ui_argv(home: Path, port: int) -> tuple[list[str], dict[str, str]]:

@@ -23,5 +23,9 @@ from tasks.retries import DELAYS_SECONDS, is_transient
 )
 def train(config: Config, prepared: Prepared, *, fresh: bool, start: Path | None) -> Trained:
     """Train, go on with an unfinished training, or find a finished one; the MLflow run points to this flow run."""
-    links = {"pikavae.flow_run_id": str(flow_run.id), "pikavae.flow_run_name": str(flow_run.name)}
+    links = {
+        "pikavae.flow_run_id": str(flow_run.id),
+        "pikavae.flow_run_name": str(flow_run.name),
+        **({"pikavae.flow_run_url": url} if (url := str(flow_run.ui_url)).startswith("http") else {}),
+    }
     return operations.train(config, prepared, fresh=fresh, start=start, links=links)

@@ -186,3 +186,35 @@ def test_the_pipeline_runs_under_prefect_without_a_server(tiny_flags, tmp_path):
 
     again = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False)
     assert {s["status"] for s in json.loads(again.stdout.splitlines()[-1])["stages"].values()} == {"reused"}
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["up", "--mlflow-port", "99999"], "--mlflow-port 99999"),
+        (["ui", "--port", "99999"], "--port 99999"),
+        (["ui", "--run", "nothing"], "run:nothing: no such run"),
+        (
+            ["schedule", "demo", "--cron", "0 3 * * 1"],
+            "no Prefect server runs for this state folder; start `pikavae up`",
+        ),
+        (["schedule", "--training.steps", "0"], "training.steps 0"),
+    ],
+)
+def test_services_say_what_keeps_them_from_starting(capsys, words, complaint):
+    status, out, err = run_cli(capsys, *words)
+    assert (status, out) == (2, "")
+    assert complaint in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_a_prefect_server_that_is_away_is_named(capsys, monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    for words, complaint in [
+        (["run", "demo"], "PREFECT_API_URL http://127.0.0.1:9/api: no answer"),
+        (["up"], "`up` starts a server of its own"),
+        (["schedule", "list"], "PREFECT_API_URL http://127.0.0.1:9/api: no answer"),
+    ]:
+        status, _, err = run_cli(capsys, *words)
+        assert (status, len(err.strip().splitlines())) == (2, 1)
+        assert complaint in err

@@ -57,3 +57,11 @@ def test_changed_pictures_are_named():
     old = {"pictures": {"a.png": "1", "b.png": "2", "c.png": "3"}}
     new = {"pictures": {"a.png": "1", "b.png": "9", "d.png": "4"}}
     assert stages.why_miss(new, [old]) == "pictures: 1 added (d.png), 1 removed (c.png), 1 changed (b.png)"
+
+
+def test_starting_weights_are_an_input_only_when_they_are_given():
+    config = load_config("demo")
+    new = stages.train_inputs(config, "f", 1)
+    begun = stages.train_inputs(config, "f", 1, "0123456789abcdef")
+    assert stages.differences(begun, new) == ["starting weights: None -> '0123456789abcdef'"]
+    assert stages.key_of(begun) != stages.key_of(new)

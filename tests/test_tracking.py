@@ -40,7 +40,7 @@ def experiment(client, home, request):
 
 
 def start(client, experiment, **given):
-    return tracking.RunLog.start(client, experiment, "a run", **({"tags": {}, "params": {}, "note": ""} | given))
+    return tracking.RunLog.start(client, experiment, "a run", **({"tags": {}, "params": {}} | given))
 
 
 def curve(client, log, key):
@@ -117,7 +117,7 @@ def test_a_deleted_experiment_is_told_with_its_remedy(client, home):
 def test_a_run_holds_its_parameters_tags_and_note(client, experiment):
     params = {"a.none": None, "a.list": [1, 2], "a.flag": True, "a.text": "word", "a.long": "x" * 7000}
     params |= {f"b.field{number}": number for number in range(250)}
-    log = start(client, experiment, params=params, tags={"pikavae.run_key": "k"}, note="# Title")
+    log = start(client, experiment, params=params, tags={"pikavae.run_key": "k"})
     run = client.get_run(log.run_id)
     assert run.info.run_name == log.name == "a run"
     assert run.info.status == "RUNNING"

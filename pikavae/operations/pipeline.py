@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -39,7 +38,7 @@ from pikavae.operations.summary import summary
 from pikavae.recording import Recorder
 from pikavae.registry import versions
 from pikavae.runs import RunFolder
-from pikavae.tracking import RunLog, connect, experiment_id, find_run, git_tags
+from pikavae.tracking import RunLog, connect, experiment_id, find_run, git_tags, ui_url
 from pikavae.training.loop import train as train_model
 
 logger = logging.getLogger(__name__)
@@ -101,6 +100,7 @@ def train(
         run, log = _open_run(config, prepared, inputs, fresh=fresh)
         with recording(log):
             log.set_tags({**git_tags(CHECKOUT), **(links or {})})
+            log.set_note(run_note(config, prepared.pictures, log, links or {}))
             if links and (flow_run_id := links.get("pikavae.flow_run_id")):
                 log.add_attempt(flow_run_id)
             result = _train_in(config, prepared.pictures, run, log, start)
@@ -266,9 +266,7 @@ def _open_run(config: Config, prepared: Prepared, inputs: dict[str, Any], *, fre
     if orphan is not None:  # killed between the creation of the MLflow run and that of its folder
         log = RunLog.resume(client, orphan.run_id)
     else:
-        log = RunLog.start(
-            client, experiment, run_name(config), tags=tags, params=config.flat(), note=run_note(config, pictures)
-        )
+        log = RunLog.start(client, experiment, run_name(config), tags=tags, params=config.flat())
     log.log_text(config.to_yaml(), "config.yaml")
     for side, context in ((pictures.train, "training"), (pictures.validation, "validation")):
         log.log_dataset(
@@ -320,11 +318,20 @@ def run_name(config: Config) -> str:
     return f"{source} {config.data.image_size}px f{config.model.downsampling_factor} {config.optimizer.name}"
 
 
-def run_note(config: Config, pictures: PreparedSet) -> str:
-    """The run's description in the UI."""
-    return (
+def run_note(config: Config, pictures: PreparedSet, log: RunLog, links: Mapping[str, str]) -> str:
+    """The run's description in the UI: what it is, and where its configuration and its flow run are."""
+    yaml = ui_url("", log.experiment_id, log.run_id, "artifacts/config.yaml").removeprefix("/")
+    lines = [
         f"Autoencoder (f{config.model.downsampling_factor}, {config.model.latent_channels} latent channels) on "
         f"`{config.data.source}`: {len(pictures.train)} training and {len(pictures.validation)} validation pictures of "
-        f"{config.data.image_size} px, prepared set `{pictures.fingerprint}`.\n\n"
-        f"Started by `{' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])}` (process {os.getpid()})."
-    )
+        f"{config.data.image_size} px.",
+        "",
+        f"- Configuration: [config.yaml]({yaml})",
+        f"- Prepared set: `{pictures.fingerprint}`",
+    ]
+    if flow_run := links.get("pikavae.flow_run_id"):
+        url = links.get("pikavae.flow_run_url")
+        lines.append(f"- Flow run: {f'[{flow_run}]({url})' if url else f'`{flow_run}`'}")
+    else:
+        lines.append(f"- Started by `{' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])}`")
+    return "\n".join(lines)

@@ -45,7 +45,7 @@ def client(registry_home, monkeypatch):
 @pytest.fixture
 def run(client, registry_home):
     experiment = tracking.experiment_id(client, registry_home, "registry")
-    return tracking.RunLog.start(client, experiment, "a run", tags={}, params={}, note="")
+    return tracking.RunLog.start(client, experiment, "a run", tags={}, params={})
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ class House:
         self.home = home
         self.client = tracking.connect(home)
         experiment = tracking.experiment_id(self.client, home, "training")
-        self.run = tracking.RunLog.start(self.client, experiment, "a run", tags={}, params={}, note="")
+        self.run = tracking.RunLog.start(self.client, experiment, "a run", tags={}, params={})
         for seed in (1, 2):
             self.register(folder, seed)
 

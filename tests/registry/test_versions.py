@@ -158,7 +158,7 @@ def test_all_of_it_works_through_a_server(server, snapshot, tmp_path, monkeypatc
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     client = tracking.connect(tmp_path)
     experiment = tracking.experiment_id(client, tmp_path, "remote")
-    run = tracking.RunLog.start(client, experiment, "a run", tags={}, params={}, note="")
+    run = tracking.RunLog.start(client, experiment, "a run", tags={}, params={})
     run.log({"train/loss": math.nan, "val/psnr": 21.5}, 400)
     kept, dropped = (run.log_checkpoint(snapshot, step, {"val/psnr": 21.5}) for step in (400, 300))
     run.drop_checkpoint(dropped)

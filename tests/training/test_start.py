@@ -1,0 +1,62 @@
+"""Training that begins with somebody's weights."""
+
+import pytest
+import torch
+
+from pikavae.errors import UserError
+from pikavae.model.autoencoder import AutoencoderKL
+from pikavae.model.snapshot import read_snapshot, write_snapshot
+from pikavae.training.loop import train
+from pikavae.training.state import TrainState
+from tests.training.conftest import make_config
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def snapshot(tmp_path):
+    """A model of factor 2 that no seed of the tests makes."""
+    torch.manual_seed(77)
+    folder = tmp_path / "snapshot"
+    folder.mkdir()
+    write_snapshot(folder, AutoencoderKL(make_config().model), image_size=16, settings="")
+    return folder
+
+
+@pytest.mark.parametrize("shortcuts", [False, True])
+def test_the_model_computes_what_the_snapshot_computes_and_can_be_trained(snapshot, shortcuts):
+    config = make_config(**{"model.resample_shortcuts": shortcuts, "training.ema_decay": 0.9})
+    state = TrainState.fresh(config, CPU, snapshot)
+    images = torch.rand(2, 3, 16, 16) * 2 - 1
+    with torch.no_grad():
+        expected = read_snapshot(snapshot).encode(images).mean
+        for model in (state.model, state.averaged):
+            torch.testing.assert_close(model.encode(images).mean, expected)
+    assert state.model.config.resample_shortcuts is shortcuts
+    assert all(weight.requires_grad for weight in state.model.parameters())
+    assert state.model.training
+
+
+def test_the_first_step_begins_there_and_a_resumed_run_does_not_begin_again(tmp_path, prepared, snapshot):
+    config = make_config(**{"optimizer.learning_rate": 1e-12})
+    result = train(config, prepared, tmp_path / "run", CPU, start=snapshot)
+    start, end = read_snapshot(snapshot).state_dict(), read_snapshot(result.snapshot).state_dict()
+    for name, value in start.items():
+        torch.testing.assert_close(end[name], value, rtol=0, atol=1e-9)
+    trained = train(make_config(), prepared, tmp_path / "other", CPU, start=snapshot)
+    again = train(make_config(), prepared, tmp_path / "other", CPU, start=snapshot)
+    assert again.start_step == trained.steps
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ({"model.channels": [8, 16]}, r"channels \(8, 8\) instead of \(8, 16\)"),
+        ({"model.latent_channels": 3}, "latent_channels 4 instead of 3"),
+        ({"model.norm_groups": 2}, "norm_groups 4 instead of 2"),
+        ({"model.mid_attention": False}, "mid_attention True instead of False"),
+    ],
+)
+def test_weights_of_other_sizes_are_refused_by_name(snapshot, override, said):
+    with pytest.raises(UserError, match=said):
+        TrainState.fresh(make_config(**override), CPU, snapshot)

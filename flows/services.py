@@ -75,11 +75,11 @@ def _start(home: Path, mlflow_port: int, prefect_port: int, config: Config, serv
     servers.append(
         Server.start("Prefect's server", command, {"PREFECT_SERVER_LOGGING_LEVEL": "INFO"}, home / "logs/prefect.log")
     )
-    from flows import deployments  # only now: it imports Prefect, which takes a second while the servers start
-
-    servers[-1].wait_until_healthy(f"{prefect}/api/health")
     os.environ["PREFECT_API_URL"] = f"{prefect}/api"
     os.environ[MLFLOW_UI] = mlflow
+    from flows import deployments  # only now: it imports Prefect, which reads the environment once
+
+    servers[-1].wait_until_healthy(f"{prefect}/api/health")
     if deployments.deploy(deployments.deployments_file(), Path(os.environ["PREFECT_HOME"]) / "deployed.json"):
         logger.info("deployments brought to the server")
     for name in deployments.crash_lost_runs():

@@ -8,7 +8,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
 
-BATCH_BYTES = 8 << 20
+BATCH_BYTES = 4 << 20
 """About as much of a table is in memory at once, besides the page of a Parquet file that is being read."""
 MAX_BATCH_ROWS = 1024
 BUFFER_BYTES = 1 << 20

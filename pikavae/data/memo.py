@@ -98,11 +98,8 @@ class HashMemo:
                     path: ((size, m, c, inode), sha)
                     for path, size, m, c, inode, sha in database.execute(query, (root,))
                 }
-        except sqlite3.OperationalError as error:
-            logger.warning("the memo of hashes %s cannot be read (%s): files are hashed again", self.path, error)
         except sqlite3.DatabaseError as error:
-            logger.warning("the memo of hashes %s is damaged (%s) and starts anew", self.path, error)
-            self.path.unlink(missing_ok=True)
+            self._give_up(error)
         return {}
 
     def _write(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
@@ -114,8 +111,14 @@ class HashMemo:
             with closing(self._connect()) as database, database:
                 database.execute(_SCHEMA)
                 database.executemany(statement, rows)
-        except (sqlite3.Error, OSError) as error:
-            logger.warning("the memo of hashes %s cannot be written: %s", self.path, error)
+        except (sqlite3.DatabaseError, OSError) as error:
+            self._give_up(error)
+
+    def _give_up(self, error: sqlite3.DatabaseError | OSError) -> None:
+        """Do without the memo this time; a damaged one is removed."""
+        logger.warning("the memo of hashes %s cannot be used (%s): files are hashed again", self.path, error)
+        if not isinstance(error, sqlite3.OperationalError | OSError):  # locked, no permission, disk full: not damaged
+            self.path.unlink(missing_ok=True)
 
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(self.path, timeout=LOCK_SECONDS)

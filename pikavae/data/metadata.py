@@ -90,7 +90,7 @@ def _read_file(
     found.column = column
     first: dict[str, int] = {}
     for number, row in rows:
-        picture = lookup.find(printable(folder), _relative(row, f"{where} row {number}"))
+        picture = lookup.find(printable(folder), _file_name(row, f"{where} row {number}"), f"{where} row {number}")
         label = printable(f"{file} row {number}")
         if picture is None:
             found.set_aside.append(SetAside(label, f"names {row[FILE_NAME]!r}, which is not there"))
@@ -113,8 +113,14 @@ class _Lookup:
             key = unicodedata.normalize("NFC", name)
             self.composed[key] = None if key in self.composed else name
 
-    def find(self, folder: str, relative: str) -> str | None:
-        for path in (relative, relative.replace("\\", "/")):
+    def find(self, folder: str, relative: str, where: str) -> str | None:
+        """The picture at `relative` in `folder`, which may be written as on Windows; None where there is none."""
+        if folder + relative in self.names:
+            return folder + relative
+        slashed = relative.replace("\\", "/")
+        if slashed.startswith("/") or ntpath.splitdrive(relative)[0] or ".." in slashed.split("/"):
+            raise UserError(f"{where}: {relative!r} leaves the folder; name files relative to it")
+        for path in (relative, slashed):
             name = folder + posixpath.normpath(path)
             if name in self.names:
                 return name
@@ -123,15 +129,12 @@ class _Lookup:
         return None
 
 
-def _relative(row: dict[str, Any], where: str) -> str:
-    """The row's file name, which must stay in the folder."""
+def _file_name(row: dict[str, Any], where: str) -> str:
     name = row.get(FILE_NAME)
     if FILE_NAME not in row:
         raise UserError(f"{where}: no `{FILE_NAME}`; columns are {', '.join(map(repr, row)) or 'none'}")
     if not isinstance(name, str) or not name.strip():
         raise UserError(f"{where}: {FILE_NAME} {name!r} is no name of a file")
-    if name.startswith(("/", "\\")) or ntpath.splitdrive(name)[0] or ".." in name.replace("\\", "/").split("/"):
-        raise UserError(f"{where}: {name!r} leaves the folder; name files relative to it")
     return name
 
 

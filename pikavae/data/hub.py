@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from pikavae.config import DataConfig
@@ -65,6 +66,8 @@ class HubChunk:
         revision: the commit of the data set.
         columns: those of pictures and captions.
         start: the number of the first row in the split.
+        cache: the folder of the data set in the hub's cache. Of a data set that is an image folder, the rows are paths
+            to files in it, as the hub's library wrote them; no other path is opened.
     """
 
     rows: Any
@@ -72,6 +75,7 @@ class HubChunk:
     revision: str
     columns: tuple[str, str | None]
     start: int
+    cache: str
 
     @property
     def content(self) -> Mapping[str, Any]:
@@ -87,8 +91,15 @@ class HubChunk:
         """In the order of the rows."""
         number = self.start
         for table in self.rows.with_format("arrow").iter(ROWS_AT_ONCE):
-            yield from pictures_of(table, *self.columns, number, "row")
+            yield from pictures_of(table, self.columns, "row", number, self._read_cached)
             number += len(table)
+
+    def _read_cached(self, path: str) -> bytes | None:
+        try:
+            file = Path(path).resolve()
+            return file.read_bytes() if file.is_relative_to(self.cache) else None
+        except (OSError, ValueError):
+            return None
 
 
 class HubSource:
@@ -128,10 +139,13 @@ class HubSource:
 
     def chunks(self, size: int) -> Iterator[HubChunk]:
         """Loads the data set into the cache, then `size` rows each."""
+        from huggingface_hub.constants import HF_HUB_CACHE
+
+        cache = Path(HF_HUB_CACHE, f"datasets--{self.name.replace('/', '--')}").resolve()
         columns, name = (self._loaded.image, self._loaded.caption), f"hub:{self.name} {self.config.split}"
         for start in range(0, len(self._loaded.rows), size):
             rows = self._loaded.rows.select(range(start, min(start + size, len(self._loaded.rows))))
-            yield HubChunk(rows, name, self.revision, columns, start)
+            yield HubChunk(rows, name, self.revision, columns, start, str(cache))
 
     @property
     def columns(self) -> Mapping[str, str | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +21,7 @@ from pikavae.errors import TransientError, UserError
 MAX_PARTS = 16
 """A group of rows can only be read from its beginning, so it is cut into no more chunks than these."""
 COLUMNS = "columns"
+MAX_SHOWN = 200
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class TableChunk:
         with _readable(self.path), open_table(self.path) as table:
             self._check_unchanged()
             for batch in table.rows(self.start, self.stop, [name for name in (self.image, self.caption) if name]):
-                for picture in pictures_of(batch, self.image, self.caption, number, self.name):
+                for picture in pictures_of(batch, (self.image, self.caption), self.name, number):
                     yield picture
                     number += 1
             self._check_unchanged()
@@ -80,8 +81,23 @@ class TableChunk:
             raise TransientError(f"{shown(Path(self.path))}: changed while it was being read; run the command again")
 
 
-def pictures_of(batch: Any, image: str, caption: str | None, number: int, name: str) -> Iterator[SourcePicture]:
-    """The rows of an Arrow batch or of a small table, undecoded. `number` is that of the first row in `name`."""
+def pictures_of(
+    batch: Any,
+    columns: tuple[str, str | None],
+    name: str,
+    number: int,
+    read_path: Callable[[str], bytes | None] = lambda _: None,
+) -> Iterator[SourcePicture]:
+    """The rows of an Arrow batch or of a small table, undecoded.
+
+    Args:
+        batch: the rows.
+        columns: of the pictures and of the captions.
+        name: what the rows belong to.
+        number: the first row's in it.
+        read_path: the bytes at a path that stands in place of a picture, None where it must not be opened.
+    """
+    image, caption = columns
     captions = None if caption is None else batch.column(caption)
     for index, cell in enumerate(batch.column(image)):
         row_name = f"{name}#{number + index:08d}"
@@ -89,9 +105,13 @@ def pictures_of(batch: Any, image: str, caption: str | None, number: int, name: 
         content, path = (cell, None) if not hasattr(cell, "keys") else _fields(cell)
         if content is not None and content.is_valid:
             yield SourcePicture(row_name, content.as_py(), text)
+        elif not path:
+            yield SourcePicture(row_name, None, text, "null instead of a picture")
+        elif isinstance(path, str) and (found := read_path(path)) is not None:
+            yield SourcePicture(row_name, found, text)
         else:
-            problem = f"holds a path instead of a picture: {path}" if path else "null instead of a picture"
-            yield SourcePicture(row_name, None, text, problem)
+            shortened = shown(Path(str(path)[:MAX_SHOWN]))
+            yield SourcePicture(row_name, None, text, f"holds a path instead of a picture: {shortened}")
 
 
 def _fields(cell: Any) -> tuple[Any, object]:

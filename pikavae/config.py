@@ -36,10 +36,14 @@ class DataConfig(Section):
     """A source of its own for the validation pictures; without it they are split off `source`."""
     split: str = "train"
     """The split of a hub data set that is read."""
-    image_column: str = "image"
-    """The column that holds the pictures, in hub data sets and Parquet or Arrow files."""
-    caption_column: str = "text"
-    """The column that holds the captions; pictures without one get an empty caption."""
+    image_column: str | None = Field(None, min_length=1)
+    """The column that holds the pictures, in hub data sets and Parquet or Arrow files.
+
+    By default `image`, or else the only one that holds pictures."""
+    caption_column: str | None = Field(None, min_length=1)
+    """The column that holds the captions, there and in metadata files; pictures without one get an empty caption.
+
+    By default `text`, `caption`, or else the only one that holds text other than names of files."""
     image_size: int = Field(512, ge=8, le=4096)
     """Pixels: the shorter side is scaled to this, then the centre square is cut out."""
     background: tuple[Byte, Byte, Byte] = (255, 255, 255)

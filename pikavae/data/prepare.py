@@ -18,10 +18,11 @@ import pyarrow as pa
 from PIL import Image
 
 from pikavae.config import DataConfig, content_hash
+from pikavae.data.captions import clean_caption
 from pikavae.data.dataset import RECORD_NAME, PreparedSet, open_prepared
 from pikavae.data.pictures import UnreadablePictureError, decode, to_square
-from pikavae.data.rows import SourcePicture
-from pikavae.data.sources import SPRITES, Source, Tables, open_source, validation_files
+from pikavae.data.rows import Source, SourcePicture
+from pikavae.data.sources import SPRITES, open_sources
 from pikavae.data.tokens import MAX_LENGTH, load_tokenizer, tokenize
 from pikavae.errors import DamagedFileError, UserError
 from pikavae.files import exclusive, folder_atomically
@@ -32,8 +33,9 @@ logger = logging.getLogger(__name__)
 Progress = Callable[[int, int | None], None]
 
 SPRITE_FIELDS = {"sprites_count", "sprites_seed"}
-SOURCE_FIELDS = {"source", "validation_source"}
-COLUMN_FIELDS = {"split", "image_column"}
+SOURCE_FIELDS = {"source", "validation_source", "split", "image_column", "caption_column"}
+"""Fields that say which pictures are meant: the sources' content says it better, with the columns that were guessed."""
+CHUNK_SIZE = 1024
 ROWS_PER_BATCH = 256
 INPUT_IDS = datasets.Sequence(datasets.Value("int32"), length=MAX_LENGTH)
 SCHEMA = pa.schema([("pixels", pa.large_binary()), *((name, pa.string()) for name in ("caption", "sha256", "name"))])
@@ -47,8 +49,8 @@ def prepare_inputs(config: DataConfig) -> dict[str, Any]:
     Raises:
         UserError: the source is not there or cannot be read.
     """
-    sources = _open_sources(config)
-    unused = SOURCE_FIELDS | (COLUMN_FIELDS | {"caption_column"} if config.source == SPRITES else SPRITE_FIELDS)
+    sources = open_sources(config)
+    unused = SOURCE_FIELDS | (set() if config.source == SPRITES else SPRITE_FIELDS)
     fields = {name: value for name, value in config.model_dump(mode="json").items() if name not in unused}
     return {
         **{f"data.{name}": value for name, value in fields.items()},
@@ -92,16 +94,6 @@ def prepare(config: DataConfig, prepared_root: Path, *, progress: Progress | Non
         return open_prepared(path), False
 
 
-def _open_sources(config: DataConfig) -> dict[str, Source]:
-    """The sources by side: `source` alone, or `train` and `validation` where the validation pictures are apart."""
-    source = open_source(config.source, config, "data.source")
-    if config.validation_source is not None:
-        return {"train": source, "validation": open_source(config.validation_source, config, "data.validation_source")}
-    if isinstance(source, Tables) and (files := validation_files(config.source)):
-        return {"train": source, "validation": Tables(files, config, "data.source")}
-    return {"source": source}
-
-
 @dataclass
 class Tally:
     """What happened to the pictures of the set."""
@@ -116,7 +108,7 @@ class Tally:
 
 def _make(config: DataConfig, inputs: dict[str, Any], folder: Path, progress: Progress | None) -> None:
     """Fill the folder of a prepared set."""
-    sources, tally = _open_sources(config), Tally()
+    sources, tally = open_sources(config), Tally()
     counts = [source.count() for source in sources.values()]
     total = None if None in counts else sum(count or 0 for count in counts)
     for side, source in sources.items():
@@ -141,6 +133,8 @@ def _make(config: DataConfig, inputs: dict[str, Any], folder: Path, progress: Pr
         "num_leaked": tally.num_leaked,
         "num_quarantined": len(tally.quarantined),
         "quarantined": tally.quarantined,
+        "set_aside": [item._asdict() for source in sources.values() for item in source.set_aside],
+        "columns": {side: dict(source.columns) for side, source in sources.items()},
         "captions": {"missing": tally.missing_captions, "truncated": truncated},
         "inputs": inputs,
         "files": {
@@ -166,15 +160,16 @@ def _store_pixels(
 
 def _squares(source: Source, config: DataConfig, tally: Tally) -> Iterator[tuple[bytes, str, str, str]]:
     """Pixels, caption, hash and name of every picture that can be read; the others are put on record."""
-    for picture in source.pictures():
+    for picture in (picture for chunk in source.chunks(CHUNK_SIZE) for picture in chunk.pictures()):
         tally.num_read += 1
         try:
             pixels = to_square(_image_of(picture), config.image_size, config.background).tobytes()
         except UnreadablePictureError as error:
             tally.quarantined.append({"name": picture.name, "reason": str(error)})
             continue
-        tally.missing_captions += picture.caption is None
-        yield pixels, picture.caption or "", hashlib.sha256(pixels).hexdigest(), picture.name
+        caption = clean_caption(picture.caption).text
+        tally.missing_captions += not caption
+        yield pixels, caption, hashlib.sha256(pixels).hexdigest(), picture.name
 
 
 def _image_of(picture: SourcePicture) -> Image.Image:

@@ -62,15 +62,16 @@ def up(mlflow_port: int, prefect_port: int, config: Config, ready: Callable[[Map
 
 def _start(home: Path, mlflow_port: int, prefect_port: int, config: Config, servers: list[Server]) -> dict[str, str]:
     """Start everything, each in `servers` as soon as it is there; returns the addresses to look at."""
-    mlflow, prefect = ui_base(home), f"http://127.0.0.1:{prefect_port}"
+    prefect = f"http://127.0.0.1:{prefect_port}"
     require_free_port(prefect_port, "--prefect-port")
-    if mlflow is None:
+    os.environ.pop(MLFLOW_UI, None)  # of a service that was here before
+    elsewhere = ui_base(home)  # a server that MLFLOW_TRACKING_URI names
+    mlflow = elsewhere or f"http://127.0.0.1:{mlflow_port}"
+    if elsewhere is None:
         require_free_port(mlflow_port, "--mlflow-port")
-        mlflow = f"http://127.0.0.1:{mlflow_port}"
-        page = operations.mlflow_page(mlflow, config)  # makes the database, before there is a server to do it
+    page = operations.mlflow_page(mlflow, config)  # makes a local database, before there is a server to do it
+    if elsewhere is None:
         servers.append(operations.start_mlflow(mlflow_port, home / "logs" / "mlflow.log"))
-    else:
-        page = operations.mlflow_page(mlflow, config)
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(prefect_port)]
     servers.append(
         Server.start("Prefect's server", command, {"PREFECT_SERVER_LOGGING_LEVEL": "INFO"}, home / "logs/prefect.log")
@@ -89,7 +90,8 @@ def _start(home: Path, mlflow_port: int, prefect_port: int, config: Config, serv
         Server.start("the worker", worker, {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO"}, home / "logs/worker.log")
     )
     _wait_for_worker(servers[-1], deployments.has_worker)
-    servers[0].wait_until_healthy(f"{mlflow}/health")
+    if elsewhere is None:
+        servers[0].wait_until_healthy(f"{mlflow}/health")
     Services(os.environ[OWNER], prefect, mlflow).save(home)
     return {"mlflow": page, "prefect": f"{prefect}/dashboard", "deployments": f"{prefect}/deployments"}
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -28,12 +29,14 @@ TINY = {
 
 @pytest.fixture(autouse=True)
 def isolated(monkeypatch, tmp_path):
-    """A temporary PIKAVAE_HOME, and none of the variables that would lead elsewhere."""
-    for name in ("MLFLOW_TRACKING_URI", "PREFECT_HOME", "PREFECT_API_URL", "HF_ENDPOINT"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("PIKAVAE_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    logging.getLogger("pikavae").setLevel(logging.INFO)
+    """A temporary PIKAVAE_HOME, none of the variables that would lead elsewhere, and none that a test leaves behind."""
+    with mock.patch.dict(os.environ):
+        for name in ("MLFLOW_TRACKING_URI", "PREFECT_HOME", "PREFECT_API_URL", "PIKAVAE_MLFLOW_UI", "HF_ENDPOINT"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("PIKAVAE_HOME", str(tmp_path / "home"))
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        logging.getLogger("pikavae").setLevel(logging.INFO)
+        yield
 
 
 @pytest.fixture

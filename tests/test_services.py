@@ -22,6 +22,7 @@ from tests.conftest import TINY
 
 ROOT = Path(__file__).parents[1]
 PATIENCE_SECONDS = 240
+OURS = ("PREFECT_", "MLFLOW_", "PIKAVAE_")
 
 pytestmark = pytest.mark.slow
 
@@ -54,7 +55,7 @@ class House:
         self.temporary.mkdir()
         self.ports = free_port(), free_port()
         self.environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))},
+            **{name: value for name, value in os.environ.items() if not name.startswith(OURS)},
             "PIKAVAE_HOME": str(self.home),
             "PYTHONPATH": str(ROOT),
             "TMPDIR": str(self.temporary),
@@ -269,7 +270,8 @@ def test_after_a_kill_a_second_start_ends_the_orphans_and_a_retry_goes_on(house,
     address = {"PREFECT_API_URL": f"http://127.0.0.1:{house.ports[1]}/api"}
     command = [sys.executable, "-m", "prefect", "--no-prompt", "flow-run", "retry", str(flow_run.id)]
     subprocess.run(command, env={**house.environment, **address}, check=True, capture_output=True)
-    wait_for(lambda: not house.prefect().read_flow_run(flow_run.id).state.is_crashed(), "the retry")
+    with house.prefect() as client:
+        wait_for(lambda: not client.read_flow_run(flow_run.id).state.is_crashed(), "the retry")
     run = wait_for(lambda: house.finished(flow_run.id), "the end of the retry")
     assert run.state.is_completed(), run.state.message
     mlflow_run = house.mlflow().get_run(run_id)

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import datasets
@@ -151,9 +152,12 @@ def _schema(names: tuple[str, ...], shape: tuple[int, ...], settings: Settings) 
 
 
 def stored_rows(shard: Shard) -> Iterator[pa.Table]:
-    """The rows of a shard as `datasets` hands them out; streamed, so that no copy is left in its cache."""
-    rows = datasets.load_dataset("parquet", data_files={"train": [str(shard.path)]}, split="train", streaming=True)
-    yield from rows.with_format("arrow").iter(batch_size=ROWS_PER_GROUP)
+    """The rows of a shard as `datasets` hands them out; streamed, and nothing of them is left in its cache."""
+    with TemporaryDirectory() as cache:
+        rows = datasets.load_dataset(
+            "parquet", data_files={"train": [str(shard.path)]}, split="train", streaming=True, cache_dir=cache
+        )
+        yield from rows.with_format("arrow").iter(batch_size=ROWS_PER_GROUP)
 
 
 def stored_latents(rows: pa.Table, name: str) -> Tensor:

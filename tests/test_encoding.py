@@ -109,6 +109,7 @@ from pathlib import Path
 from flows.environment import set_up_prefect
 from pikavae.errors import UserError
 set_up_prefect(Path(sys.argv[2]))
+from flows.latents import latents
 for out in ("latents", "./a/b", "../latents"):
     try:
         latents.fn(sys.argv[1], out=out)

@@ -93,6 +93,11 @@ def test_a_run_names_its_step_and_a_version_its_number(tmp_path):
     assert names == [f"run:{finished['run_id']}@4", f"pikavae version {finished['version']}"]
 
 
+def test_a_relative_folder_is_told_in_full(snapshot, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert encode(str(snapshot), tiny(), Path("latents"), logvar=False)["path"] == str(tmp_path / "latents")
+
+
 def test_another_model_does_not_write_into_the_folder(snapshot, tmp_path):
     encode(str(snapshot), tiny(), tmp_path / "latents", logvar=False)
     other = tmp_path / "other"

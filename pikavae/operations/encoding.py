@@ -50,7 +50,7 @@ def encode(
     done = encode_set(
         read_snapshot(snapshot),
         {"train": pictures.train, "validation": pictures.validation},
-        out or default_folder(provenance, config, logvar=logvar),
+        (out or default_folder(provenance, config, logvar=logvar)).expanduser().absolute(),
         batch_size=config.evaluation.batch_size,
         device=device,
         logvar=logvar,

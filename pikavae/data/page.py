@@ -47,9 +47,7 @@ def data_page(facts: SetFacts, pixels: Pixels) -> str:
     used = [picture for picture in facts.pictures if picture.side != "dropped"]
     if not used:
         raise ValueError("a page needs at least one picture for training or validation")
-    colours = measurecolours_section(
-        evenly([*on_side(facts, "train"), *on_side(facts, "validation")], COLOUR_SAMPLE), pixels
-    )
+    colours = measure_colours(evenly([*on_side(facts, "train"), *on_side(facts, "validation")], COLOUR_SAMPLE), pixels)
     sections = [
         ("pictures", "Pictures", contact_sheet_section(facts, pixels)),
         ("sizes", "Sizes", sizes_section(facts, used)),

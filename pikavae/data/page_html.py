@@ -32,7 +32,7 @@ class Html(str):
     __slots__ = ()
 
 
-def tag(name: str, *children: str, **attributes: str | float | None) -> Html:
+def tag(name: str, /, *children: str, **attributes: str | float | None) -> Html:
     """An element. Children that are `Html` are kept, others are text; attributes that are None are left out.
 
     `class_` becomes `class`, `aria_label` becomes `aria-label`.

@@ -22,7 +22,30 @@ MAX_HALF_OCTAVES = 24
 MAX_QUARTER_OCTAVES = 12
 MAX_TOKEN_BARS = 96
 LONGEST_CAPTION = 4 * MAX_LENGTH
-STOP_WORDS = frozenset("a an and are as at by for from in into is it its of on or the to with".split())
+STOP_WORDS = frozenset(
+    [
+        "a",
+        "an",
+        "and",
+        "are",
+        "as",
+        "at",
+        "by",
+        "for",
+        "from",
+        "in",
+        "into",
+        "is",
+        "it",
+        "its",
+        "of",
+        "on",
+        "or",
+        "the",
+        "to",
+        "with",
+    ]
+)
 WORD = re.compile("\\w+(?:['\u2019]\\w+)*")
 
 

@@ -75,7 +75,7 @@ def _tile(facts: SetFacts, index: int, pixels: Pixels) -> Html:
     )
     details = together(
         tag("bdi", shortened(picture.name, NAME_LENGTH)),
-        f" · {picture.width:,} × {picture.height:,} px · {count(picture.num_tokens, 'token')}",
+        f" · {picture.width:,} \u00d7 {picture.height:,} px · {count(picture.num_tokens, 'token')}",
     )
     return tag(
         "figure",
@@ -101,7 +101,7 @@ def sizes_section(facts: SetFacts, used: Sequence[PictureFacts]) -> Html:
         _figure(
             size_chart(used, facts.image_size),
             "Size of the source pictures. ",
-            f"The shorter side runs from {sides[0]:,} to {sides[-1]:,} px, the median is {sides[len(sides) // 2]:,} px. "
+            f"The shorter side runs from {sides[0]:,} to {sides[-1]:,} px, the median is {sides[len(sides) // 2]:,}. "
             f"{count(num_small, 'picture')} ({percent(num_small, len(used))}) had to be scaled up to "
             f"{facts.image_size} px" + (" (red bars)." if num_small else "."),
         ),
@@ -151,7 +151,7 @@ def colours_section(colours: Colours, num_used: int) -> Html:
         class_="statistics",
     )
     lead = (
-        f"Measured on {sample}, as prepared, by up to {GRID_SIDE} × {GRID_SIDE} pixels of each: "
+        f"Measured on {sample}, as prepared, by up to {GRID_SIDE} \u00d7 {GRID_SIDE} pixels of each: "
         f"{count(colours.num_pixels, 'pixel')}."
     )
     charts = [

@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pikavae.data.page_html import Html, percent, tag, together
+from pikavae.data.page_html import Html, percent, tag
 
 WIDTH, HEIGHT = 440, 236
-LEFT, RIGHT, TOP, BOTTOM = 50, 12, 38, 46
+LEFT, RIGHT, TOP, BOTTOM = 50, 20, 38, 46
 PLOT_WIDTH, PLOT_HEIGHT = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
 BREAK_RATIO = 3.0
 """A bar this many times as high as the second is broken off, so that the others can be read."""
@@ -64,7 +64,7 @@ class Chart:
 
 
 def draw(chart: Chart) -> Html:
-    """The chart, and its numbers as a table that opens below it."""
+    """The chart as a picture that scales with its column."""
     first, last = chart.bars[0].start, chart.bars[-1].end
     top, step = _round_axis(chart.ceiling, whole=not chart.in_pixels)
 
@@ -89,8 +89,7 @@ def draw(chart: Chart) -> Html:
         anchor = "end" if x(position) > LEFT + PLOT_WIDTH / 2 else "start"
         parts.append(_line(x(position), TOP - 8, x(position), HEIGHT - BOTTOM, "mark"))
         parts.append(_text(x(position) + (-5 if anchor == "end" else 5), 30, label, class_="mark", text_anchor=anchor))
-    picture = tag("svg", *parts, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=chart.title, class_="chart")
-    return together(picture, _numbers(chart))
+    return tag("svg", *parts, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=chart.title, class_="chart")
 
 
 def share_bar(share: float) -> Html:
@@ -150,7 +149,8 @@ def _text(x: float, y: float, words: str, **attributes: str) -> Html:
     return tag("text", words, x=round(x, 2), y=round(y, 2), **attributes)
 
 
-def _numbers(chart: Chart) -> Html:
+def numbers(chart: Chart) -> Html:
+    """The chart as a table, closed until it is asked for; bars of height zero are left out."""
     rows = [
         tag("tr", tag("th", bar.label, scope="row"), tag("td", chart.value_text(bar.value)))
         for bar in chart.bars

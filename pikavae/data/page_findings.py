@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pikavae.data.page_facts import DuplicatePair, PictureFacts, SetFacts
-from pikavae.data.page_html import count, percent, shortened
+from pikavae.data.page_html import count, percent, shortened, subject
 from pikavae.data.page_numbers import Colours, kept_share, shorter_side
 from pikavae.data.tokens import MAX_LENGTH
 
@@ -89,7 +89,8 @@ def _likenesses(facts: SetFacts) -> Iterator[Finding]:
         yield Finding("fine", "No pair of near-duplicates lies across train and validation.")
     if num_within:
         yield Finding(
-            "note", f"{count(num_within, 'pair')} of near-duplicates {_are(num_within)} on one side together."
+            "note",
+            f"{count(num_within, 'pair')} of near-duplicates {'lies' if num_within == 1 else 'lie'} within one side.",
         )
     if number := facts.num_exact_duplicates:
         yield Finding("note", f"{count(number, 'picture')} {_are(number)} an exact copy of another.")
@@ -100,9 +101,8 @@ def _sizes(used: Sequence[PictureFacts], image_size: int) -> Iterator[Finding]:
     if num_small:
         yield Finding(
             "check",
-            f"{count(num_small, 'picture')} ({percent(num_small, len(used))}) {_are(num_small)} smaller than "
-            f"{image_size} px and {'was' if num_small == 1 else 'were'} scaled up: they hold less detail than that "
-            f"size can show.",
+            f"{subject(num_small, len(used), 'picture', 'was', 'were')} scaled up to {image_size} px and so "
+            f"{'holds' if num_small in {1, len(used)} else 'hold'} less detail than that size can show.",
         )
     else:
         yield Finding("fine", f"Every picture has at least {image_size} px on its shorter side: none was scaled up.")
@@ -110,9 +110,8 @@ def _sizes(used: Sequence[PictureFacts], image_size: int) -> Iterator[Finding]:
     if num_halved:
         yield Finding(
             "note",
-            f"{count(num_halved, 'picture')} ({percent(num_halved, len(used))}) {_are(num_halved)} at least twice as "
-            f"long in one direction as in the other: the centre square leaves half of "
-            f"{'it' if num_halved == 1 else 'them'} or more out.",
+            f"{subject(num_halved, len(used), 'picture', 'is', 'are')} at least twice as long in one direction as in "
+            f"the other: the centre square leaves half of that area or more out.",
         )
 
 
@@ -126,19 +125,17 @@ def _captions(used: Sequence[PictureFacts]) -> Iterator[Finding]:
     if num_cut:
         yield Finding(
             "check",
-            f"{count(num_cut, 'caption')} ({percent(num_cut, len(written))}) {_are(num_cut)} cut at {MAX_LENGTH} "
-            f"tokens.",
+            f"{subject(num_cut, len(written), 'caption', 'is', 'are')} cut at {MAX_LENGTH} tokens.",
         )
     else:
         yield Finding("fine", f"No caption is longer than {MAX_LENGTH} tokens: none was cut.")
     if num_missing:
-        have = "has" if num_missing == 1 else "have"
-        yield Finding("note", f"{count(num_missing, 'picture')} ({percent(num_missing, len(used))}) {have} no caption.")
+        yield Finding("note", f"{subject(num_missing, len(used), 'picture', 'has', 'have')} no caption.")
     caption, number = min(Counter(p.caption for p in written).items(), key=lambda item: (-item[1], item[0]))
     if number > max(1, SAME_CAPTION * len(written)):
         yield Finding(
             "check",
-            f"{count(number, 'picture')} ({percent(number, len(used))}) share one caption, “{shortened(caption, 60)}”.",
+            f"{subject(number, len(used), 'picture', 'has', 'have')} the same caption, “{shortened(caption, 60)}”.",
         )
 
 

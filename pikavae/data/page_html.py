@@ -69,6 +69,16 @@ def count(number: int, singular: str, plural: str | None = None) -> str:
     return f"{number:,}{NO_BREAK_SPACE}{singular if number == 1 else plural or singular + 's'}"
 
 
+def subject(number: int, whole: int, noun: str, singular: str, plural: str) -> str:
+    """The beginning of a sentence about `number` of `whole`: `No caption is`, `12 captions (3 %) are`, `Every caption is`.
+
+    `singular` and `plural` are the verb's forms.
+    """
+    if number in {0, whole}:
+        return f"{'Every' if number else 'No'} {noun} {singular}"
+    return f"{count(number, noun)} ({percent(number, whole)}) {singular if number == 1 else plural}"
+
+
 def percent(part: float, whole: float) -> str:
     """A share as `54 %`. Two digits where it is small, and never rounded to none or to all."""
     share = 100.0 * part / whole if whole else 0.0

@@ -72,8 +72,8 @@ def size_chart(pictures: Sequence[PictureFacts], image_size: int) -> Chart:
         max(-MAX_HALF_OCTAVES, min(MAX_HALF_OCTAVES - 1, math.floor(2 * math.log2(shorter_side(p) / image_size))))
         for p in pictures
     )
-    first = 2 * math.floor(min(-2, *indices) / 2)
-    last = 2 * math.ceil((max(1, *indices) + 1) / 2)
+    first = 2 * math.floor(min(-4, *indices) / 2)
+    last = 2 * math.ceil((max(3, *indices) + 1) / 2)
 
     def label(index: int) -> str:
         low, high = (math.ceil(image_size * 2 ** (i / 2)) for i in (index, index + 1))
@@ -119,7 +119,7 @@ def token_chart(pictures: Sequence[PictureFacts]) -> Chart:
     longest = max(MAX_LENGTH + 3, *lengths) if lengths else MAX_LENGTH + 3
     width = math.ceil(longest / MAX_TOKEN_BARS)
     # Counted from the limit, so that no bar holds both whole and cut captions.
-    first = math.floor(-MAX_LENGTH / width)
+    first = math.floor(-(MAX_LENGTH + 1) / width)
     last = math.ceil((longest - MAX_LENGTH) / width)
     bars = []
     for i in range(first, last):

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
+from statistics import median
 
 import numpy as np
 
-from pikavae.data.page_charts import Chart, draw, share_bar
+from pikavae.data.page_charts import Chart, draw, numbers, share_bar
 from pikavae.data.page_facts import DuplicatePair, PictureFacts, SetFacts, Side
 from pikavae.data.page_findings import colour_name, crosses
-from pikavae.data.page_html import Html, count, percent, shortened, tag, thumbnail, together
+from pikavae.data.page_html import Html, count, percent, shortened, subject, tag, thumbnail, together
 from pikavae.data.page_numbers import (
     GRID_SIDE,
     Colours,
@@ -61,7 +62,8 @@ def contact_sheet_section(facts: SetFacts, pixels: Pixels) -> Html:
         if indices
     ]
     lead = (
-        "Taken at equal distances through each side. Point at a picture, or move to it by keyboard, for all its words."
+        "Taken at equal distances through each side. Point at a picture, tap it or move to it by keyboard to read "
+        "all of its caption."
     )
     return together(tag("p", lead), *sheets)
 
@@ -101,15 +103,15 @@ def sizes_section(facts: SetFacts, used: Sequence[PictureFacts]) -> Html:
         _figure(
             size_chart(used, facts.image_size),
             "Size of the source pictures. ",
-            f"The shorter side runs from {sides[0]:,} to {sides[-1]:,} px, the median is {sides[len(sides) // 2]:,}. "
-            f"{count(num_small, 'picture')} ({percent(num_small, len(used))}) had to be scaled up to "
-            f"{facts.image_size} px" + (" (red bars)." if num_small else "."),
+            f"The shorter side runs from {sides[0]:,} to {sides[-1]:,} px, the median is {median(sides):,g}. "
+            f"{subject(num_small, len(used), 'picture', 'had', 'had')} to be scaled up to {facts.image_size} px"
+            + (" (red bars)." if num_small else "."),
         ),
         _figure(
             ratio_chart(used),
             "Shape of the source pictures. ",
-            f"{count(num_square, 'picture')} ({percent(num_square, len(used))}) {'is' if num_square == 1 else 'are'} "
-            f"square. The centre square keeps {percent(kept, len(used))} of a picture's area on average.",
+            f"{subject(num_square, len(used), 'picture', 'is', 'are')} square. The centre square keeps "
+            f"{percent(kept, len(used))} of the area on average.",
         ),
         class_="figures",
     )
@@ -117,15 +119,9 @@ def sizes_section(facts: SetFacts, used: Sequence[PictureFacts]) -> Html:
 
 def colours_section(colours: Colours, num_used: int) -> Html:
     """Statistics of the sampled pixels."""
-    sample = (
-        (
-            f"all {num_used:,} pictures"
-            if colours.num_pictures == num_used
-            else f"{colours.num_pictures:,} pictures, taken at equal distances from {num_used:,}"
-        )
-        if num_used > 1
-        else "the one picture"
-    )
+    sample = f"{count(colours.num_pictures, 'picture')} taken at equal distances from {num_used:,}"
+    if colours.num_pictures == num_used:
+        sample = f"all {num_used:,} pictures" if num_used > 1 else "the one picture"
     rows = [
         tag("tr", tag("th", name, scope="row"), tag("td", f"{mean:.3f}"), tag("td", f"{deviation:.3f}"))
         for name, mean, deviation in zip(("red", "green", "blue"), colours.mean, colours.deviation, strict=True)
@@ -143,10 +139,11 @@ def colours_section(colours: Colours, num_used: int) -> Html:
         tag("table", tag("caption", "Pixel values in [0, 1]."), tag("thead", head), tag("tbody", *rows)),
         tag(
             "p",
+            "The most frequent colour, ",
             swatch,
-            f" The most frequent colour, {colour_name(colours)}, fills "
-            f"{percent(colours.colour_share, 1)} of the pixels. {count(colours.num_grey, 'picture')} "
-            f"{'is' if colours.num_grey == 1 else 'are'} grey throughout, {colours.num_plain:,} of one single colour.",
+            f" {colour_name(colours)}, fills {percent(colours.colour_share, 1)} of the pixels. "
+            f"{subject(colours.num_grey, colours.num_pictures, 'picture', 'is', 'are')} grey throughout. "
+            f"{subject(colours.num_plain, colours.num_pictures, 'picture', 'is', 'are')} of one single colour.",
         ),
         class_="statistics",
     )
@@ -181,17 +178,18 @@ def captions_section(facts: SetFacts, used: Sequence[PictureFacts]) -> Html:
         chart = _figure(
             token_chart(written),
             "Length of the captions. ",
-            f"{count(len(written), 'caption')} of {lengths[0]:,} to {lengths[-1]:,} tokens, the median is "
-            f"{lengths[len(lengths) // 2]:,}. {count(num_cut, 'caption')} ({percent(num_cut, len(written))}) "
-            f"{'is' if num_cut == 1 else 'are'} cut.",
+            f"From {lengths[0]:,} to {lengths[-1]:,} tokens, the median is "
+            f"{median(lengths):,g}. {subject(num_cut, len(written), 'caption', 'is', 'are')} cut"
+            + (" (red bars)." if num_cut else "."),
         )
         num_distinct = len({picture.caption for picture in written})
-        parts.append(tag("p", f"{num_distinct:,} of {count(len(written), 'caption')} differ."))
+        same = "no two alike" if num_distinct == len(written) else f"{num_distinct:,} of them different"
+        parts.append(tag("p", f"{count(len(written), 'caption')}, {same}."))
         parts.append(tag("div", chart, _words(written), class_="figures"))
     else:
         parts.append(tag("p", "No picture has a caption."))
     if facts.notes:
-        parts.append(_counts(facts.notes, "note", "captions"))
+        parts += [tag("h3", "What was noted while they were read"), _counts(facts.notes, "note", "captions")]
     return together(*parts)
 
 
@@ -322,7 +320,7 @@ def _counts(counts: Mapping[str, int], what: str, unit: str, whole: int | None =
 
 
 def _figure(chart: Chart, name: str, words: str) -> Html:
-    return tag("figure", draw(chart), tag("figcaption", tag("b", name), words))
+    return tag("figure", draw(chart), tag("figcaption", tag("b", name), words), numbers(chart))
 
 
 def _rest(number: int, singular: str, plural: str | None = None) -> Html:

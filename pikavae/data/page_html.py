@@ -70,7 +70,7 @@ def count(number: int, singular: str, plural: str | None = None) -> str:
 
 
 def subject(number: int, whole: int, noun: str, singular: str, plural: str) -> str:
-    """The beginning of a sentence about `number` of `whole`: `No caption is`, `12 captions (3 %) are`, `Every caption is`.
+    """The beginning of a sentence about `number` of `whole`: `No caption is`, `12 captions (3 %) are`.
 
     `singular` and `plural` are the verb's forms.
     """

@@ -1,7 +1,7 @@
 """A page about a prepared set, for a person to see whether it is what they think it is.
 
-One HTML file that asks nothing of the network and runs no script, so that it opens in the sandboxed viewer of an
-experiment tracker as it does from a disk.
+One HTML file that asks nothing of the network and can be read without its script, so that it opens in the sandboxed
+viewer of an experiment tracker as it does from a disk.
 """
 
 from __future__ import annotations
@@ -64,21 +64,24 @@ def data_page(facts: SetFacts, pixels: Pixels) -> str:
         _header(facts),
         _headline(facts, colours),
         tag("nav", contents, aria_label="Sections"),
-        *(
-            tag(
-                "section", tag("h2", title, id=f"{anchor}-title"), content, id=anchor, aria_labelledby=f"{anchor}-title"
-            )
-            for anchor, title, content in sections
-        ),
+        *(_section(anchor, title, content) for anchor, title, content in sections),
     )
     return "<!DOCTYPE html>\n" + tag("html", _head(facts), tag("body", body), lang="en") + "\n"
 
 
+def _section(anchor: str, title: str, *content: Html) -> Html:
+    """A section that links and the keyboard's focus can go to."""
+    heading = tag("h2", title, id=f"{anchor}-title")
+    return tag("section", heading, *content, id=anchor, aria_labelledby=f"{anchor}-title", tabindex="-1")
+
+
 def _head(facts: SetFacts) -> Html:
-    """The title, and a policy that allows the page its own style sheet and the pictures inside it, nothing else."""
-    style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    """The title, and a policy that allows the page its own style, script and pictures, nothing else."""
+    style, script = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    policy = (
+        f"default-src 'none'; img-src data:; style-src '{_integrity(style)}'; script-src '{_integrity(script)}'; "
+        f"base-uri 'none'; form-action 'none'"
+    )
     return tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -87,7 +90,13 @@ def _head(facts: SetFacts) -> Html:
         tag("meta", name="color-scheme", content="light dark"),
         tag("title", f"{shortened(facts.title, NAME_LENGTH)} - picture set"),
         tag("style", Html(style)),
+        tag("script", Html(script)),
     )
+
+
+def _integrity(content: str) -> str:
+    """The content's hash as a policy names it."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}"
 
 
 def _header(facts: SetFacts) -> Html:
@@ -122,11 +131,4 @@ def _headline(facts: SetFacts, colours: Colours) -> Html:
         tag("li", tag("span", finding.level, class_="level"), tag("span", finding.text), class_=finding.level)
         for finding in findings(facts, colours)
     ]
-    return tag(
-        "section",
-        tag("h2", "At a glance", id="glance-title"),
-        counts,
-        tag("ul", *judged, class_="findings"),
-        id="glance",
-        aria_labelledby="glance-title",
-    )
+    return _section("glance", "At a glance", counts, tag("ul", *judged, class_="findings"))

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from pikavae.data.page_html import Html, percent, tag
 
-WIDTH, HEIGHT = 440, 236
-LEFT, RIGHT, TOP, BOTTOM = 50, 20, 38, 46
+WIDTH, HEIGHT = 440, 238
+LEFT, RIGHT, TOP, BOTTOM = 50, 20, 38, 48
 PLOT_WIDTH, PLOT_HEIGHT = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
 BREAK_RATIO = 3.0
 """A bar this many times as high as the second is broken off, so that the others can be read."""
@@ -82,7 +82,7 @@ def draw(chart: Chart) -> Html:
     parts += [_bar(bar, x, y, top, chart.value_text) for bar in chart.bars if bar.value]
     for position, label in chart.ticks:
         parts.append(_line(x(position), HEIGHT - BOTTOM, x(position), HEIGHT - BOTTOM + 4, "axis"))
-        parts.append(_text(x(position), HEIGHT - BOTTOM + 18, label, text_anchor="middle"))
+        parts.append(_text(x(position), HEIGHT - BOTTOM + 20, label, text_anchor="middle"))
     parts.append(_text(LEFT + PLOT_WIDTH / 2, HEIGHT - 6, chart.axis, class_="unit", text_anchor="middle"))
     if chart.mark is not None:
         position, label = chart.mark

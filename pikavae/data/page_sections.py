@@ -32,6 +32,8 @@ CONTACT_VALIDATION = 24
 """Of these, at most so many are validation pictures, unless there are too few others."""
 MOST_PAIRS = 24
 MOST_NAMES = 200
+FEW_NAMES = 12
+"""So few files that were set aside are shown at once."""
 MOST_REASONS = 40
 MOST_ROWS = 100
 MOST_WORDS = 30
@@ -77,7 +79,8 @@ def _tile(facts: SetFacts, index: int, pixels: Pixels) -> Html:
     )
     details = together(
         tag("bdi", shortened(picture.name, NAME_LENGTH)),
-        f" · {picture.width:,} \u00d7 {picture.height:,} px · {count(picture.num_tokens, 'token')}",
+        tag("span", f"{picture.width:,} \u00d7 {picture.height:,} px"),
+        tag("span", count(picture.num_tokens, "token")),
     )
     return tag(
         "figure",
@@ -223,7 +226,8 @@ def set_aside_section(set_aside: Sequence[tuple[str, str]]) -> Html:
         shown, room = files[:room], room - len(files[:room])
         items = tag("ul", *(tag("li", tag("bdi", shortened(name, NAME_LENGTH))) for name in shown))
         summary = tag("summary", tag("bdi", reason), " ", tag("span", count(len(files), "file"), class_="amount"))
-        listed.append(tag("details", summary, items, _rest(len(files) - len(shown), "file")))
+        is_open = "" if len(set_aside) <= FEW_NAMES else None
+        listed.append(tag("details", summary, items, _rest(len(files) - len(shown), "file"), open=is_open))
     left = sum(len(files) for _, files in groups[MOST_REASONS:])
     return together(
         tag("div", *listed, class_="reasons"), _rest(left, "file for other reasons", "files for other reasons")

@@ -104,10 +104,14 @@ def ratio_chart(pictures: Sequence[PictureFacts]) -> Chart:
             return f"{low:.2f} and more" if index > 0 else f"{high:.2f} and less"
         return f"{low:.2f} to {high:.2f}"
 
+    def tick(index: int) -> str:
+        beyond = {MAX_QUARTER_OCTAVES: "≥", -MAX_QUARTER_OCTAVES: "≤"}.get(index, "")
+        return f"{beyond}{2 ** max(index // 4, 0)}:{2 ** max(-index // 4, 0)}"
+
     return Chart(
         title="Histogram of the source pictures' width divided by their height",
         bars=[Bar(i - 0.5, i + 0.5, indices[i], label(i)) for i in range(-reach, reach + 1)],
-        ticks=[(i, f"{2 ** max(i // 4, 0)}:{2 ** max(-i // 4, 0)}") for i in range(-reach, reach + 1, 4)],
+        ticks=[(i, tick(i)) for i in range(-reach, reach + 1, 4)],
         axis="width : height",
         quantity="pictures",
     )

@@ -106,7 +106,7 @@ def sizes_section(facts: SetFacts, used: Sequence[PictureFacts]) -> Html:
         _figure(
             size_chart(used, facts.image_size),
             "Size of the source pictures. ",
-            f"The shorter side runs from {sides[0]:,} to {sides[-1]:,} px, the median is {median(sides):,g}. "
+            f"The shorter side has {_spread(sides, 'px')}. "
             f"{subject(num_small, len(used), 'picture', 'had', 'had')} to be scaled up to {facts.image_size} px"
             + (" (red bars)." if num_small else "."),
         ),
@@ -181,8 +181,7 @@ def captions_section(facts: SetFacts, used: Sequence[PictureFacts]) -> Html:
         chart = _figure(
             token_chart(written),
             "Length of the captions. ",
-            f"From {lengths[0]:,} to {lengths[-1]:,} tokens, the median is "
-            f"{median(lengths):,g}. {subject(num_cut, len(written), 'caption', 'is', 'are')} cut"
+            f"A caption has {_spread(lengths, 'tokens')}. {subject(num_cut, len(written), 'caption', 'is', 'are')} cut"
             + (" (red bars)." if num_cut else "."),
         )
         num_distinct = len({picture.caption for picture in written})
@@ -321,6 +320,13 @@ def _counts(counts: Mapping[str, int], what: str, unit: str, whole: int | None =
     head = tag("thead", tag("tr", *(tag("th", title, scope="col") for title in titles)))
     table = tag("table", head, tag("tbody", *rows), class_="counts")
     return together(tag("div", table, class_="scroll"), _rest(len(ordered) - MOST_ROWS, what))
+
+
+def _spread(ordered: Sequence[int], unit: str) -> str:
+    """Where these numbers lie."""
+    if ordered[0] == ordered[-1]:
+        return f"always {ordered[0]:,} {unit}"
+    return f"from {ordered[0]:,} to {ordered[-1]:,} {unit}, the median is {median(ordered):,g}"
 
 
 def _figure(chart: Chart, name: str, words: str) -> Html:

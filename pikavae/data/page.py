@@ -12,18 +12,13 @@ from pathlib import Path
 
 from pikavae.data.page_facts import DuplicatePair, PictureFacts, SetFacts, Side
 from pikavae.data.page_findings import findings
-from pikavae.data.page_html import Html, shortened, tag
+from pikavae.data.page_html import NAME_LENGTH, VALUE_LENGTH, Html, shortened, tag
 from pikavae.data.page_numbers import COLOUR_SAMPLE, Colours, evenly, measure_colours
+from pikavae.data.page_pictures import Pixels, contact_sheet_section, near_duplicates_section, on_side
 from pikavae.data.page_sections import (
-    NAME_LENGTH,
-    VALUE_LENGTH,
-    Pixels,
     captions_section,
     changes_section,
     colours_section,
-    contact_sheet_section,
-    near_duplicates_section,
-    on_side,
     set_aside_section,
     settings_section,
     sizes_section,

@@ -20,6 +20,8 @@ NON_CHARACTERS = r"\ufdd0-\ufdef\ufffe\uffff"
 HARMFUL = re.compile(f"[{CONTROLS}{SURROGATES}{DIRECTIONS}{NON_CHARACTERS}]")
 NO_BREAK_SPACE = "\u00a0"
 
+NAME_LENGTH, CAPTION_LENGTH, REASON_LENGTH, VALUE_LENGTH = 80, 200, 160, 300
+"""Characters that are shown of each."""
 THUMBNAIL_SIDE = 128
 THUMBNAIL_BYTES = 11_000
 """So that 144 pictures of noise in base64 stay near two megabytes."""
@@ -67,6 +69,13 @@ def shortened(text: str, limit: int) -> str:
 def count(number: int, singular: str, plural: str | None = None) -> str:
     """`1 picture`, `1,162 pictures`."""
     return f"{number:,}{NO_BREAK_SPACE}{singular if number == 1 else plural or singular + 's'}"
+
+
+def remainder(number: int, singular: str, plural: str | None = None) -> Html:
+    """How many are not listed."""
+    if number <= 0:
+        return Html()
+    return tag("p", f"… and {count(number, singular, plural)} more.", class_="rest")
 
 
 def subject(number: int, whole: int, noun: str, singular: str, plural: str) -> str:

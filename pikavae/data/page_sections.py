@@ -1,22 +1,31 @@
-"""The sections of the page about a prepared set, from its pictures to its settings."""
+"""The sections of the page about a prepared set that show numbers and words."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from statistics import median
 
-import numpy as np
-
 from pikavae.data.page_charts import Chart, draw, numbers, share_bar
-from pikavae.data.page_facts import DuplicatePair, PictureFacts, SetFacts, Side
-from pikavae.data.page_findings import colour_name, crosses
-from pikavae.data.page_html import Html, count, percent, shortened, subject, tag, thumbnail, together
+from pikavae.data.page_facts import PictureFacts, SetFacts
+from pikavae.data.page_findings import colour_name
+from pikavae.data.page_html import (
+    NAME_LENGTH,
+    REASON_LENGTH,
+    VALUE_LENGTH,
+    Html,
+    count,
+    percent,
+    remainder,
+    shortened,
+    subject,
+    tag,
+    together,
+)
 from pikavae.data.page_numbers import (
     GRID_SIDE,
     Colours,
-    evenly,
     frequent_words,
     kept_share,
     ratio_chart,
@@ -27,72 +36,12 @@ from pikavae.data.page_numbers import (
 )
 from pikavae.data.tokens import MAX_LENGTH
 
-CONTACT_PICTURES = 96
-CONTACT_VALIDATION = 24
-"""Of these, at most so many are validation pictures, unless there are too few others."""
-MOST_PAIRS = 24
 MOST_NAMES = 200
 FEW_NAMES = 12
 """So few files that were set aside are shown at once."""
 MOST_REASONS = 40
 MOST_ROWS = 100
 MOST_WORDS = 30
-NAME_LENGTH, CAPTION_LENGTH, REASON_LENGTH, VALUE_LENGTH = 80, 200, 160, 300
-SMALL_PICTURE = 64
-"""Pixels: prepared pictures up to this size are enlarged without smoothing."""
-
-Pixels = Callable[[int], np.ndarray]
-
-
-def on_side(facts: SetFacts, side: Side) -> list[int]:
-    """Indices of the pictures on a side, in their order."""
-    return [i for i, picture in enumerate(facts.pictures) if picture.side == side]
-
-
-def contact_sheet_section(facts: SetFacts, pixels: Pixels) -> Html:
-    """Up to 96 pictures with their captions, validation apart from train."""
-    sides = {"Train": on_side(facts, "train"), "Validation": on_side(facts, "validation")}
-    room = CONTACT_PICTURES - min(CONTACT_VALIDATION, len(sides["Validation"]))
-    train = evenly(sides["Train"], room)
-    chosen = {"Train": train, "Validation": evenly(sides["Validation"], CONTACT_PICTURES - len(train))}
-    sheets = [
-        together(
-            tag("h3", side, " ", tag("small", f"{len(indices):,} of {len(sides[side]):,}"), class_=side.lower()),
-            tag("ul", *(tag("li", _tile(facts, i, pixels)) for i in indices), class_=f"sheet {side.lower()}"),
-        )
-        for side, indices in chosen.items()
-        if indices
-    ]
-    lead = (
-        "Taken at equal distances through each side. Point at a picture, tap it or move to it by keyboard to read "
-        "all of its caption."
-    )
-    return together(tag("p", lead), *sheets)
-
-
-def _tile(facts: SetFacts, index: int, pixels: Pixels) -> Html:
-    """A picture over its caption, which is cut after two lines until it is pointed at."""
-    picture = facts.pictures[index]
-    caption = shortened(picture.caption, CAPTION_LENGTH)
-    words = tag(
-        "span", caption or "no caption", class_="words" if caption else "words none", aria_hidden="true", dir="auto"
-    )
-    details = together(
-        tag("bdi", shortened(picture.name, NAME_LENGTH)),
-        tag("span", f"{picture.width:,} \u00d7 {picture.height:,} px"),
-        tag("span", count(picture.num_tokens, "token")),
-    )
-    return tag(
-        "figure",
-        _image(pixels(index), caption or "picture without a caption"),
-        tag("figcaption", tag("span", words, tag("span", details, class_="details"), class_="label")),
-        tabindex="0",
-    )
-
-
-def _image(pixels: np.ndarray, alt: str) -> Html:
-    enlarged = max(pixels.shape[:2]) <= SMALL_PICTURE
-    return tag("img", src=thumbnail(pixels), alt=alt, class_="pixelated" if enlarged else None)
 
 
 def sizes_section(facts: SetFacts, used: Sequence[PictureFacts]) -> Html:
@@ -195,23 +144,6 @@ def captions_section(facts: SetFacts, used: Sequence[PictureFacts]) -> Html:
     return together(*parts)
 
 
-def near_duplicates_section(facts: SetFacts, pixels: Pixels) -> Html:
-    """Pairs side by side, those across train and validation first."""
-    pairs = sorted(
-        facts.near_duplicates,
-        key=lambda pair: (not crosses(facts, pair), not pair.exact, pair.distance, pair.first, pair.second),
-    )
-    if not pairs:
-        return tag("p", "No near-duplicates were found.")
-    num_across = sum(crosses(facts, pair) for pair in pairs)
-    lead = (
-        f"{count(len(pairs), 'pair')}, of which {num_across:,} across train and validation. The distance is the number "
-        f"of bits in which the perceptual hashes differ."
-    )
-    shown = tag("ul", *(tag("li", _pair(facts, pair, pixels)) for pair in pairs[:MOST_PAIRS]), class_="pairs")
-    return together(tag("p", lead), shown, _rest(len(pairs) - MOST_PAIRS, "pair"))
-
-
 def set_aside_section(set_aside: Sequence[tuple[str, str]]) -> Html:
     """The files that could not be used, by reason."""
     if not set_aside:
@@ -226,10 +158,10 @@ def set_aside_section(set_aside: Sequence[tuple[str, str]]) -> Html:
         items = tag("ul", *(tag("li", tag("bdi", shortened(name, NAME_LENGTH))) for name in shown))
         summary = tag("summary", tag("bdi", reason), " ", tag("span", count(len(files), "file"), class_="amount"))
         is_open = "" if len(set_aside) <= FEW_NAMES else None
-        listed.append(tag("details", summary, items, _rest(len(files) - len(shown), "file"), open=is_open))
+        listed.append(tag("details", summary, items, remainder(len(files) - len(shown), "file"), open=is_open))
     left = sum(len(files) for _, files in groups[MOST_REASONS:])
     return together(
-        tag("div", *listed, class_="reasons"), _rest(left, "file for other reasons", "files for other reasons")
+        tag("div", *listed, class_="reasons"), remainder(left, "file for other reasons", "files for other reasons")
     )
 
 
@@ -254,7 +186,7 @@ def settings_section(facts: SetFacts) -> Html:
     ]
     return together(
         tag("div", tag("table", tag("tbody", *rows), class_="settings"), class_="scroll"),
-        _rest(len(facts.settings) - MOST_ROWS, "setting"),
+        remainder(len(facts.settings) - MOST_ROWS, "setting"),
     )
 
 
@@ -278,32 +210,6 @@ def _words(written: Sequence[PictureFacts]) -> Html:
     return tag("figure", tag("ol", *rows, class_="words"), caption)
 
 
-def _pair(facts: SetFacts, pair: DuplicatePair, pixels: Pixels) -> Html:
-    across = crosses(facts, pair)
-    nearness = "equal pixels" if pair.exact else f"distance {pair.distance}"
-    head = [tag("span", nearness)]
-    if across:
-        head.append(tag("strong", "across train and validation"))
-    return together(
-        tag("p", *head, class_="nearness leak" if across else "nearness"),
-        tag("div", *(_half(facts.pictures[i], pixels(i)) for i in (pair.first, pair.second)), class_="halves"),
-    )
-
-
-def _half(picture: PictureFacts, pixels: np.ndarray) -> Html:
-    caption = shortened(picture.caption, NAME_LENGTH)
-    return tag(
-        "figure",
-        _image(pixels, caption or "picture without a caption"),
-        tag(
-            "figcaption",
-            tag("span", picture.side, class_=f"side {picture.side}"),
-            tag("bdi", shortened(picture.name, NAME_LENGTH), class_="name"),
-            tag("span", caption, dir="auto", aria_hidden="true"),
-        ),
-    )
-
-
 def _counts(counts: Mapping[str, int], what: str, unit: str, whole: int | None = None) -> Html:
     """A table of names and counts, the largest first, with shares where `whole` is given."""
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
@@ -319,7 +225,7 @@ def _counts(counts: Mapping[str, int], what: str, unit: str, whole: int | None =
     titles = (what, unit, *(["share"] if whole else []))
     head = tag("thead", tag("tr", *(tag("th", title, scope="col") for title in titles)))
     table = tag("table", head, tag("tbody", *rows), class_="counts")
-    return together(tag("div", table, class_="scroll"), _rest(len(ordered) - MOST_ROWS, what))
+    return together(tag("div", table, class_="scroll"), remainder(len(ordered) - MOST_ROWS, what))
 
 
 def _spread(ordered: Sequence[int], unit: str) -> str:
@@ -331,10 +237,3 @@ def _spread(ordered: Sequence[int], unit: str) -> str:
 
 def _figure(chart: Chart, name: str, words: str) -> Html:
     return tag("figure", draw(chart), tag("figcaption", tag("b", name), words), numbers(chart))
-
-
-def _rest(number: int, singular: str, plural: str | None = None) -> Html:
-    """How many are not listed."""
-    if number <= 0:
-        return Html()
-    return tag("p", f"… and {count(number, singular, plural)} more.", class_="rest")

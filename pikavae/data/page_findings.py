@@ -1,0 +1,164 @@
+"""What a reader should make of a prepared set: sentences that judge, each with the number it rests on."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pikavae.data.page_facts import DuplicatePair, PictureFacts, SetFacts
+from pikavae.data.page_html import count, percent, shortened, subject
+from pikavae.data.page_numbers import Colours, kept_share, shorter_side
+from pikavae.data.tokens import MAX_LENGTH
+
+FEW_PICTURES = 30
+MUCH_SET_ASIDE = 0.01
+MUCH_OF_ONE_COLOUR = 0.25
+SAME_CAPTION = 0.1
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One judgement."""
+
+    level: Literal["check", "note", "fine"]
+    text: str
+
+
+def findings(facts: SetFacts, colours: Colours) -> list[Finding]:
+    """The judgements, those that want attention first."""
+    used = [picture for picture in facts.pictures if picture.side != "dropped"]
+    found = [
+        *_sides(facts, used),
+        *_likenesses(facts),
+        *_sizes(used, facts.image_size),
+        *_captions(used),
+        *_colours(colours),
+    ]
+    return sorted(found, key=lambda finding: ("check", "note", "fine").index(finding.level))
+
+
+def crosses(facts: SetFacts, pair: DuplicatePair) -> bool:
+    """Whether one of the two trains the model and the other judges it."""
+    return {facts.pictures[pair.first].side, facts.pictures[pair.second].side} == {"train", "validation"}
+
+
+def _sides(facts: SetFacts, used: Sequence[PictureFacts]) -> Iterator[Finding]:
+    num_validation = sum(picture.side == "validation" for picture in used)
+    if num_validation == 0:
+        yield Finding("check", "No picture is held out for validation: nothing can judge the model.")
+    elif num_validation == 1:
+        yield Finding("check", "A single picture is held out for validation: its score says nothing about others.")
+    else:
+        yield Finding(
+            "check" if num_validation < FEW_PICTURES else "note",
+            f"{count(num_validation, 'picture')} ({percent(num_validation, len(used))}) are held out for validation: "
+            f"the standard error of a mean score over them is {percent(1 / math.sqrt(num_validation), 1)} of the "
+            f"standard deviation between pictures (1/√n).",
+        )
+    if num_validation == len(used):
+        yield Finding("check", "No picture is left to train on.")
+    num_files = len(facts.pictures) + len(facts.set_aside)
+    num_aside, num_dropped = len(facts.set_aside), len(facts.pictures) - len(used)
+    if num_aside:
+        yield Finding(
+            "check" if num_aside > MUCH_SET_ASIDE * num_files else "note",
+            f"{num_aside:,} of {count(num_files, 'file')} ({percent(num_aside, num_files)}) could not be used and "
+            f"{'was' if num_aside == 1 else 'were'} set aside.",
+        )
+    else:
+        yield Finding("fine", "Every file could be used: none was set aside.")
+    if num_dropped:
+        yield Finding(
+            "note", f"{count(num_dropped, 'picture')} could be read but {_are(num_dropped)} on neither side (dropped)."
+        )
+
+
+def _likenesses(facts: SetFacts) -> Iterator[Finding]:
+    num_across = sum(crosses(facts, pair) for pair in facts.near_duplicates)
+    num_within = len(facts.near_duplicates) - num_across
+    if num_across:
+        yield Finding(
+            "check",
+            f"{count(num_across, 'pair')} of near-duplicates {'lies' if num_across == 1 else 'lie'} across train and "
+            f"validation: the model is judged on pictures that it has all but seen.",
+        )
+    else:
+        yield Finding("fine", "No pair of near-duplicates lies across train and validation.")
+    if num_within:
+        yield Finding(
+            "note",
+            f"{count(num_within, 'pair')} of near-duplicates {'lies' if num_within == 1 else 'lie'} within one side.",
+        )
+    if number := facts.num_exact_duplicates:
+        yield Finding("note", f"{count(number, 'picture')} {_are(number)} an exact copy of another.")
+
+
+def _sizes(used: Sequence[PictureFacts], image_size: int) -> Iterator[Finding]:
+    num_small = sum(shorter_side(picture) < image_size for picture in used)
+    if num_small:
+        yield Finding(
+            "check",
+            f"{subject(num_small, len(used), 'picture', 'was', 'were')} scaled up to {image_size} px and so "
+            f"{'holds' if num_small in {1, len(used)} else 'hold'} less detail than that size can show.",
+        )
+    else:
+        yield Finding("fine", f"Every picture has at least {image_size} px on its shorter side: none was scaled up.")
+    num_halved = sum(kept_share(picture) <= 0.5 for picture in used)
+    if num_halved:
+        yield Finding(
+            "note",
+            f"{subject(num_halved, len(used), 'picture', 'is', 'are')} at least twice as long in one direction as in "
+            f"the other: the centre square leaves half of that area or more out.",
+        )
+
+
+def _captions(used: Sequence[PictureFacts]) -> Iterator[Finding]:
+    written = [picture for picture in used if picture.caption]
+    num_missing = len(used) - len(written)
+    if not written:
+        yield Finding("note", "No picture has a caption. The autoencoder needs none; a model conditioned on text does.")
+        return
+    num_cut = sum(picture.num_tokens > MAX_LENGTH for picture in written)
+    if num_cut:
+        yield Finding(
+            "check",
+            f"{subject(num_cut, len(written), 'caption', 'is', 'are')} cut at {MAX_LENGTH} tokens.",
+        )
+    else:
+        yield Finding("fine", f"No caption is longer than {MAX_LENGTH} tokens: none was cut.")
+    if num_missing:
+        yield Finding("note", f"{subject(num_missing, len(used), 'picture', 'has', 'have')} no caption.")
+    caption, number = min(Counter(p.caption for p in written).items(), key=lambda item: (-item[1], item[0]))
+    if number > max(1, SAME_CAPTION * len(written)):
+        yield Finding(
+            "check",
+            f"{subject(number, len(used), 'picture', 'has', 'have')} the same caption, “{shortened(caption, 60)}”.",
+        )
+
+
+def _colours(colours: Colours) -> Iterator[Finding]:
+    if colours.colour_share > MUCH_OF_ONE_COLOUR:
+        yield Finding(
+            "note",
+            f"{percent(colours.colour_share, 1)} of the pixels are {colour_name(colours)}: mean scores look high even "
+            f"for a reconstruction of nothing but that colour, so compare them with the baselines.",
+        )
+    if colours.num_plain:
+        yield Finding(
+            "check",
+            f"{count(colours.num_plain, 'picture')} of {colours.num_pictures:,} sampled {_are(colours.num_plain)} of "
+            f"one single colour.",
+        )
+
+
+def colour_name(colours: Colours) -> str:
+    """The most frequent colour in words where it has one: `white (#ffffff)`."""
+    name = {"#ffffff": "white", "#000000": "black"}.get(colours.colour_code)
+    return f"{name} ({colours.colour_code})" if name else colours.colour_code
+
+
+def _are(number: int) -> str:
+    return "is" if number == 1 else "are"

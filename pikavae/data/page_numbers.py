@@ -1,0 +1,237 @@
+"""What can be counted about a prepared set: sizes, colours, captions, words."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pikavae.data.page_charts import Bar, Chart
+from pikavae.data.page_facts import PictureFacts
+from pikavae.data.tokens import MAX_LENGTH
+
+COLOUR_SAMPLE = 2_000
+GRID_SIDE = 64
+"""Of a larger picture's pixels, at most this many rows and columns are counted."""
+COLOUR_BINS = 32
+MAX_HALF_OCTAVES = 24
+MAX_QUARTER_OCTAVES = 12
+MAX_TOKEN_BARS = 96
+LONGEST_CAPTION = 4 * MAX_LENGTH
+STOP_WORDS = frozenset(
+    [
+        "a",
+        "an",
+        "and",
+        "are",
+        "as",
+        "at",
+        "by",
+        "for",
+        "from",
+        "in",
+        "into",
+        "is",
+        "it",
+        "its",
+        "of",
+        "on",
+        "or",
+        "the",
+        "to",
+        "with",
+    ]
+)
+WORD = re.compile("\\w+(?:['\u2019]\\w+)*")
+
+
+def evenly(items: Sequence[int], limit: int) -> list[int]:
+    """At most `limit` of the items, at equal distances, in their order."""
+    if len(items) <= limit:
+        return list(items)
+    return [items[(2 * i + 1) * len(items) // (2 * limit)] for i in range(limit)]
+
+
+def shorter_side(picture: PictureFacts) -> int:
+    """Pixels of the side that was scaled to the image size."""
+    return min(picture.width, picture.height)
+
+
+def kept_share(picture: PictureFacts) -> float:
+    """The share of its area that the centre square keeps."""
+    return shorter_side(picture) / max(picture.width, picture.height)
+
+
+def size_chart(pictures: Sequence[PictureFacts], image_size: int) -> Chart:
+    """Shorter sides in half octaves around the image size."""
+    indices = Counter(
+        max(-MAX_HALF_OCTAVES, min(MAX_HALF_OCTAVES - 1, math.floor(2 * math.log2(shorter_side(p) / image_size))))
+        for p in pictures
+    )
+    first = 2 * math.floor(min(-4, *indices) / 2)
+    last = 2 * math.ceil((max(3, *indices) + 1) / 2)
+
+    def label(index: int) -> str:
+        low, high = (math.ceil(image_size * 2 ** (i / 2)) for i in (index, index + 1))
+        return f"{low:,} to {high - 1:,} px" if high - 1 > low else f"{low:,} px"
+
+    every = 2 * math.ceil((last - first) / 2 / 7)
+    return Chart(
+        title=f"Histogram of the shorter sides of the source pictures, in pixels; the set's size is {image_size}",
+        bars=[Bar(i, i + 1, indices[i], label(i), warns=i < 0) for i in range(first, last)],
+        ticks=[(i, f"{image_size * 2 ** (i / 2):,.0f}") for i in range(first, last + 1) if i % every == 0],
+        axis="shorter side, px (steps of √2)",
+        quantity="pictures",
+        mark=(0, f"{image_size} px"),
+    )
+
+
+def ratio_chart(pictures: Sequence[PictureFacts]) -> Chart:
+    """Width over height in quarter octaves; the outermost bars hold all that is beyond."""
+    indices = Counter(
+        max(-MAX_QUARTER_OCTAVES, min(MAX_QUARTER_OCTAVES, math.floor(4 * math.log2(p.width / p.height) + 0.5)))
+        for p in pictures
+    )
+    reach = 4 * max(1, math.ceil(max(map(abs, indices)) / 4))
+
+    def label(index: int) -> str:
+        low, high = (2 ** ((index + side) / 4) for side in (-0.5, 0.5))
+        if abs(index) == MAX_QUARTER_OCTAVES:
+            return f"{low:.2f} and more" if index > 0 else f"{high:.2f} and less"
+        return f"{low:.2f} to {high:.2f}"
+
+    def tick(index: int) -> str:
+        beyond = {MAX_QUARTER_OCTAVES: "≥", -MAX_QUARTER_OCTAVES: "≤"}.get(index, "")
+        return f"{beyond}{2 ** max(index // 4, 0)}:{2 ** max(-index // 4, 0)}"
+
+    return Chart(
+        title="Histogram of the source pictures' width divided by their height",
+        bars=[Bar(i - 0.5, i + 0.5, indices[i], label(i)) for i in range(-reach, reach + 1)],
+        ticks=[(i, tick(i)) for i in range(-reach, reach + 1, 4)],
+        axis="width : height",
+        quantity="pictures",
+    )
+
+
+def token_chart(pictures: Sequence[PictureFacts]) -> Chart:
+    """Lengths of the captions in tokens, with the limit marked; the last bar holds all that is longer."""
+    lengths = Counter(min(p.num_tokens, LONGEST_CAPTION) for p in pictures if p.caption)
+    longest = max(MAX_LENGTH + 3, *lengths) if lengths else MAX_LENGTH + 3
+    width = math.ceil(longest / MAX_TOKEN_BARS)
+    # Counted from the limit, so that no bar holds both whole and cut captions.
+    first = math.floor(-(MAX_LENGTH + 1) / width)
+    last = math.ceil((longest - MAX_LENGTH) / width)
+    bars = []
+    for i in range(first, last):
+        low, high = MAX_LENGTH + i * width + 1, MAX_LENGTH + (i + 1) * width
+        label = f"{max(low, 0)} to {high} tokens" if width > 1 else f"{high} tokens"
+        if high >= LONGEST_CAPTION:
+            label = f"{low} tokens and more"
+        value = sum(lengths[length] for length in range(low, high + 1))
+        bars.append(Bar(low - 0.5, high + 0.5, value, label, warns=i >= 0))
+    step = 20 if longest <= MAX_TOKEN_BARS else 50
+    return Chart(
+        title=f"Histogram of the captions' lengths in tokens; the limit is {MAX_LENGTH}",
+        bars=bars,
+        ticks=[(position, str(position)) for position in range(0, longest + 1, step)],
+        axis="tokens, start and end included",
+        quantity="captions",
+        mark=(MAX_LENGTH + 0.5, f"limit, {MAX_LENGTH}"),
+    )
+
+
+@dataclass(frozen=True)
+class Colours:
+    """Colour statistics of a sample of pictures."""
+
+    num_pictures: int
+    num_pixels: int
+    mean: tuple[float, float, float]
+    """Red, green and blue in [0, 1]."""
+    deviation: tuple[float, float, float]
+    """Standard deviation over all pixels, in [0, 1]."""
+    colour: tuple[int, int, int]
+    """The most frequent one; of several, the darkest."""
+    colour_share: float
+    num_plain: int
+    """Pictures of one single colour."""
+    num_grey: int
+    """Pictures without any hue."""
+    brightness: tuple[float, ...]
+    """Share of the pixels in each of 32 steps of luma (Rec. 601)."""
+    saturation: tuple[float, ...]
+    """Share of the pixels in each of 32 steps of HSV saturation."""
+
+    @property
+    def colour_code(self) -> str:
+        """The most frequent colour as `#ffffff`."""
+        return "#{:02x}{:02x}{:02x}".format(*self.colour)
+
+
+def measure_colours(indices: Iterable[int], pixels: Callable[[int], np.ndarray]) -> Colours:
+    """Count the colours of these pictures, at least one, by up to 64 x 64 pixels of each."""
+    codes, num_pictures, num_plain, num_grey = [], 0, 0, 0
+    for index in indices:
+        picture = pixels(index)
+        num_pictures += 1
+        num_plain += bool((picture == picture[0, 0]).all())
+        rows, columns = (np.array(evenly(range(length), GRID_SIDE)) for length in picture.shape[:2])
+        grid = picture[rows[:, None], columns].reshape(-1, 3).astype(np.uint32)
+        num_grey += bool((grid == grid[:, :1]).all())
+        codes.append(grid[:, 0] << 16 | grid[:, 1] << 8 | grid[:, 2])
+    distinct, counts = np.unique(np.concatenate(codes), return_counts=True)
+    channels = np.stack([distinct >> shift & 255 for shift in (16, 8, 0)]).astype(np.int64)  # (3, distinct colours)
+    total = int(counts.sum())
+    mean = (channels * counts).sum(1) / total
+    deviation = np.sqrt((np.square(channels - mean[:, None]) * counts).sum(1) / total)
+    luma = (np.array([299, 587, 114]) @ channels) // 1000
+    highest, lowest = channels.max(0), channels.min(0)
+    saturation = np.minimum((highest - lowest) * COLOUR_BINS // np.maximum(highest, 1), COLOUR_BINS - 1)
+    most = int(counts.argmax())
+    return Colours(
+        num_pictures=num_pictures,
+        num_pixels=total,
+        mean=_three(mean / 255),
+        deviation=_three(deviation / 255),
+        colour=(int(channels[0, most]), int(channels[1, most]), int(channels[2, most])),
+        colour_share=int(counts[most]) / total,
+        num_plain=num_plain,
+        num_grey=num_grey,
+        brightness=_shares(luma * COLOUR_BINS // 256, counts),
+        saturation=_shares(saturation, counts),
+    )
+
+
+def share_chart(shares: Sequence[float], title: str, axis: str) -> Chart:
+    """Shares of pixels over equal steps of a quantity in [0, 1]."""
+    size = len(shares)
+    return Chart(
+        title=title,
+        bars=[
+            Bar(i / size, (i + 1) / size, s, f"{i / size:.2f} to {(i + 1) / size:.2f}") for i, s in enumerate(shares)
+        ],
+        ticks=[(i / 4, f"{i / 4:g}") for i in range(5)],
+        axis=axis,
+        quantity="share of pixels",
+        in_pixels=True,
+    )
+
+
+def frequent_words(captions: Iterable[str], limit: int) -> list[tuple[str, int]]:
+    """The words of most captions, and how many have them; English articles, prepositions and the like are left out."""
+    counts = Counter(word for caption in captions for word in set(WORD.findall(caption.lower())) - STOP_WORDS)
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:limit]
+
+
+def _shares(bins: np.ndarray, counts: np.ndarray) -> tuple[float, ...]:
+    totals = np.bincount(bins, weights=counts, minlength=COLOUR_BINS)
+    return tuple((totals / counts.sum()).tolist())
+
+
+def _three(values: np.ndarray) -> tuple[float, float, float]:
+    red, green, blue = values.tolist()
+    return red, green, blue

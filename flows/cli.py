@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from flows.commands.models import models, promote, rollback
 from flows.commands.services import doctor, schedule, ui, up
-from flows.commands.stages import evaluate, plan, prepare, reconstruct, register, run, train
+from flows.commands.stages import encode, evaluate, plan, prepare, reconstruct, register, run, train
 from flows.words import Command
 from pikavae import __version__
 from pikavae.config import did_you_mean, preset_names
@@ -33,6 +33,7 @@ COMMANDS: dict[str, Command] = {
     "evaluate": evaluate,
     "register": register,
     "reconstruct": reconstruct,
+    "encode": encode,
     "promote": promote,
     "rollback": rollback,
     "models": models,

@@ -11,8 +11,7 @@ from pydantic import Field
 
 from pikavae.config import Config
 from pikavae.errors import UserError
-from pikavae.operations import config_of_model
-from pikavae.operations.encoding import encode
+from pikavae.operations import config_of_model, encode
 
 
 @flow(name="latents", flow_run_name="latents of {model}", persist_result=False)

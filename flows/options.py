@@ -44,6 +44,16 @@ class ReconstructOptions(Options):
 
 
 @dataclass(frozen=True)
+class EncodeOptions(Options):
+    """What `encode` takes."""
+
+    out: str | None = None
+    """The folder for the latents; by default one below the state folder, named by what it holds."""
+    logvar: bool = False
+    """Store the posterior's log-variance as well, so that latents can be sampled."""
+
+
+@dataclass(frozen=True)
 class ReasonOptions(Options):
     """What `promote` and `rollback` take."""
 

@@ -7,7 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from flows.options import Options, ReconstructOptions, RunOptions
+from flows.options import EncodeOptions, Options, ReconstructOptions, RunOptions
+from flows.progress import progress
 from flows.words import Result, model_options, preset_options, refuse_extra
 from pikavae.errors import UserError
 
@@ -70,7 +71,8 @@ def prepare(words: list[str]) -> Result:
     options = preset_options("prepare", words, Options)
     from pikavae import operations
 
-    pictures = operations.prepare(options.config).pictures
+    with progress("preparing") as tell:
+        pictures = operations.prepare(options.config, tell).pictures
     result = {
         "fingerprint": pictures.fingerprint,
         "num_images": pictures.record["num_images"],
@@ -123,3 +125,15 @@ def reconstruct(words: list[str]) -> Result:
 
     files = operations.reconstruct(model, [Path(image) for image in images], Path(options.out), options.config)
     return {"files": [str(file) for file in files]}, "\n".join(map(str, files))
+
+
+def encode(words: list[str]) -> Result:
+    """Store the latents of the prepared pictures, for a latent-diffusion trainer."""
+    model, extra, options = model_options("encode", words, EncodeOptions)
+    refuse_extra(extra)
+    from pikavae import operations
+
+    out = None if options.out is None else Path(options.out)
+    with progress("encoding") as tell:
+        done = operations.encode(model, options.config, out, logvar=options.logvar, progress=tell)
+    return done, f"{done['path']}\n{done['num_images']} latents, scaling factor {done['scaling_factor']:.6g}"

@@ -76,7 +76,7 @@ def evaluate(
     """
     _check(model, pictures)
     model.to(device, torch.float32)
-    with torch.inference_mode(), _exact_float32():
+    with torch.inference_mode(), exact_float32():
         measured = _measure(model, pictures, config, device)
     _draw_panels(measured.shown, pictures, measured.own, out)
     metrics, reasons = _overall(measured, pictures.names)
@@ -121,7 +121,7 @@ def _check(model: AutoencoderKL, pictures: EvaluationPictures) -> None:
 
 
 @contextmanager
-def _exact_float32() -> Iterator[None]:
+def exact_float32() -> Iterator[None]:
     """Let a GPU neither shorten float32 to TF32 nor choose algorithms by a race."""
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")

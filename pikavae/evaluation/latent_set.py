@@ -27,7 +27,7 @@ from torch import Tensor
 from pikavae import __version__
 from pikavae.data.dataset import PictureSet
 from pikavae.errors import DamagedFileError, PikavaeError, UserError
-from pikavae.evaluation.evaluate import _exact_float32
+from pikavae.evaluation.evaluate import exact_float32
 from pikavae.evaluation.latent_card import card
 from pikavae.evaluation.latent_encoder import Encoder
 from pikavae.evaluation.latent_shards import (
@@ -130,7 +130,7 @@ def encode_set(
         shards = plan_shards(folder, sides, rows_per_shard)
         _remove_leftovers(folder, shards)
         model.to(device, torch.float32)
-        with torch.inference_mode(), _exact_float32():
+        with torch.inference_mode(), exact_float32():
             _write_missing(encoder, sides, shards, settings, progress)
             statistics = _read_back(encoder, sides, shards)
         if tokenizer_folder is not None:

@@ -2,6 +2,7 @@
 
 from pikavae.home import home
 from pikavae.operations.doctor import Check, doctor
+from pikavae.operations.encoding import encode
 from pikavae.operations.models import (
     config_of_model,
     evaluate_model,
@@ -30,6 +31,7 @@ __all__ = [
     "Trained",
     "config_of_model",
     "doctor",
+    "encode",
     "evaluate",
     "evaluate_model",
     "history",

@@ -50,12 +50,21 @@ class DataConfig(Section):
     """The RGB colour laid under transparent pictures."""
     validation_fraction: float = Field(0.1, gt=0, lt=1)
     """The share of the pictures that is held out, chosen by the hash of each picture's content."""
+    near_duplicate_distance: int | None = Field(4, ge=0, le=16)
+    """Pictures whose perceptual hashes differ in at most this many of 64 bits, and that look alike in small, are
+    duplicates: they are kept on one side of the split. Without it only equal pictures are."""
+    drop_duplicates: Literal["none", "exact", "near"] = "none"
+    """Of equal pictures, or of all duplicates, use only the first by name."""
+    max_pixels: int = Field(100_000_000, ge=1, le=1_000_000_000)
+    """Larger pictures are set aside before they are decoded."""
     max_unreadable_fraction: float = Field(0.05, ge=0, le=1)
     """The share of pictures that may be set aside as unreadable before preparation stops."""
     tokenizer: str | None = None
     """A CLIP tokenizer: a folder, or a hub id with an optional subfolder (`ORG/NAME/tokenizer`).
 
     Without one, a small tokenizer of the same format is built from the captions."""
+    workers: int | None = Field(None, ge=1, le=256)
+    """Processes that prepare pictures; by default one for each core."""
     sprites_count: int = Field(720, ge=2, le=1_000_000)
     """How many sprites are drawn; only for the source `sprites`."""
     sprites_seed: int = Field(0, ge=0)

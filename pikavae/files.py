@@ -31,7 +31,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        sync_folder(path.parent)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -48,8 +48,8 @@ def folder_atomically(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         for file in temporary.rglob("*"):
-            _sync(file)
-        sync_folder(temporary)
+            sync(file)
+        sync(temporary)
         if path.exists():
             old = path.with_name(f".{path.name}.{uuid.uuid4().hex}.old.tmp")
             path.rename(old)
@@ -57,7 +57,7 @@ def folder_atomically(path: Path) -> Iterator[Path]:
             shutil.rmtree(old)
         else:
             temporary.rename(path)
-        sync_folder(path.parent)
+        sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -74,12 +74,8 @@ def remove_leftovers(folder: Path) -> None:
             leftover.unlink()
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` durable."""
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Make a file's content, or the names in a folder, durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

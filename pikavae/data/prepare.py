@@ -1,257 +1,264 @@
-"""From a source to a prepared set: decode, scale, split, tokenise, store."""
+"""From a source to a prepared set: shards made in processes, duplicates found, sides dealt, captions tokenised.
+
+prepared/<fingerprint>/     a set: record.json, inputs.json, index.arrow, shards/, duplicates.json, tokenizer/, page.html
+prepared/shards/            the shards of all sets; a set has them as hard links, so that either may be removed
+prepared/history/           the side of every picture, by source
+prepared/hashes.sqlite3     the hashes of files that have not changed since they were read
+
+Whatever is killed at whatever moment, the same command goes on with the shards that are whole, and makes the same set.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import datasets
-import pyarrow as pa
-from PIL import Image
-
 from pikavae.config import DataConfig, content_hash
-from pikavae.data.captions import clean_caption
+from pikavae.data.assemble import deal, write_set
+from pikavae.data.catalogue import Catalogue
 from pikavae.data.dataset import RECORD_NAME, PreparedSet, open_prepared
-from pikavae.data.pictures import UnreadablePictureError, decode, to_square
-from pikavae.data.rows import Source, SourcePicture
+from pikavae.data.facts import facts_of, pixels_of
+from pikavae.data.history import History
+from pikavae.data.making import Recipe, Shard, ShardCache, processing, shard_key
+from pikavae.data.memo import HashMemo
+from pikavae.data.page import data_page
+from pikavae.data.rows import Chunk, Source
 from pikavae.data.sources import SPRITES, open_sources
-from pikavae.data.tokens import MAX_LENGTH, load_tokenizer, tokenize
+from pikavae.data.workers import count_processes, map_in_processes
 from pikavae.errors import DamagedFileError, UserError
-from pikavae.files import exclusive, folder_atomically
-from pikavae.versions import code_version
+from pikavae.files import exclusive, folder_atomically, sha256_of
 
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int | None], None]
 
+INPUTS_NAME, PAGE_NAME = "inputs.json", "page.html"
 SPRITE_FIELDS = {"sprites_count", "sprites_seed"}
-SOURCE_FIELDS = {"source", "validation_source", "split", "image_column", "caption_column"}
-"""Fields that say which pictures are meant: the sources' content says it better, with the columns that were guessed."""
-CHUNK_SIZE = 1024
-ROWS_PER_BATCH = 256
-INPUT_IDS = datasets.Sequence(datasets.Value("int32"), length=MAX_LENGTH)
-SCHEMA = pa.schema([("pixels", pa.large_binary()), *((name, pa.string()) for name in ("caption", "sha256", "name"))])
+SOURCE_FIELDS = {"source", "validation_source", "split", "image_column", "caption_column", "workers"}
+"""Fields that say which pictures are meant (the sources' content says it better), and how many processes there are."""
+WORKER_BYTES = 2**30
+BYTES_PER_PIXEL = 16
+"""A picture as it is decoded, converted and copied, at the worst."""
 
 
-def prepare_inputs(config: DataConfig) -> dict[str, Any]:
+def prepare_inputs(config: DataConfig, root: Path) -> dict[str, Any]:
     """What decides a prepared set, by name: the pictures' content, the settings, the code, the libraries.
 
     Where the pictures lie is not part of it. For pictures of one's own, fields that only sprites use are left out.
 
+    Args:
+        config: the data section.
+        root: the folder of all prepared sets; the hashes of files are remembered there.
+
     Raises:
         UserError: the source is not there or cannot be read.
     """
-    sources = open_sources(config)
+    return _inputs(config, open_sources(config, HashMemo(root)))
+
+
+def _inputs(config: DataConfig, sources: Mapping[str, Source]) -> dict[str, Any]:
     unused = SOURCE_FIELDS | (set() if config.source == SPRITES else SPRITE_FIELDS)
     fields = {name: value for name, value in config.model_dump(mode="json").items() if name not in unused}
     return {
         **{f"data.{name}": value for name, value in fields.items()},
         **{f"{side} pictures": dict(source.content()) for side, source in sources.items()},
-        "code of pikavae/data": code_version("data"),
-        **{f"version of {name}": metadata.version(name) for name in ("pillow", "tokenizers")},
+        **processing(),
+        "version of tokenizers": metadata.version("tokenizers"),
     }
 
 
-def fingerprint_of(inputs: dict[str, Any]) -> str:
-    """The name of the set that these inputs make."""
-    return content_hash(inputs)
+def fingerprint_of(config: DataConfig, inputs: Mapping[str, Any], root: Path) -> str:
+    """The name of the set that these inputs make, or made before.
+
+    Of a set that was not made yet, of a source that grew, the sides of earlier pictures can still change it.
+    """
+    key = content_hash(inputs)
+    return History.of(config, root).sets.get(key, key)
 
 
-def prepare(config: DataConfig, prepared_root: Path, *, progress: Progress | None = None) -> tuple[PreparedSet, bool]:
-    """Make the prepared set below `prepared_root`, or find it there.
+def find_prepared(fingerprint: str, root: Path) -> PreparedSet | None:
+    """The prepared set of this fingerprint, if it is whole and unaltered."""
+    path = root / fingerprint
+    if not path.is_dir():
+        return None
+    try:
+        prepared = open_prepared(path)
+        _verify(prepared, HashMemo(root))
+    except DamagedFileError as error:
+        logger.warning("prepared set is damaged and is made again: %s", error)
+        return None
+    return prepared
+
+
+def _verify(prepared: PreparedSet, memo: HashMemo) -> None:
+    """Raise a DamagedFileError unless every file has the hash that was recorded; unchanged ones are not read again."""
+    files = [(name, (prepared.path / name).stat()) for name in prepared.record["sha256"]]
+    for name, digest in memo.digests(prepared.path, files).items():
+        if digest.sha256 != prepared.record["sha256"][name]:
+            raise DamagedFileError(f"{prepared.path / name}: altered since it was written")
+
+
+def prepare(config: DataConfig, root: Path, *, progress: Progress | None = None) -> tuple[PreparedSet, bool]:
+    """Make the prepared set below `root`, or find it there.
+
+    It starts processes: a script that calls this needs the usual `if __name__ == "__main__":`.
 
     Args:
         config: the data section.
-        prepared_root: the folder of all prepared sets.
+        root: the folder of all prepared sets.
         progress: told how many pictures are done, and of how many where that is known.
 
     Returns:
         The set, and whether it was there already.
 
     Raises:
-        UserError: the source cannot be read, too many pictures cannot, or too few are left; nothing is left behind.
+        UserError: the source cannot be read, too many pictures cannot, or too few are left. No set is made; shards that
+            are whole are kept for the next try.
+        TransientError: a file changed while it was read.
     """
-    inputs = prepare_inputs(config)
-    path = prepared_root / fingerprint_of(inputs)
-    with exclusive(path.with_suffix(".lock"), busy="", wait=True):
-        if path.is_dir():
-            try:
-                return open_prepared(path), True
-            except DamagedFileError as error:
-                logger.warning("prepared set is damaged and is made again: %s", error)
-        for leftover in prepared_root.glob(f".{path.name}.*.tmp"):
-            shutil.rmtree(leftover)
-        with folder_atomically(path) as temporary:
-            _make(config, inputs, temporary, progress)
-        return open_prepared(path), False
+    sources = open_sources(config, HashMemo(root))
+    inputs = _inputs(config, sources)
+    key = content_hash(inputs)
+    with exclusive(root / "locks" / f"{key}.lock", busy="", wait=True):
+        if (found := find_prepared(fingerprint_of(config, inputs, root), root)) is not None:
+            return found, True
+        with _workspace(root / f".{key}.tmp") as workspace:
+            made = _make_shards(config, sources, ShardCache(root / "shards", HashMemo(root)), workspace, progress)
+        _refuse_too_many_unreadable(config, made)
+        history = History.of(config, root)
+        with exclusive(root / "locks" / history.path.with_suffix(".lock").name, busy="", wait=True):
+            history = History.of(config, root)  # once more: another content of the source may have been finished
+            return _assemble(config, inputs, sources, made, history, root), False
 
 
-@dataclass
-class Tally:
-    """What happened to the pictures of the set."""
+@contextmanager
+def _workspace(path: Path) -> Iterator[Path]:
+    """An empty folder for the block; what a killed process left in it is removed."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
-    num_read: int = 0
-    num_leaked: int = 0
-    quarantined: list[dict[str, str]] = field(default_factory=list)
-    missing_captions: int = 0
-    rows: dict[str, list[tuple[str, str, str]]] = field(default_factory=dict)
-    """(sha256, caption, name) of each stored picture, by source."""
+
+@dataclass(frozen=True)
+class ShardJob:
+    """A shard that is to be made."""
+
+    chunk: Chunk
+    key: str
 
 
-def _make(config: DataConfig, inputs: dict[str, Any], folder: Path, progress: Progress | None) -> None:
-    """Fill the folder of a prepared set."""
-    sources, tally = open_sources(config), Tally()
+Made = list[tuple[str, Shard]]
+"""The shards of all sources in their order, each with the side of its source."""
+
+
+def _make_shards(
+    config: DataConfig, sources: Mapping[str, Source], cache: ShardCache, workspace: Path, progress: Progress | None
+) -> Made:
+    """Make the shards that are missing; those of pictures that did not change are there already."""
+    recipe, versions = Recipe.of(config), processing()
+    sides, jobs = list[str](), list[ShardJob]()
+    for side, source in sources.items():
+        for chunk in source.chunks(recipe.chunk_size):
+            sides.append(side)
+            jobs.append(ShardJob(chunk, shard_key(chunk, recipe, versions)))
     counts = [source.count() for source in sources.values()]
     total = None if None in counts else sum(count or 0 for count in counts)
-    for side, source in sources.items():
-        _store_pixels(
-            source, config, folder / f"{side}.arrow", side, tally, lambda done: progress and progress(done, total)
-        )
-    _refuse_too_many_unreadable(config, tally)
-    chosen = _split(config, tally)
-    captions = [caption for rows in tally.rows.values() for _, caption, _ in rows]
-    tokenizer = load_tokenizer(config.tokenizer, captions)
-    truncated = sum(_store_side(folder, name, rows, tokenizer) for name, rows in chosen.items())
-    for side in sources:
-        (folder / f"{side}.arrow").unlink()
-    tokenizer.save_pretrained(folder / "tokenizer")
-    num_images = {name: len(rows) for name, rows in chosen.items()}
-    record = {
-        "fingerprint": fingerprint_of(inputs),
-        "image_size": config.image_size,
-        "num_images": sum(num_images.values()),
-        "num_train": num_images["train"],
-        "num_validation": num_images["validation"],
-        "num_leaked": tally.num_leaked,
-        "num_quarantined": len(tally.quarantined),
-        "quarantined": tally.quarantined,
-        "set_aside": [item._asdict() for source in sources.values() for item in source.set_aside],
-        "columns": {side: dict(source.columns) for side, source in sources.items()},
-        "captions": {"missing": tally.missing_captions, "truncated": truncated},
-        "inputs": inputs,
-        "files": {
-            file.relative_to(folder).as_posix(): file.stat().st_size
-            for file in sorted(folder.rglob("*"))
-            if file.is_file()
-        },
-    }
-    (folder / RECORD_NAME).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    shards = cache.find([job.key for job in jobs])
+    done = sum(shard.num_read for shard in shards.values())
+    cache.folder.mkdir(parents=True, exist_ok=True)
+    missing = {job.key: job for job in jobs if job.key not in shards}
+    for shard in map_in_processes(
+        partial(_make_shard, cache=cache, recipe=recipe, workspace=workspace),
+        missing.values(),
+        processes=min(count_processes(config.workers), max(1, len(missing))),
+        max_bytes=WORKER_BYTES + BYTES_PER_PIXEL * config.max_pixels,
+        preload="pikavae.data.making",
+        describe=_describe,
+    ):
+        shards[shard.key] = shard
+        done += shard.num_read
+        if progress is not None:
+            progress(done, total)
+    return [(side, shards[job.key]) for side, job in zip(sides, jobs, strict=True)]
 
 
-def _store_pixels(
-    source: Source, config: DataConfig, path: Path, side: str, tally: Tally, tell: Callable[[int], object]
-) -> None:
-    """Decode and scale every picture of a source into an Arrow file, in batches, so that memory stays bounded."""
-    rows = tally.rows.setdefault(side, [])
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
-        for batch in _batched(_squares(source, config, tally)):
-            writer.write_batch(pa.record_batch([list(column) for column in zip(*batch, strict=True)], schema=SCHEMA))
-            rows += [(sha256, caption, name) for _, caption, sha256, name in batch]
-            tell(tally.num_read)
+def _make_shard(job: ShardJob, *, cache: ShardCache, recipe: Recipe, workspace: Path) -> Shard:
+    return cache.make(job.chunk, job.key, recipe, workspace)
 
 
-def _squares(source: Source, config: DataConfig, tally: Tally) -> Iterator[tuple[bytes, str, str, str]]:
-    """Pixels, caption, hash and name of every picture that can be read; the others are put on record."""
-    for picture in (picture for chunk in source.chunks(CHUNK_SIZE) for picture in chunk.pictures()):
-        tally.num_read += 1
-        try:
-            pixels = to_square(_image_of(picture), config.image_size, config.background).tobytes()
-        except UnreadablePictureError as error:
-            tally.quarantined.append({"name": picture.name, "reason": str(error)})
-            continue
-        caption = clean_caption(picture.caption).text
-        tally.missing_captions += not caption
-        yield pixels, caption, hashlib.sha256(pixels).hexdigest(), picture.name
+def _describe(job: ShardJob) -> str:
+    names = list(job.chunk.content)
+    return names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
 
 
-def _image_of(picture: SourcePicture) -> Image.Image:
-    if picture.content is None:
-        raise UnreadablePictureError(picture.problem)
-    return picture.content if isinstance(picture.content, Image.Image) else decode(picture.content)
-
-
-def _batched(rows: Iterator[tuple[bytes, str, str, str]]) -> Iterator[list[tuple[bytes, str, str, str]]]:
-    batch = []
-    for row in rows:
-        batch.append(row)
-        if len(batch) == ROWS_PER_BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def _refuse_too_many_unreadable(config: DataConfig, tally: Tally) -> None:
-    if tally.num_read == 0:
+def _refuse_too_many_unreadable(config: DataConfig, made: Made) -> None:
+    num_read = sum(shard.num_read for _, shard in made)
+    if num_read == 0:
         raise UserError(f"data.source {config.source!r}: holds no pictures")
-    bad = tally.quarantined
-    if len(bad) > config.max_unreadable_fraction * tally.num_read:
-        listed = "; ".join(f"{item['name']}: {item['reason']}" for item in bad[:3])
+    bad = [item for _, shard in made for item in shard.unreadable]
+    if len(bad) > config.max_unreadable_fraction * num_read:
+        listed = "; ".join(f"{name}: {reason}" for name, reason in bad[:3])
         raise UserError(
-            f"data.max_unreadable_fraction {config.max_unreadable_fraction}: {len(bad)} of {tally.num_read} pictures "
+            f"data.max_unreadable_fraction {config.max_unreadable_fraction}: {len(bad)} of {num_read} pictures "
             f"cannot be read ({listed}); remove or mend them, or raise the field"
         )
 
 
-Chosen = dict[str, list[tuple[str, int]]]
+def _assemble(
+    config: DataConfig,
+    inputs: Mapping[str, Any],
+    sources: Mapping[str, Source],
+    made: Made,
+    history: History,
+    root: Path,
+) -> PreparedSet:
+    """Put the set together from its shards, give it its name, and remember the sides."""
+    filled = [(side, shard) for side, shard in made if shard.num_pictures]
+    files = [root / "shards" / f"{shard.key}.arrow" for _, shard in filled]
+    dealt = deal(config, Catalogue(files, [side for side, _ in filled]), history.sides)
+    fingerprint = dealt.fingerprint(inputs)
+    prepared = find_prepared(fingerprint, root)
+    if prepared is None:
+        with folder_atomically(root / fingerprint) as folder:
+            (folder / INPUTS_NAME).write_text(json.dumps(inputs, indent=1, ensure_ascii=False), encoding="utf-8")
+            counts, lengths = write_set(folder, config, dealt, files)
+            name = {"fingerprint": fingerprint, "image_size": config.image_size, "crop": config.crop}
+            record = {**name, **counts, **_set_aside(sources, made)}
+            page = data_page(facts_of(config, record, inputs, dealt, lengths), pixels_of(files, dealt))
+            (folder / PAGE_NAME).write_text(page, encoding="utf-8")
+            _write_record(folder, record)
+        prepared = open_prepared(root / fingerprint)
+    history.remember(content_hash(inputs), fingerprint, dealt.by_identity())
+    return prepared
 
 
-def _split(config: DataConfig, tally: Tally) -> Chosen:
-    """The stored pictures of each side, as (source, row).
-
-    A picture's hash alone decides its side: equal pictures stay together, and added ones move none.
-    """
-    if "source" not in tally.rows:
-        held_out = {sha256 for sha256, _, _ in tally.rows["validation"]}
-        train = [("train", i) for i, (sha256, _, _) in enumerate(tally.rows["train"]) if sha256 not in held_out]
-        tally.num_leaked = len(tally.rows["train"]) - len(train)
-        chosen = {"train": train, "validation": [("validation", i) for i in range(len(tally.rows["validation"]))]}
-    else:
-        hashes = [sha256 for sha256, _, _ in tally.rows["source"]]
-        held_out = {sha256 for sha256 in hashes if int(sha256[:16], 16) / 2**64 < config.validation_fraction}
-        distinct = sorted(set(hashes))
-        if len(distinct) > 1 and not held_out:
-            held_out = {distinct[0]}
-        elif len(distinct) > 1 and len(held_out) == len(distinct):
-            held_out.remove(distinct[-1])
-        chosen = {"train": [], "validation": []}
-        for i, sha256 in enumerate(hashes):
-            chosen["validation" if sha256 in held_out else "train"].append(("source", i))
-    for side, rows in chosen.items():
-        if not rows:
-            raise UserError(
-                f"data.validation_fraction {config.validation_fraction}: no pictures are left for the {side} side of "
-                f"{tally.num_read} in {config.source!r}; at least two that differ are needed, one for each side"
-            )
-    return chosen
+def _set_aside(sources: Mapping[str, Source], made: Made) -> dict[str, Any]:
+    """What could not be read, what was found besides pictures, and which columns were taken."""
+    unreadable = [{"name": name, "reason": reason} for _, shard in made for name, reason in shard.unreadable]
+    return {
+        "num_quarantined": len(unreadable),
+        "quarantined": sorted(unreadable, key=lambda item: item["name"]),
+        "not_pictures": [item._asdict() for source in sources.values() for item in source.set_aside],
+        "ignored": {side: dict(source.ignored) for side, source in sources.items()},
+        "columns": {side: dict(source.columns) for side, source in sources.items()},
+    }
 
 
-def _store_side(folder: Path, side: str, rows: list[tuple[str, int]], tokenizer: Any) -> int:
-    """Write one side for `datasets` to map; returns how many captions were truncated."""
-    source = rows[0][0]  # a side comes from one source
-    stored = datasets.Dataset.from_file(str(folder / f"{source}.arrow")).select([index for _, index in rows])
-    input_ids, truncated = tokenize(tokenizer, list(stored["caption"]))
-    with _without_progress_bars():
-        stored = stored.add_column("input_ids", input_ids, feature=INPUT_IDS)
-        stored.save_to_disk(folder / side)
-    return truncated
-
-
-@contextmanager
-def _without_progress_bars() -> Iterator[None]:
-    """Keep `datasets` from drawing bars of its own."""
-    shown = datasets.utils.logging.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if shown:
-            datasets.enable_progress_bars()
+def _write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Write the record last: it has the hash of every other file."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    hashes = {file.relative_to(folder).as_posix(): sha256_of(file) for file in files}
+    sizes = {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
+    text = json.dumps({**record, "files": sizes, "sha256": hashes}, indent=1, ensure_ascii=False)
+    (folder / RECORD_NAME).write_text(text + "\n", encoding="utf-8")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from pikavae.data.hub import one_line_errors
 
@@ -12,12 +14,12 @@ MAX_LENGTH = 77
 VOCABULARY_SIZE = 2048
 
 
-def load_tokenizer(name: str | None, captions: Sequence[str]) -> Any:
+def load_tokenizer(name: str | None, captions: Iterable[list[str]]) -> Any:
     """The configured CLIP tokenizer, or a small one of the same format built from the captions.
 
     Args:
         name: a folder, `ORG/NAME` or `ORG/NAME/SUBFOLDER` of the hub, or None to build one.
-        captions: what a built one learns its pieces from.
+        captions: what a built one learns its pieces from, some at a time.
 
     Raises:
         UserError: the tokenizer cannot be had.
@@ -34,8 +36,16 @@ def load_tokenizer(name: str | None, captions: Sequence[str]) -> Any:
         return CLIPTokenizer.from_pretrained("/".join(parts[:2]), subfolder=parts[2] if len(parts) > 2 else "")
 
 
-def tokenize(tokenizer: Any, captions: Sequence[str]) -> tuple[list[list[int]], int]:
-    """The ids of each caption, 77 of them, padded and truncated as the original does, and how many were truncated."""
-    padded = tokenizer(list(captions), padding="max_length", truncation=True, max_length=MAX_LENGTH)["input_ids"]
-    whole = tokenizer(list(captions))["input_ids"]
-    return padded, sum(len(ids) > MAX_LENGTH for ids in whole)
+def tokenize(tokenizer: Any, captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The ids of each caption, padded and truncated to 77 as the original does, and how many there are without that.
+
+    Returns:
+        (N, 77) int32 and (N,) int32; the marks of start and end are counted.
+    """
+    if not captions:
+        return np.empty((0, MAX_LENGTH), np.int32), np.empty(0, np.int32)
+    padded = tokenizer(list(captions), padding="max_length", truncation=True, max_length=MAX_LENGTH)
+    lengths = np.asarray(padded["attention_mask"], np.int32).sum(axis=1, dtype=np.int32)
+    for index in np.flatnonzero(lengths == MAX_LENGTH):
+        lengths[index] = len(tokenizer(captions[index])["input_ids"])
+    return np.asarray(padded["input_ids"], np.int32), lengths

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pikavae.errors import DamagedFileError
-from pikavae.files import sync_folder
+from pikavae.files import sync
 
 logger = logging.getLogger(__name__)
 
@@ -132,9 +132,9 @@ def append(path: Path, entry: Entry) -> Event:
         file.write(_canonical(asdict(event)) + b"\n")
         file.flush()
         os.fsync(file.fileno())
-    sync_folder(path.parent)
+    sync(path.parent)
     if not events:
-        sync_folder(path.parent.parent)
+        sync(path.parent.parent)
     return event
 
 

@@ -37,6 +37,8 @@ SOURCE_FIELDS = {"source", "validation_source", "split", "image_column", "captio
 """Fields that say which pictures are meant: the sources' content says it better, with the columns that were guessed."""
 CHUNK_SIZE = 1024
 ROWS_PER_BATCH = 256
+MAX_PIXELS = 178_956_970
+"""Pictures with more are refused: Pillow's own bound."""
 INPUT_IDS = datasets.Sequence(datasets.Value("int32"), length=MAX_LENGTH)
 SCHEMA = pa.schema([("pixels", pa.large_binary()), *((name, pa.string()) for name in ("caption", "sha256", "name"))])
 
@@ -163,7 +165,8 @@ def _squares(source: Source, config: DataConfig, tally: Tally) -> Iterator[tuple
     for picture in (picture for chunk in source.chunks(CHUNK_SIZE) for picture in chunk.pictures()):
         tally.num_read += 1
         try:
-            pixels = to_square(_image_of(picture), config.image_size, config.background).tobytes()
+            image = decode(_content_of(picture), config.background, MAX_PIXELS).image
+            pixels = to_square(image, config.image_size).tobytes()
         except UnreadablePictureError as error:
             tally.quarantined.append({"name": picture.name, "reason": str(error)})
             continue
@@ -172,10 +175,11 @@ def _squares(source: Source, config: DataConfig, tally: Tally) -> Iterator[tuple
         yield pixels, caption, hashlib.sha256(pixels).hexdigest(), picture.name
 
 
-def _image_of(picture: SourcePicture) -> Image.Image:
+def _content_of(picture: SourcePicture) -> bytes | Image.Image:
     if picture.content is None:
         raise UnreadablePictureError(picture.problem)
-    return picture.content if isinstance(picture.content, Image.Image) else decode(picture.content)
+    content: bytes | Image.Image = picture.content
+    return content
 
 
 def _batched(rows: Iterator[tuple[bytes, str, str, str]]) -> Iterator[list[tuple[bytes, str, str, str]]]:

@@ -1,86 +1,219 @@
-"""One picture from whatever Pillow decodes to a square of 8-bit RGB."""
+"""One picture from whatever Pillow decodes: upright, 8-bit sRGB, or the reason why not."""
 
 from __future__ import annotations
 
 import io
+import re
+import struct
 import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, PngImagePlugin, UnidentifiedImageError, features
 
-EXTREME_RATIO = 8
-"""Longer sides than this many shorter ones are cropped before they are scaled, so that 20000x10 stays small."""
+from pikavae.data.colours import Encoding, UnreadablePictureError, to_rgb
+from pikavae.data.geometry import bucket_of, buckets, to_cover, to_shorter, to_square
+from pikavae.data.signatures import format_of, other_kind
+
+__all__ = [
+    "Decoded",
+    "UnreadablePictureError",
+    "bucket_of",
+    "buckets",
+    "decode",
+    "to_cover",
+    "to_shorter",
+    "to_square",
+]
+
+DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    OverflowError,
+    ZeroDivisionError,
+    RuntimeError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+)
+"""What Pillow raises on damaged files."""
+MAX_DETAIL = 100
+"""Characters of a reason that are Pillow's own words."""
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns a picture of each EXIF orientation upright."""
+FIRST_OF = {"TIFF": "first of several pages", "MPO": "first of several pictures", "ICO": "largest of several icons"}
+FIRST_FRAME = "first frame of an animation"
+WHITE_IS_ZERO = 0
+PHOTOMETRIC_INTERPRETATION, DNG_VERSION = 262, 50706
 
 
-class UnreadablePictureError(Exception):
-    """Pillow does not decode it; the message is the reason for the record."""
+@dataclass(frozen=True)
+class Decoded:
+    """A picture as a person would see it.
+
+    Attributes:
+        image: mode RGB, sRGB, upright, with nothing in its `info`.
+        size: its width and height.
+        changes: what was done to get there, in fixed words for counting, e.g. "rotated by EXIF"; empty for a plain
+            8-bit RGB picture.
+    """
+
+    image: Image.Image
+    size: tuple[int, int]
+    changes: tuple[str, ...]
 
 
-def decode(content: bytes) -> Image.Image:
-    """Decode an encoded picture fully.
+def decode(content: bytes | Image.Image, background: tuple[int, int, int], max_pixels: int) -> Decoded:
+    """Decode a picture fully; the same bytes give the same pixels.
+
+    Pillow's limits are variables of the process, so no other thread may use Pillow meanwhile.
+
+    Args:
+        content: an encoded picture, or one of Pillow's of any mode, which is left as it is.
+        background: what shows through transparent pixels.
+        max_pixels: larger pictures are refused by their header, before any pixel is decoded.
 
     Raises:
-        UnreadablePictureError: it is empty, cut short, no picture, or larger than Pillow's bound.
+        UnreadablePictureError: it is no picture, damaged, too large, or its pixels have no known meaning. The message
+            is one line for the record.
     """
+    kind = "picture" if isinstance(content, Image.Image) else _kind(content)
+    try:
+        with _own_limits(max_pixels):
+            image = content if isinstance(content, Image.Image) else _open(content, kind)
+            return _decode(image, background, max_pixels)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise UnreadablePictureError(f"more than {max_pixels:,} pixels") from None
+    except UnidentifiedImageError:
+        raise UnreadablePictureError(_why_not_opened(kind)) from None
+    except DAMAGE as error:
+        raise UnreadablePictureError(f"{kind} is {_damage(error)}") from None
+
+
+def _kind(content: bytes) -> str:
+    """The format of the bytes, as Pillow names it."""
     if not content:
         raise UnreadablePictureError("empty file")
+    kind = format_of(content)
+    if kind is None:
+        raise UnreadablePictureError(f"not a picture that can be read, but {other_kind(content)}")
+    return kind
+
+
+@contextmanager
+def _own_limits(max_pixels: int) -> Iterator[None]:
+    """Pillow with our limits, whatever others have set: no half pictures, no large ones, and silence."""
+    limits = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, PngImagePlugin.MAX_TEXT_CHUNK
     try:
+        Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = max_pixels, False
+        # Long notes, such as those of picture generators, are no reason to lose the picture.
+        PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(content))
-            image.load()
-    except UnidentifiedImageError:
-        raise UnreadablePictureError("not a picture that Pillow knows") from None
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        EOFError,
-        Image.DecompressionBombError,
-        Image.DecompressionBombWarning,
-    ) as e:
-        raise UnreadablePictureError(f"does not decode: {e}") from None
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, PngImagePlugin.MAX_TEXT_CHUNK = limits
+
+
+def _open(content: bytes, kind: str) -> Image.Image:
+    """The picture by its header; of a PNG, every checksum is verified, since Pillow skips those of the pixels."""
+    image = Image.open(io.BytesIO(content), formats=[kind])
+    if kind == "PNG":
+        Image.open(io.BytesIO(content), formats=[kind]).verify()
+    if DNG_VERSION in getattr(image, "tag_v2", ()):
+        raise UnreadablePictureError("a camera's raw picture (DNG), of which only a preview can be read; develop it")
     return image
 
 
-def to_square(image: Image.Image, size: int, background: tuple[int, int, int]) -> np.ndarray:
-    """Upright, RGB over `background`, shorter side to `size` (bilinear, antialiased), centre crop.
-
-    For RGB pictures this is torchvision's `Resize(size)` and `CenterCrop(size)`.
-
-    Returns:
-        (size, size, 3) uint8.
-    """
-    image = to_rgb(ImageOps.exif_transpose(image), background)
-    image = _crop_extreme(image)
-    width, height = image.size
-    shorter = min(width, height)
-    scaled = (int(size * width / shorter), int(size * height / shorter))
-    image = image.resize(scaled, Image.Resampling.BILINEAR)
-    left, top = round((scaled[0] - size) / 2.0), round((scaled[1] - size) / 2.0)
-    return np.asarray(image.crop((left, top, left + size, top + size)))
-
-
-def to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
-    """Any mode as RGB: 16-bit grey scaled to 8 bits, transparency laid over `background`."""
-    if image.mode.startswith("I;16") or image.mode == "I":
-        grey = np.asarray(image).astype(np.float64) / 257.0
-        image = Image.fromarray(np.clip(np.rint(grey), 0, 255).astype(np.uint8))
-    if image.mode == "F":
-        raise UnreadablePictureError("floating-point pixels have no known range")
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, (*background, 255)), layer).convert("RGB")
-    return image.convert("RGB")
+def _decode(image: Image.Image, background: tuple[int, int, int], max_pixels: int) -> Decoded:
+    """The pixels, upright and as RGB."""
+    if image.width * image.height > max_pixels:
+        raise UnreadablePictureError(f"more than {max_pixels:,} pixels")
+    if not image.width * image.height:
+        raise UnreadablePictureError("no pixels")
+    encoding = _encoding(image)
+    turned_by_pillow = image.format == "TIFF"
+    orientation = _orientation(image) if turned_by_pillow else 0
+    image.load()
+    orientation = orientation or _orientation(image)
+    rgb, changes = to_rgb(image, encoding, background)
+    if orientation is None:
+        changes = ("corrupt EXIF ignored", *changes)
+    elif orientation in UPRIGHT:
+        changes = ("rotated by EXIF", *changes)
+        rgb = rgb if turned_by_pillow else rgb.transpose(UPRIGHT[orientation])
+    if _has_more(image):
+        changes = (FIRST_OF.get(image.format or "", FIRST_FRAME), *changes)
+    return Decoded(rgb, rgb.size, changes)
 
 
-def _crop_extreme(image: Image.Image) -> Image.Image:
-    width, height = image.size
-    longest = EXTREME_RATIO * min(width, height)
-    if max(width, height) <= longest:
-        return image
-    if width > height:
-        left = (width - longest) // 2
-        return image.crop((left, 0, left + longest, height))
-    top = (height - longest) // 2
-    return image.crop((0, top, width, top + longest))
+def _encoding(image: Image.Image) -> Encoding:
+    """How the pixels are stored; Pillow forgets it when it loads them."""
+    tiles = getattr(image, "tile", None)
+    if not tiles:
+        return Encoding(format=image.format or "")
+    _, extents, _, arguments = tiles[0]
+    raw_mode, *rest = (arguments,) if isinstance(arguments, str) else (arguments or ("",))
+    photometric = getattr(image, "tag_v2", {}).get(PHOTOMETRIC_INTERPRETATION)
+    return Encoding(
+        format=image.format or "",
+        raw_mode=str(raw_mode),
+        deep=";16" in str(raw_mode) or (image.format == "PPM" and bool(rest) and rest[0] > 255),
+        white_is_zero=photometric == WHITE_IS_ZERO and (image.mode == "F" or image.mode.startswith("I;16")),
+        covered=extents if image.format == "GIF" else None,
+    )
+
+
+def _orientation(image: Image.Image) -> int | None:
+    """The EXIF orientation, 1 where none is given, None where the EXIF data cannot be read."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except DAMAGE:
+        return None
+    return orientation if isinstance(orientation, int) else 1
+
+
+def _has_more(image: Image.Image) -> bool:
+    """Whether the file holds more pictures than the one that was decoded."""
+    if image.format == "ICO":
+        return len(image.info.get("sizes", ())) > 1
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except DAMAGE:  # there is another frame, and it is broken
+        return True
+
+
+def _why_not_opened(kind: str) -> str:
+    """Why Pillow does not take for the format what begins like it."""
+    if kind in ("AVIF", "WEBP") and not features.check(kind.lower()):
+        return f"{kind}, which the installed Pillow does not decode; update it"
+    return f"{kind} whose header is damaged or of a kind that Pillow does not read"
+
+
+def _damage(error: BaseException) -> str:
+    """What is wrong with the file, in one line without paths and addresses."""
+    message = str((isinstance(error, OSError) and error.strerror) or error)
+    if isinstance(error, EOFError) or "truncated" in message.lower():
+        return "cut short"
+    if isinstance(error, MemoryError):
+        return "damaged: it asks for more memory than there is"
+    words = " ".join(re.sub(r"<[^<>]*>", "", message).split())
+    return f"damaged: {words}"[:MAX_DETAIL] if words else "damaged"

@@ -2,7 +2,7 @@
 
     python -m benchmarks.preparing --counts 1000 100000 --kills 20
 
-Draws the pictures once into files below --folder, prepares them by the command line as a user would, and prints a table.
+Draws the pictures once into files below --folder, prepares them by the command line as a user would, prints a table.
 """
 
 from __future__ import annotations
@@ -50,7 +50,11 @@ def draw(folder: Path, count: int) -> Path:
     if not (pictures / "complete").is_file():
         with ProcessPoolExecutor() as pool:
             step = 500
-            list(pool.map(_draw_some, *zip(*[(pictures, i, min(i + step, count)) for i in range(0, count, step)], strict=True)))
+            list(
+                pool.map(
+                    _draw_some, *zip(*[(pictures, i, min(i + step, count)) for i in range(0, count, step)], strict=True)
+                )
+            )
         (pictures / "complete").touch()
     return pictures
 
@@ -73,7 +77,14 @@ def measure(folder: Path, count: int, size: int) -> list[tuple[str, float, int, 
     rows = []
     seconds, memory, _ = prepare(pictures, home, size)
     disk = sum(file.stat().st_size for file in (home / "prepared" / "shards").glob("*.arrow"))
-    rows.append((f"{count:,} pictures", seconds, memory, f"{count / seconds:,.0f} pictures/s, {disk / count / 1000:.1f} kB each"))
+    rows.append(
+        (
+            f"{count:,} pictures",
+            seconds,
+            memory,
+            f"{count / seconds:,.0f} pictures/s, {disk / count / 1000:.1f} kB each",
+        )
+    )
     seconds, memory, _ = prepare(pictures, home, size)
     rows.append((f"{count:,} again", seconds, memory, "unchanged"))
     shards = set((home / "prepared" / "shards").glob("*.arrow"))
@@ -131,7 +142,7 @@ class Watch:
 
 
 def _proportional(process: psutil.Process) -> int:
-    """A process's own pages and its share of those that others have as well; files that are merely mapped are not its."""
+    """A process's own pages and its share of common ones; files that are merely mapped do not count."""
     try:
         for line in Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss_Anon:"):
@@ -159,7 +170,7 @@ def kills(folder: Path, count: int, number: int, size: int) -> None:
         shards = len(list((home / "prepared" / "shards").glob("*.json"))) if home.exists() else 0
         _, _, again = prepare(pictures, home, size)
         same = again == fingerprint and content(home / "prepared" / again) == expected
-        print(f"kill {attempt + 1:>3} after {moment:6.2f} s, {shards:>4} shards whole: {'same bytes' if same else 'DIFFERS'}")
+        print(f"kill {attempt + 1:>3} after {moment:6.2f} s, {shards:>4} shards: {'same bytes' if same else 'DIFFERS'}")
         if not same:
             raise SystemExit(1)
 

@@ -55,6 +55,9 @@ class DataConfig(Section):
     duplicates: they are kept on one side of the split. Without it only equal pictures are."""
     drop_duplicates: Literal["none", "exact", "near"] = "none"
     """Of equal pictures, or of all duplicates, use only the first by name."""
+    crop: Literal["center", "random", "buckets"] = "center"
+    """`center`: a square from the middle. `random`: a random square in training, from pictures kept whole up to 2:1.
+    `buckets`: about as many pixels in the picture's own shape; every batch has pictures of one shape."""
     max_pixels: int = Field(100_000_000, ge=1, le=1_000_000_000)
     """Larger pictures are set aside before they are decoded."""
     max_unreadable_fraction: float = Field(0.05, ge=0, le=1)

@@ -98,8 +98,8 @@ def deal(config: DataConfig, catalogue: Catalogue, remembered: Mapping[bytes, st
         sides, decided = separate(catalogue.held_out, links.first, links.second), False
     else:
         share = config.validation_fraction
-        alone = split(catalogue.identities, groups, links.first, links.second, {}, share)
-        sides = split(catalogue.identities, groups, links.first, links.second, remembered, share) if remembered else alone
+        alone = split(catalogue.identities, links.first, links.second, {}, share)
+        sides = split(catalogue.identities, links.first, links.second, remembered, share)
         decided = not np.array_equal(sides, alone)
     if config.drop_duplicates != "none":
         sides = _without_duplicates(config, catalogue, links, groups, sides)

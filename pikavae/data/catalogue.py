@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pikavae.data.duplicates import near_pairs
+from pikavae.data.duplicates import chains, near_pairs
 from pikavae.data.shards import open_shard
 
 HEAVY = ("pixels", "thumbnail")
@@ -47,7 +47,9 @@ class Catalogue:
         self.is_apart = "validation" in origins
         self.held_out = np.repeat(np.array([origin == "validation" for origin in origins], bool), self.counts)
         self.shard = np.repeat(np.arange(len(tables), dtype=np.int32), self.counts)
-        self.row = np.concatenate([np.arange(count, dtype=np.int32) for count in self.counts] or [np.empty(0, np.int32)])
+        self.row = np.concatenate(
+            [np.arange(count, dtype=np.int32) for count in self.counts] or [np.empty(0, np.int32)]
+        )
         self.table = pa.concat_tables([table.drop_columns(list(HEAVY)) for table in tables])
         self._thumbnails = [table.column("thumbnail") for table in tables]
 
@@ -79,7 +81,7 @@ class Catalogue:
         """Equal pictures, and with `max_distance` those that look alike."""
         stored = self.table.column("sha256").combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
         _, decoded = np.unique(self.identities, axis=0, return_inverse=True)
-        exact = [_chains(np.asarray(labels)) for labels in (decoded, stored)]
+        exact = [chains(np.asarray(labels)) for labels in (decoded, stored)]
         first, second = (np.concatenate(side) for side in zip(*exact, strict=True))
         distance = np.full(len(first), -1, np.int64)
         if max_distance is not None:
@@ -94,10 +96,3 @@ class Catalogue:
 def _bytes_of(column: Any, width: int) -> np.ndarray:
     """A column of byte strings of one length as (N, width) uint8."""
     return np.frombuffer(b"".join(column.to_pylist()), np.uint8).reshape(-1, width)
-
-
-def _chains(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs that connect all items of equal label: each with the next one."""
-    order = np.argsort(labels, kind="stable")
-    same = labels[order[1:]] == labels[order[:-1]]
-    return order[:-1][same], order[1:][same]

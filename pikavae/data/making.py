@@ -20,8 +20,9 @@ from PIL import Image
 from pikavae.config import DataConfig, content_hash
 from pikavae.data.captions import clean_caption
 from pikavae.data.duplicates import perceptual_hash, thumbnail
+from pikavae.data.geometry import bucket_of, to_cover, to_shorter
 from pikavae.data.memo import HashMemo
-from pikavae.data.pictures import UnreadablePictureError, bucket_of, decode, to_cover, to_shorter
+from pikavae.data.pictures import UnreadablePictureError, decode
 from pikavae.data.rows import Chunk, SourcePicture
 from pikavae.data.shards import ShardWriter
 from pikavae.errors import TransientError
@@ -109,10 +110,6 @@ class ShardCache:
     def __init__(self, folder: Path, memo: HashMemo) -> None:
         self.folder, self.memo = folder, memo
 
-    def path(self, key: str) -> Path:
-        """The file of a shard."""
-        return self.folder / f"{key}.arrow"
-
     def find(self, keys: Sequence[str]) -> dict[str, Shard]:
         """The shards that are there, whole and unaltered."""
         found: dict[str, Shard] = {}
@@ -121,43 +118,57 @@ class ShardCache:
             try:
                 record = json.loads((self.folder / f"{key}.json").read_text(encoding="utf-8"))
                 found[key] = Shard(key, record["sha256"], record["num_pictures"], _pairs(record["unreadable"]))
-                stats.append((f"{key}.arrow", self.path(key).stat()))
+                stats.append((f"{key}.arrow", (self.folder / f"{key}.arrow").stat()))
             except (OSError, ValueError, KeyError, TypeError):
                 found.pop(key, None)
         digests = self.memo.digests(self.folder, stats) if stats else {}
         return {key: shard for key, shard in found.items() if digests[f"{key}.arrow"].sha256 == shard.sha256}
 
-    def make(self, chunk: Chunk, key: str, recipe: Recipe, workspace: Path) -> Shard:
-        """Make a shard from its chunk.
 
-        Args:
-            chunk: the pictures.
-            key: their shard's.
-            recipe: the settings.
-            workspace: a folder on the same disk, for the unfinished file.
+@dataclass(frozen=True)
+class ShardJob:
+    """A shard that is to be made.
 
-        Raises:
-            TransientError: a file changed since it was listed, so that the shard would not be what its key says.
-            UserError: the chunk cannot be read.
-        """
-        temporary, unreadable, count = workspace / f"{key}.arrow", [], 0
-        with ShardWriter(temporary) as writer:
-            for picture in chunk.pictures():
-                if picture.transient:
-                    raise TransientError(f"{picture.name}: {picture.problem}; run the command again")
-                try:
-                    pixels, columns = describe(picture, recipe)
-                except UnreadablePictureError as error:
-                    unreadable.append((picture.name, str(error)))
-                else:
-                    writer.write(pixels, **columns)
-                    count += 1
-        sync(temporary)
-        shard = Shard(key, sha256_of(temporary), count, tuple(unreadable))
-        temporary.replace(self.path(key))
-        record = {name: value for name, value in asdict(shard).items() if name != "key"}
-        write_atomically(self.folder / f"{key}.json", json.dumps(record, ensure_ascii=False))
-        return shard
+    Attributes:
+        chunk: its pictures.
+        key: what it is made from.
+        recipe: the settings.
+        folder: of the cache.
+        workspace: a folder on the same disk, for the unfinished file.
+    """
+
+    chunk: Chunk
+    key: str
+    recipe: Recipe
+    folder: Path
+    workspace: Path
+
+
+def make_shard(job: ShardJob) -> Shard:
+    """Make a shard from its chunk.
+
+    Raises:
+        TransientError: a file changed since it was listed, so that the shard would not be what its key says.
+        UserError: the chunk cannot be read.
+    """
+    temporary, unreadable, count = job.workspace / f"{job.key}.{os.getpid()}", [], 0
+    with ShardWriter(temporary) as writer:
+        for picture in job.chunk.pictures():
+            if picture.transient:
+                raise TransientError(f"{picture.name}: {picture.problem}; run the command again")
+            try:
+                pixels, columns = describe(picture, job.recipe)
+            except UnreadablePictureError as error:
+                unreadable.append((picture.name, str(error)))
+            else:
+                writer.write(pixels, **columns)
+                count += 1
+    sync(temporary)
+    shard = Shard(job.key, sha256_of(temporary), count, tuple(unreadable))
+    temporary.replace(job.folder / f"{job.key}.arrow")
+    record = {name: value for name, value in asdict(shard).items() if name != "key"}
+    write_atomically(job.folder / f"{job.key}.json", json.dumps(record, ensure_ascii=False))
+    return shard
 
 
 def _pairs(values: Any) -> tuple[tuple[str, str], ...]:
@@ -180,7 +191,7 @@ def describe(picture: SourcePicture, recipe: Recipe) -> tuple[np.ndarray, dict[s
         "caption": caption.text,
         "note": caption.note,
         "identity": identity_of(decoded.image),
-        "sha256": hashlib.sha256(pixels).hexdigest(),
+        "sha256": hashlib.sha256(pixels.tobytes()).hexdigest(),
         "perceptual_hash": perceptual_hash(pixels),
         "thumbnail": thumbnail(pixels).tobytes(),
         "source_width": decoded.size[0],

@@ -1,9 +1,9 @@
 """From a source to a prepared set: shards made in processes, duplicates found, sides dealt, captions tokenised.
 
-prepared/<fingerprint>/     a set: record.json, inputs.json, index.arrow, shards/, duplicates.json, tokenizer/, page.html
-prepared/shards/            the shards of all sets; a set has them as hard links, so that either may be removed
-prepared/history/           the side of every picture, by source
-prepared/hashes.sqlite3     the hashes of files that have not changed since they were read
+prepared/<fingerprint>/   a set: record.json, inputs.json, index.arrow, duplicates.json, page.html, shards/, tokenizer/
+prepared/shards/          the shards of all sets; a set has them as hard links, so that either may be removed
+prepared/history/         the side of every picture, by source
+prepared/hashes.sqlite3   the hashes of files that have not changed since they were read
 
 Whatever is killed at whatever moment, the same command goes on with the shards that are whole, and makes the same set.
 """
@@ -15,8 +15,6 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -27,10 +25,10 @@ from pikavae.data.catalogue import Catalogue
 from pikavae.data.dataset import RECORD_NAME, PreparedSet, open_prepared
 from pikavae.data.facts import facts_of, pixels_of
 from pikavae.data.history import History
-from pikavae.data.making import Recipe, Shard, ShardCache, processing, shard_key
+from pikavae.data.making import Recipe, Shard, ShardCache, ShardJob, make_shard, processing, shard_key
 from pikavae.data.memo import HashMemo
 from pikavae.data.page import data_page
-from pikavae.data.rows import Chunk, Source
+from pikavae.data.rows import Source
 from pikavae.data.sources import SPRITES, open_sources
 from pikavae.data.workers import count_processes, map_in_processes
 from pikavae.errors import DamagedFileError, UserError
@@ -109,8 +107,6 @@ def _verify(prepared: PreparedSet, memo: HashMemo) -> None:
 def prepare(config: DataConfig, root: Path, *, progress: Progress | None = None) -> tuple[PreparedSet, bool]:
     """Make the prepared set below `root`, or find it there.
 
-    It starts processes: a script that calls this needs the usual `if __name__ == "__main__":`.
-
     Args:
         config: the data section.
         root: the folder of all prepared sets.
@@ -150,14 +146,6 @@ def _workspace(path: Path) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-@dataclass(frozen=True)
-class ShardJob:
-    """A shard that is to be made."""
-
-    chunk: Chunk
-    key: str
-
-
 Made = list[tuple[str, Shard]]
 """The shards of all sources in their order, each with the side of its source."""
 
@@ -171,7 +159,7 @@ def _make_shards(
     for side, source in sources.items():
         for chunk in source.chunks(recipe.chunk_size):
             sides.append(side)
-            jobs.append(ShardJob(chunk, shard_key(chunk, recipe, versions)))
+            jobs.append(ShardJob(chunk, shard_key(chunk, recipe, versions), recipe, cache.folder, workspace))
     counts = [source.count() for source in sources.values()]
     total = None if None in counts else sum(count or 0 for count in counts)
     shards = cache.find([job.key for job in jobs])
@@ -179,11 +167,10 @@ def _make_shards(
     cache.folder.mkdir(parents=True, exist_ok=True)
     missing = {job.key: job for job in jobs if job.key not in shards}
     for shard in map_in_processes(
-        partial(_make_shard, cache=cache, recipe=recipe, workspace=workspace),
+        make_shard,
         missing.values(),
         processes=min(count_processes(config.workers), max(1, len(missing))),
         max_bytes=WORKER_BYTES + BYTES_PER_PIXEL * config.max_pixels,
-        preload="pikavae.data.making",
         describe=_describe,
     ):
         shards[shard.key] = shard
@@ -193,13 +180,10 @@ def _make_shards(
     return [(side, shards[job.key]) for side, job in zip(sides, jobs, strict=True)]
 
 
-def _make_shard(job: ShardJob, *, cache: ShardCache, recipe: Recipe, workspace: Path) -> Shard:
-    return cache.make(job.chunk, job.key, recipe, workspace)
-
-
 def _describe(job: ShardJob) -> str:
-    names = list(job.chunk.content)
-    return names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
+    content = dict(job.chunk.content)
+    names = [content["file"]] if "file" in content else list(content)
+    return str(names[0]) if len(names) == 1 else f"one of {names[0]} to {names[-1]}"
 
 
 def _refuse_too_many_unreadable(config: DataConfig, made: Made) -> None:

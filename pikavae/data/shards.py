@@ -1,4 +1,4 @@
-"""Files of a prepared set: shards of 8-bit pictures, and the index of those that are used. Arrow streams, memory-mapped.
+"""Files of a prepared set: shards of 8-bit pictures, and the index of those in use; Arrow streams, memory-mapped.
 
 A shard's rows are pictures as they are stored, with what a set's index is made from. `datasets.Dataset.from_file` reads
 both kinds of file.
@@ -39,8 +39,9 @@ SHARD_SCHEMA = pa.schema(
         pa.field("thumbnail", pa.binary(192)),
     ]
 )
-"""`pixels`: height * width * 3 bytes, RGB, row by row; `identity`: SHA-256 of the decoded upright picture; `sha256`: that
-of the stored pixels; `thumbnail`: 8 * 8 * 3 bytes; `note`: what was done to the caption; `changes`: to the picture."""
+"""`pixels`: height * width * 3 bytes, RGB, row by row; `identity`: SHA-256 of the decoded upright picture; `sha256`:
+that of the stored pixels; `thumbnail`: 8 * 8 * 3 bytes; `note`: what was done to the caption; `changes`: what to the
+picture."""
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -53,12 +54,12 @@ INDEX_SCHEMA = pa.schema(
         pa.field("input_ids", pa.list_(pa.int32(), MAX_LENGTH)),
     ]
 )
-"""One row for each picture that is used: where its pixels are (`shard` of the record's list, `row` in it), and the rest.
+"""One row for each picture that is used: where it lies (`shard` of the record's list, `row` in it), and the rest.
 Pictures of the same `group` are duplicates of each other; `num_tokens` is counted before any are cut."""
 
 
 class ShardWriter:
-    """Writes a shard in batches of bounded size, whatever the number of pictures. The same pictures give the same bytes."""
+    """Writes a shard in batches of bounded size. The same pictures give the same bytes."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ def load_tokenizer(name: str | None, captions: Iterable[list[str]]) -> Any:
         return CLIPTokenizer.from_pretrained("/".join(parts[:2]), subfolder=parts[2] if len(parts) > 2 else "")
 
 
-def tokenize(tokenizer: Any, captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def tokenize(tokenizer: Any, captions: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """The ids of each caption, padded and truncated to 77 as the original does, and how many there are without that.
 
     Returns:

@@ -1,25 +1,30 @@
-"""Work on many chunks in processes that are bounded in memory and end with whoever started them."""
+"""Work on many chunks in processes that are bounded in memory and end with whoever started them.
+
+Plain programs that are told their jobs through a pipe: unlike `multiprocessing`, they never run the caller's main module
+again, they end when the pipe does, and of one that dies it is known which job it was at.
+"""
 
 from __future__ import annotations
 
-import multiprocessing
-import multiprocessing.connection
 import os
+import pickle
+import selectors
 import signal
+import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+from contextlib import contextmanager
+from typing import Any, BinaryIO, TypeVar
 
 from pikavae.errors import PikavaeError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-JOBS_IN_ADVANCE = 2
-"""For each process, so that none waits and no long queue is held in memory."""
+
+def count_processes(configured: int | None) -> int:
+    """The configured number, or as many as there are cores for this process."""
+    return configured or (len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1)
 
 
 def map_in_processes(
@@ -28,66 +33,115 @@ def map_in_processes(
     *,
     processes: int,
     max_bytes: int,
-    preload: str,
     describe: Callable[[Job], str],
 ) -> Iterator[Result]:
-    """Call `function` on every job, in whatever order they end.
+    """Call `function` on every job; the results come in whatever order they are done.
 
-    The first error ends the work and is raised here. The processes ignore Ctrl-C, which is ours to handle, and end when
-    this one does, however it ended.
+    The first error ends the work and is raised here. The processes ignore Ctrl-C, which is ours to handle.
 
     Args:
-        function: can be pickled; so can jobs and results.
-        jobs: taken a few at a time.
+        function: at the top level of a module; jobs, results and errors can be pickled as well.
+        jobs: taken one at a time, when a process is free for it.
         processes: how many at once.
-        max_bytes: of a process's own memory, besides what it starts with; enforced on Linux.
-        preload: the module of `function`, imported once for all processes.
+        max_bytes: of a process's own memory; enforced on Linux.
         describe: says which job it was that a process died of.
 
     Raises:
         PikavaeError: a process was killed, for its memory or by a fault in a library.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([preload])
-    remaining, pending = iter(jobs), dict[Future[Result], Job]()
-    with ProcessPoolExecutor(processes, context, _begin_worker, (max_bytes,)) as pool:
-        try:
-            while True:
-                while len(pending) < processes * (1 + JOBS_IN_ADVANCE) and (job := next(remaining, None)) is not None:
-                    pending[pool.submit(function, job)] = job
-                if not pending:
-                    return
-                for future in wait(pending, return_when=FIRST_COMPLETED).done:
-                    yield future.result()
-                    del pending[future]
-        except BrokenProcessPool:
-            suspects = "; ".join(describe(job) for job in pending.values())
-            raise PikavaeError(
-                f"a process that prepares pictures was killed, by the system for its memory or by a fault in a library "
-                f"that decodes; it was at one of these: {suspects}. Lower data.workers, or remove the picture"
-            ) from None
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    remaining, busy = iter(jobs), dict[subprocess.Popen[bytes], Job]()
+    with _workers(processes) as workers, selectors.DefaultSelector() as selector:
+        for worker in workers:
+            _send(worker, (function, max_bytes))
+            selector.register(_pipe(worker.stdout), selectors.EVENT_READ, worker)
+            _hand_over(worker, remaining, busy)
+        while busy:
+            for key, _ in selector.select():
+                result = _receive(key.data, describe(busy[key.data]))
+                _hand_over(key.data, remaining, busy)
+                yield result
 
 
-def count_processes(configured: int | None) -> int:
-    """The configured number, or as many as there are cores for this process."""
-    return configured or (len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1)
+def _hand_over(
+    worker: subprocess.Popen[bytes], remaining: Iterator[Job], busy: dict[subprocess.Popen[bytes], Job]
+) -> None:
+    """Give a free process the next job, if there is one."""
+    busy.pop(worker, None)
+    for job in remaining:
+        busy[worker] = job
+        _send(worker, job)
+        return
 
 
-def _begin_worker(max_bytes: int) -> None:
+def _send(worker: subprocess.Popen[bytes], message: object) -> None:
+    stdin = _pipe(worker.stdin)
+    try:
+        pickle.dump(message, stdin)
+        stdin.flush()
+    except BrokenPipeError:  # it died, and `_receive` will say so
+        pass
+
+
+def _receive(worker: subprocess.Popen[bytes], job: str) -> Any:
+    try:
+        succeeded, value = pickle.load(_pipe(worker.stdout))
+    except (EOFError, pickle.UnpicklingError):
+        status = worker.wait()
+        cause = f"signal {-status}" if status < 0 else f"status {status}"
+        raise PikavaeError(
+            f"a process that prepares pictures ended with {cause}, for its memory or by a fault in a library that "
+            f"decodes; it was at {job}. Lower data.workers or data.max_pixels, or remove the picture"
+        ) from None
+    if not succeeded:
+        raise value
+    return value
+
+
+@contextmanager
+def _workers(processes: int) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Processes that wait for their function, killed at the end of the block."""
+    path = os.pathsep.join(entry or str(os.getcwd()) for entry in sys.path)
+    command = [sys.executable, "-c", f"from {__name__} import serve; serve()"]
+    workers: list[subprocess.Popen[bytes]] = []
+    try:
+        for _ in range(processes):
+            environment = {**os.environ, "PYTHONPATH": path}
+            workers.append(subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        yield workers
+    finally:
+        for worker in workers:
+            worker.kill()
+        for worker in workers:
+            worker.communicate()
+
+
+def _pipe(pipe: BinaryIO | None) -> BinaryIO:
+    assert pipe is not None  # both are asked for
+    return pipe
+
+
+def serve() -> None:
+    """What a process does: take the function, then jobs until the pipe ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+    jobs, results = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints is no result
+    function, max_bytes = pickle.load(jobs)
+    _limit_memory(max_bytes)
+    while True:
+        try:
+            job = pickle.load(jobs)
+        except EOFError:
+            return
+        try:
+            message = (True, function(job))
+        except PikavaeError as error:
+            message = (False, error)
+        pickle.dump(message, results)
+        results.flush()
+
+
+def _limit_memory(max_bytes: int) -> None:
     if sys.platform == "linux":
         import resource
 
         resource.setrlimit(resource.RLIMIT_DATA, (max_bytes, resource.getrlimit(resource.RLIMIT_DATA)[1]))
-
-
-def _end_with(sentinel: int) -> None:
-    """A killed parent leaves no message, and the queues stay open between the processes that are left."""
-    multiprocessing.connection.wait([sentinel])
-    os._exit(1)

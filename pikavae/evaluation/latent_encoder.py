@@ -39,7 +39,7 @@ class Encoder:
             posterior = self._posterior(pictures, rows)
             finite = (posterior.mean.isfinite() & posterior.logvar.isfinite()).flatten(1).all(dim=1)  # (B,)
             if not finite.all():
-                name = pictures.rows[rows[int(finite.int().argmin())]]["name"]
+                name = pictures.names[rows[int(finite.int().argmin())]]
                 raise PikavaeError(f"{name!r}: its latent holds numbers that are not finite; use another snapshot")
             yield posterior
 

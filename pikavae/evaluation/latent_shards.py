@@ -121,8 +121,7 @@ def nested(values: Tensor) -> pa.Array:
 
 def carried(pictures: PictureSet, start: int, stop: int) -> pa.Table:
     """What the prepared set knows of these rows besides their pixels."""
-    rows = pictures.rows.select_columns(CARRIED.names).with_format("arrow")[start:stop]
-    return rows.select(CARRIED.names).cast(CARRIED)
+    return pictures.index.slice(start, stop - start).select(CARRIED.names).combine_chunks().cast(CARRIED)
 
 
 def _schema(names: tuple[str, ...], shape: tuple[int, ...], settings: Settings) -> pa.Schema:

@@ -7,14 +7,13 @@ from pathlib import Path
 from pikavae import runs, stages
 from pikavae.config import Config
 from pikavae.data.dataset import PreparedSet
-from pikavae.data.prepare import fingerprint_of, prepare_inputs
+from pikavae.data.prepare import find_prepared, fingerprint_of, prepare_inputs
 from pikavae.home import home
 from pikavae.operations.pipeline import use_threads
 from pikavae.operations.results import (
     Trained,
     evaluated_inputs,
     find_evaluated,
-    find_prepared,
     find_trained,
     find_unfinished,
     prepared_inputs,
@@ -32,9 +31,10 @@ def plan(config: Config, *, start: Path | None = None) -> dict[str, Plan]:
         config: the whole configuration.
         start: a snapshot folder with the first weights of the training.
     """
-    inputs = prepare_inputs(config.data)
-    fingerprint = fingerprint_of(inputs)
-    pictures = find_prepared(fingerprint)
+    root = home() / "prepared"
+    inputs = prepare_inputs(config.data, root)
+    fingerprint = fingerprint_of(config.data, inputs, root)
+    pictures = find_prepared(fingerprint, root)
     if pictures is None:
         prepare = Plan("miss", stages.why_miss(inputs, prepared_inputs()))
     else:

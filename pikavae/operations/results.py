@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from pikavae import runs
-from pikavae.data.dataset import PreparedSet, open_prepared
-from pikavae.errors import DamagedFileError, UserError
+from pikavae.data.dataset import PreparedSet
+from pikavae.data.prepare import INPUTS_NAME
+from pikavae.errors import UserError
 from pikavae.evaluation.report import Report
 from pikavae.files import sha256_of
 from pikavae.home import home
@@ -63,21 +64,10 @@ class Registered:
     seconds: float = 0.0
 
 
-def find_prepared(fingerprint: str) -> PreparedSet | None:
-    """The prepared set of this fingerprint, if it is whole."""
-    path = home() / "prepared" / fingerprint
-    if not path.is_dir():
-        return None
-    try:
-        return open_prepared(path)
-    except DamagedFileError:
-        return None
-
-
 def prepared_inputs() -> Iterator[dict[str, Any]]:
     """The inputs of every prepared set of this home."""
-    for path in (home() / "prepared").glob("*/record.json"):
-        yield runs.read_json(path)["inputs"]
+    for path in (home() / "prepared").glob(f"*/{INPUTS_NAME}"):
+        yield runs.read_json(path)
 
 
 def find_trained(key: str) -> Trained | None:

@@ -51,7 +51,9 @@ def plan_retraining(config: Config, *, from_champion: bool = False) -> Retrainin
     champion = versions.get_champion(client, PRODUCTION_NAME)
     start = versions.snapshot_of(client, champion, home() / "downloads")
     if run := _run_of(champion.tags.get("pikavae.run_id", "")):
-        inputs = stages.train_inputs(config, fingerprint_of(prepare_inputs(config.data)), use_threads(config))
+        root = home() / "prepared"
+        fingerprint = fingerprint_of(config.data, prepare_inputs(config.data, root), root)
+        inputs = stages.train_inputs(config, fingerprint, use_threads(config))
         earlier = {name: value for name, value in run.record["inputs"].items() if name != stages.START}
         if earlier == inputs:
             return Retraining(dict.fromkeys(stages.STAGES, Plan("hit", f"the champion's own run {run.run_id}")), start)

@@ -42,6 +42,7 @@ def up(mlflow_port: int, prefect_port: int, config: Config, ready: Callable[[Map
     home = operations.home()
     if api := os.environ.get("PREFECT_API_URL"):
         raise UserError(f"PREFECT_API_URL {api}: `up` starts a server of its own; unset the variable")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts us in the background has it ignored
     with exclusive(home / "up.lock", busy="pikavae is up already for this state folder; Ctrl-C where it runs ends it"):
         set_up_prefect(home)
         end_orphans(home)

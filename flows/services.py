@@ -42,6 +42,7 @@ def up(mlflow_port: int, prefect_port: int, config: Config, ready: Callable[[Map
     home = operations.home()
     if api := os.environ.get("PREFECT_API_URL"):
         raise UserError(f"PREFECT_API_URL {api}: `up` starts a server of its own; unset the variable")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts us in the background has it ignored
     with exclusive(home / "up.lock", busy="pikavae is up already for this state folder; Ctrl-C where it runs ends it"):
         set_up_prefect(home)
         end_orphans(home)
@@ -73,9 +74,11 @@ def _start(home: Path, mlflow_port: int, prefect_port: int, config: Config, serv
     if elsewhere is None:
         servers.append(operations.start_mlflow(mlflow_port, home / "logs" / "mlflow.log"))
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(prefect_port)]
-    servers.append(
-        Server.start("Prefect's server", command, {"PREFECT_SERVER_LOGGING_LEVEL": "INFO"}, home / "logs/prefect.log")
-    )
+    settings = {
+        "PREFECT_SERVER_LOGGING_LEVEL": "INFO",
+        "PREFECT_SERVER_UI_API_URL": "/api",  # the page's own port; it would ask port 4200
+    }
+    servers.append(Server.start("Prefect's server", command, settings, home / "logs" / "prefect.log"))
     os.environ["PREFECT_API_URL"] = f"{prefect}/api"
     os.environ[MLFLOW_UI] = mlflow
     from flows import deployments  # only now: it imports Prefect, which reads the environment once

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pikavae.errors import PikavaeError, TransientError, UserError
 from pikavae.files import exclusive
 from pikavae.registry.store import delete_model, point_time, quiet_mlflow
+from pikavae.views import LEADERBOARD, leaderboard
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -33,10 +34,10 @@ if TYPE_CHECKING:
 
 ATTEMPTS_TAG = "pikavae.flow_run_ids"
 CHECKPOINT_TYPE = "checkpoint"
-LEADERBOARD = "leaderboard"
 MLFLOW_UI = "PIKAVAE_MLFLOW_UI"
 """The variable that names the address of MLflow's UI where the store itself is none."""
 NOTE_TAG = "mlflow.note.content"
+VIEW_TAG = f"mlflow.sharedViewState.{LEADERBOARD}"
 PARAMS_PER_BATCH = 100
 PARAM_LENGTH = 6000
 POINTS_PER_FLUSH = 200
@@ -115,7 +116,7 @@ def experiment_id(client: MlflowClient, home: Path, name: str) -> str:
             location = (home / "artifacts" / f"{readable}-{digest}".lstrip("-")).as_uri()
         note = "Autoencoder runs of pikavae. Compare `val/psnr`; checkpoints are listed under Models."
         try:
-            tags = {NOTE_TAG: note, f"mlflow.sharedViewState.{LEADERBOARD}": json.dumps(leaderboard())}
+            tags = {NOTE_TAG: note, VIEW_TAG: json.dumps(leaderboard())}
             return str(client.create_experiment(name, artifact_location=location, tags=tags))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
@@ -126,33 +127,9 @@ def experiment_id(client: MlflowClient, home: Path, name: str) -> str:
             f"tracking.experiment {name!r}: this experiment was deleted in MLflow; choose another name, or restore it "
             f"with `mlflow experiments restore -x {experiment.experiment_id}`"
         )
+    if experiment.tags.get(VIEW_TAG) != json.dumps(leaderboard()):  # of an earlier pikavae
+        client.set_experiment_tag(experiment.experiment_id, VIEW_TAG, json.dumps(leaderboard()))
     return str(experiment.experiment_id)
-
-
-def leaderboard() -> dict[str, Any]:
-    """A view of the runs table for MLflow's UI: the best validation PSNR first, with the columns that matter.
-
-    The form is that of MLflow's own shared views, which is not documented; where it is not understood, the UI says so
-    and shows its usual table.
-    """
-    scores = ("val/psnr", "val/ssim", "val/kl_nats_per_image", "val/baseline_bicubic_psnr")
-    settings = ("data.source", "data.image_size", "optimizer.name", "training.precision")
-    return {
-        "searchFilter": "",
-        "orderByKey": "metrics.`val/psnr`",
-        "orderByAsc": False,
-        "startTime": "ALL",
-        "lifecycleFilter": "Active",
-        "modelVersionFilter": "All Runs",
-        "datasetsFilter": [],
-        "selectedColumns": [
-            "attributes.`Models`",
-            *(f"metrics.`{name}`" for name in scores),
-            *(f"params.`{name}`" for name in settings),
-            "tags.`pikavae.version`",
-        ],
-        "viewMaximized": True,
-    }
 
 
 @dataclass(frozen=True)

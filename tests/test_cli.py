@@ -129,6 +129,8 @@ def test_versions_are_promoted_and_taken_back(capsys, tiny_flags, folder_of_pict
         "promote 1 -> 2",
         "rollback 2 -> 1",
     ]
+    _, out, _ = run_cli(capsys, "models", "list")
+    assert [line.split()[-1] for line in out.splitlines()] == ["previous", "champion"]
     status, out, _ = run_cli(
         capsys, "reconstruct", "champion", str(folder_of_pictures / "00.png"), "--out", str(tmp_path / "out"), "--json"
     )

@@ -59,4 +59,9 @@ def test_a_file_that_is_not_sound_is_refused_before_anything_starts(text, compla
 
 
 def test_the_shipped_file_is_sound():
-    assert check_deployments(deployments_file()) == ["pipeline/pipeline", "retrain/retrain", "promote/promote"]
+    assert check_deployments(deployments_file()) == [
+        "pipeline/pipeline",
+        "retrain/retrain",
+        "promote/promote",
+        "latents/latents",
+    ]

@@ -118,6 +118,7 @@ def test_a_run_holds_its_parameters_tags_and_note(client, experiment):
     params = {"a.none": None, "a.list": [1, 2], "a.flag": True, "a.text": "word", "a.long": "x" * 7000}
     params |= {f"b.field{number}": number for number in range(250)}
     log = start(client, experiment, params=params, tags={"pikavae.run_key": "k"})
+    log.set_note("# Title")
     run = client.get_run(log.run_id)
     assert run.info.run_name == log.name == "a run"
     assert run.info.status == "RUNNING"

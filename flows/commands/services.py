@@ -67,6 +67,8 @@ def schedule(words: list[str]) -> Result:
     from flows import deployments
 
     if isinstance(options, ScheduleOptions):
+        if not options.cron:
+            raise UserError('schedule: --cron is missing; "0 3 * * 1" is Mondays at 3:00')
         line = deployments.cron_schedule(options.cron, options.timezone, where="--cron and --timezone")
         name = options.name or Path(names[0] if names else "demo").stem
         found = [deployments.schedule_retrain(options.config, name, line, from_champion=options.from_champion)]

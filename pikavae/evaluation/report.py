@@ -108,8 +108,10 @@ class Report:
 
     def summary_markdown(self) -> str:
         """The same as a Markdown table, with a line on the pictures and the latents."""
-        lines = ["| reconstruction | PSNR (dB) | SSIM |", "| --- | ---: | ---: |"]
-        lines += [f"| {label} | {_digits(psnr, 2)} | {_digits(ssim, 4)} |" for label, psnr, ssim in self.rows()]
+        psnr, ssim = self.metrics["psnr"], self.metrics["ssim"]
+        lines = [f"PSNR {_digits(psnr, 2)} dB, SSIM {_digits(ssim, 4)}.", ""]
+        lines += ["| reconstruction | PSNR (dB) | SSIM |", "| --- | ---: | ---: |"]
+        lines += [f"| {label} | {_digits(p, 2)} | {_digits(s, 4)} |" for label, p, s in self.rows()]
         kl, scaling = self.metrics["kl_nats_per_image"], self.metrics["scaling_factor"]
         lines += [
             "",

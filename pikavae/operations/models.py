@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from pikavae.model.autoencoder import AutoencoderKL
 from pikavae.model.snapshot import CONFIG_NAME, SETTINGS_NAME, read_snapshot
 from pikavae.operations.pipeline import choose_device, evaluate, evaluate_snapshot, prepare, register, use_threads
 from pikavae.operations.results import Evaluated, Registered, Trained
-from pikavae.registry import versions
+from pikavae.registry import production, versions
 from pikavae.registry.versions import Version
 from pikavae.tracking import connect
 
@@ -155,8 +156,13 @@ def png_bytes(image: Tensor) -> bytes:
 
 
 def list_models(config: Config) -> list[Version]:
-    """The registered candidates, the newest first."""
-    return versions.list_versions(connect(home()), config.registry.model_name)
+    """The registered candidates, the newest first; what production has made of them is among their aliases."""
+    client, name = connect(home()), config.registry.model_name
+    roles = production.roles(client, name)
+    return [
+        replace(version, aliases=(*version.aliases, *roles.get(version.version, ())))
+        for version in versions.list_versions(client, name)
+    ]
 
 
 def show_model(version: int, config: Config) -> Version:

@@ -313,9 +313,10 @@ def data_metrics(pictures: PreparedSet) -> dict[str, float]:
 
 
 def run_name(config: Config) -> str:
-    """What the run is called in the UI: source, size, downsampling factor and optimizer."""
+    """What the run is called in the UI: source, size, downsampling factor, optimizer, and a loss other than MSE."""
     source = config.data.source.rstrip("/").rsplit("/", 1)[-1]
-    return f"{source} {config.data.image_size}px f{config.model.downsampling_factor} {config.optimizer.name}"
+    words = [source, f"{config.data.image_size}px", f"f{config.model.downsampling_factor}", config.optimizer.name]
+    return " ".join([*words, *([] if config.loss.reconstruction == "mse" else [config.loss.reconstruction])])
 
 
 def run_note(config: Config, pictures: PreparedSet, log: RunLog, links: Mapping[str, str]) -> str:

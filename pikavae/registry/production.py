@@ -147,6 +147,16 @@ def champion(client: MlflowClient) -> Version:
     return versions.get_champion(client, PRODUCTION_NAME)
 
 
+def roles(client: MlflowClient, model_name: str) -> dict[int, list[str]]:
+    """`champion` and `previous` by the number of the candidate version that has the place in production."""
+    found: dict[int, list[str]] = {}
+    for made in versions.list_versions(client, PRODUCTION_NAME):
+        if made.tags.get(CANDIDATE_MODEL_TAG) == model_name:
+            places = [alias for alias in (CHAMPION, PREVIOUS) if alias in made.aliases]
+            found.setdefault(int(made.tags[CANDIDATE_TAG]), []).extend(places)
+    return found
+
+
 def history(home: Path) -> list[dict[str, Any]]:
     """The events of the ledger, the oldest first, its chain verified.
 
@@ -277,6 +287,8 @@ def _move(
             f"{action} of version {event.version}: the aliases read {found} instead of {after}; try again"
         )
     _record(client, home, event.entry(state="done"))
+    for name, value in (("reason", reason), ("actor", event.actor)):
+        client.set_model_version_tag(PRODUCTION_NAME, str(made.version), f"pikavae.{action}.{name}", value)
     logger.info("version %d of %s is champion", event.version, event.model)
     return Promotion(event.version, made.version, event.previous_after, changed=True)
 

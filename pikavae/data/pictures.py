@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from PIL import ExifTags, Image, ImageFile, PngImagePlugin, UnidentifiedImageError, features
+from PIL import ExifTags, Image, ImageFile, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError, features
 
 from pikavae.data.colours import Encoding, UnreadablePictureError, to_rgb
 from pikavae.data.geometry import bucket_of, buckets, to_cover, to_shorter, to_square
@@ -61,6 +61,8 @@ UPRIGHT = {
 FIRST_OF = {"TIFF": "first of several pages", "MPO": "first of several pictures", "ICO": "largest of several icons"}
 FIRST_FRAME = "first frame of an animation"
 WHITE_IS_ZERO = 0
+END_OF_JPEG = b"\xff\xd9"
+MAX_ZEROS_OF_WEBP = 128
 PHOTOMETRIC_INTERPRETATION, DNG_VERSION = 262, 50706
 
 
@@ -134,13 +136,25 @@ def _own_limits(max_pixels: int) -> Iterator[None]:
 
 
 def _open(content: bytes, kind: str) -> Image.Image:
-    """The picture by its header; of a PNG, every checksum is verified, since Pillow skips those of the pixels."""
+    """The picture by its header, with the checks of the whole file that Pillow leaves out."""
     image = Image.open(io.BytesIO(content), formats=[kind])
-    if kind == "PNG":
+    if kind == "PNG":  # Pillow skips the checksums of the pixels
         Image.open(io.BytesIO(content), formats=[kind]).verify()
+    if not _reaches_its_end(content, image):
+        raise UnreadablePictureError(f"{kind} is cut short")
     if DNG_VERSION in getattr(image, "tag_v2", ()):
         raise UnreadablePictureError("a camera's raw picture (DNG), of which only a preview can be read; develop it")
     return image
+
+
+def _reaches_its_end(content: bytes, image: Image.Image) -> bool:
+    """Whether a JPEG or WebP ends as such: the zeros that an interrupted download may leave would pass for pixels."""
+    if image.format == "JPEG" and isinstance(image, JpegImagePlugin.JpegImageFile) and image.fp is not None:
+        return content.find(END_OF_JPEG, image.fp.tell()) >= 0  # Pillow stands where the pixels begin
+    if image.format == "WEBP":
+        end = 8 + int.from_bytes(content[4:8], "little")
+        return any(content[max(end - MAX_ZEROS_OF_WEBP, 0) : end])
+    return True
 
 
 def _decode(image: Image.Image, background: tuple[int, int, int], max_pixels: int) -> Decoded:

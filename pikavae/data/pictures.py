@@ -199,6 +199,8 @@ def _encoding(image: Image.Image) -> Encoding:
 def _orientation(image: Image.Image) -> int | None:
     """The EXIF orientation, 1 where none is given, None where the EXIF data cannot be read."""
     try:
+        if isinstance(image.info.get("exif"), bytes):
+            Image.Exif().load(image.info["exif"])  # raises what a plugin may have passed over
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     except DAMAGE:
         return None

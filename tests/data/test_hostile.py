@@ -1,6 +1,5 @@
 """The hostile set: each picture gives exactly its pixels and what was done, or exactly its reason."""
 
-
 import numpy as np
 import pytest
 

@@ -782,6 +782,8 @@ def refused_cases():
     spoilt[17] ^= 1
     unopened = "whose header is damaged or of a kind that Pillow does not read"
     yield Case("PNG with a flipped bit in its header", lambda: bytes(spoilt), reason=f"PNG {unopened}")
+    lost = png(1, 1, 8, 2, [b"abc"]).replace(chunk(b"IDAT", zlib.compress(b"\0abc")), b"")
+    yield Case("PNG without pixels", lambda: lost, reason="PNG is damaged: its parts contradict one another")
     yield Case("the beginning of a JPEG", lambda: b"\xff\xd8\xff", reason=f"JPEG {unopened}")
     yield Case("PNG of no width", lambda: png(0, 1, 8, 2, [b""]), reason=f"PNG {unopened}")
     yield Case(

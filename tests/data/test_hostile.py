@@ -90,7 +90,7 @@ def test_pillows_limits_are_ours_meanwhile_and_others_afterwards(monkeypatch):
     before = warnings.filters.copy()
     whole = encoded(hostile.PICTURE)
     assert decode(whole, BACKGROUND, MAX_PIXELS).size == hostile.PICTURE.size
-    for kind in ("PNG", "JPEG"):
+    for kind in ("PNG", "JPEG", "BMP", "PPM"):
         cut = encoded(hostile.PICTURE, kind)[:-30]
         with pytest.raises(UnreadablePictureError, match=f"{kind} is cut short"):
             decode(cut, BACKGROUND, MAX_PIXELS)

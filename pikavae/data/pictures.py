@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 from PIL import ExifTags, Image, ImageFile, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError, features
 
 from pikavae.data.colours import Encoding, UnreadablePictureError, to_rgb
@@ -101,7 +102,10 @@ def decode(content: bytes | Image.Image, background: tuple[int, int, int], max_p
     try:
         with _own_limits(max_pixels):
             image = content if isinstance(content, Image.Image) else _open(content, kind)
-            return _decode(image, background, max_pixels)
+            decoded = _decode(image, background, max_pixels)
+            if image.format == kind == "JPEG" and isinstance(content, bytes) and _tail_is_made_up(content, image):
+                raise UnreadablePictureError("JPEG is cut short")
+            return decoded
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise UnreadablePictureError(f"more than {max_pixels:,} pixels") from None
     except UnidentifiedImageError:
@@ -178,6 +182,21 @@ def _decode(image: Image.Image, background: tuple[int, int, int], max_pixels: in
     if _has_more(image):
         changes = (FIRST_OF.get(image.format or "", FIRST_FRAME), *changes)
     return Decoded(rgb, rgb.size, changes)
+
+
+def _tail_is_made_up(content: bytes, image: Image.Image) -> bool:
+    """Whether the pixels of a JPEG run out before its end mark, as where a tool has closed a broken download.
+
+    libjpeg then fills the rest with one colour. Only where the last block is of one colour is it worth a second look:
+    bytes that are put before the end mark are passed over where all pixels are there, and decoded where some are not.
+    """
+    width, height = image.size
+    corner = image.crop(((width - 1) // 8 * 8, (height - 1) // 8 * 8, width, height))
+    if np.ptp(np.asarray(corner).reshape(-1, len(corner.getbands())), axis=0).max() > 2:
+        return False
+    end = content.rfind(END_OF_JPEG)
+    longer = Image.open(io.BytesIO(content[:end] + bytes(range(1, 200)) * 4 + content[end:]), formats=["JPEG"])
+    return longer.tobytes() != image.tobytes()
 
 
 def _encoding(image: Image.Image) -> Encoding:

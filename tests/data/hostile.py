@@ -770,6 +770,8 @@ def refused_cases():
             lambda w=whole: w[: len(w) // 2] + bytes(len(w) - len(w) // 2),
             reason=f"{kind} is cut short",
         )
+    whole = encoded(noisy, "JPEG")
+    yield Case("JPEG cut and closed", lambda: whole[: len(whole) // 2] + b"\xff\xd9", reason="JPEG is cut short")
     yield Case("PNG without its end", lambda: encoded(PICTURE)[:-12], reason="PNG is cut short")
     flipped = bytearray(encoded(noisy))
     flipped[5000] ^= 1

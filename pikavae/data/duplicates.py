@@ -1,31 +1,38 @@
-"""Pictures that look alike: a perceptual hash finds candidates, a small thumbnail confirms them.
+"""Near duplicates: a perceptual hash proposes pairs of pictures, a small thumbnail confirms them.
 
-The hash is the DCT hash of 64 bits of the `imagehash` library (N. Krawetz, "Looks Like It", 2011). It sees structure
-and no colour, and of a plain picture nothing, so pairs must also agree in a thumbnail of 8 x 8 pixels.
-
-Of 3,000 drawn sprites no two are within 6 bits. A copy saved as JPEG of quality 75, scaled to three quarters and back,
-or made 3 % brighter is within 2 bits in 99 of 100 cases, and within 5 levels of the thumbnail.
+The hash is the 64-bit DCT hash of the `imagehash` library. It sees structure but no colour, so that pairs must also
+agree in thumbnails of 8 x 8 pixels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 HASH_BITS = 64
-THUMBNAIL_SIDE = 8
-MAX_DIFFERENCE = 6.0
-"""Mean absolute difference of two thumbnails, in 8-bit levels, up to which they show the same."""
-BLOCK = 4096
-MAX_PAIRS = 1 << 20
+GREY_SIZE = 32
+"""Pixels a side of the grey picture that the DCT sees."""
+FLAT_RANGE = 8
+"""Grey levels between the darkest and the brightest pixel up to which a picture counts as blank.
+
+The hash of a blank picture is that of its noise: two scans of white paper differ in half of the bits."""
+THUMBNAIL_SIZE = 8
+MAX_THUMBNAIL_DIFFERENCE = 8
+"""Mean absolute difference of two thumbnails, in levels of 255, up to which they show the same picture.
+
+Three percent of brightness move a white pixel by 7.65. Sprites whose hashes differ in 8 bits or less differ by 36."""
+LARGEST_DISTANCE = 16
+"""Of different pictures, one pair in twenty thousand is this close by chance, and the search nears all pairs."""
+PAIRS_AT_ONCE = 1 << 19
+"""Candidates held at a time: some 30 MB."""
+THUMBNAILS_AT_ONCE = 1 << 12
 
 
-class Pairs(NamedTuple):
-    """Pictures that look alike: indices, (P,) int64 each, and how many bits of their hashes differ."""
+class NearPairs(NamedTuple):
+    """Links between pictures: `first` and `second` (P,) int64 indices, `distance` (P,) int64 bits of their hashes."""
 
     first: np.ndarray
     second: np.ndarray
@@ -33,107 +40,239 @@ class Pairs(NamedTuple):
 
 
 def perceptual_hash(pixels: np.ndarray) -> int:
-    """The DCT hash of a picture, (H, W, 3) uint8, as 64 bits."""
+    """The DCT hash of a picture, 0 for all blank ones.
+
+    Args:
+        pixels: (H, W, 3) uint8.
+
+    Returns:
+        64 bits, as `imagehash.phash` gives them where the picture is not blank.
+    """
     import imagehash
 
-    bits = imagehash.phash(Image.fromarray(pixels)).hash.ravel()
+    size = (GREY_SIZE, GREY_SIZE)
+    grey = Image.fromarray(pixels).convert("L").resize(size, Image.Resampling.LANCZOS)
+    if np.ptp(np.asarray(grey)) <= FLAT_RANGE:
+        return 0
+    bits = imagehash.phash(grey).hash  # of this size it is hashed as it is
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
 def thumbnail(pixels: np.ndarray) -> np.ndarray:
-    """Area averages of a picture, (H, W, 3) uint8: (8, 8, 3) uint8."""
-    small = Image.fromarray(pixels).resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BOX)
-    return np.asarray(small)
-
-
-def near_pairs(hashes: np.ndarray, thumbnails: np.ndarray, max_distance: int) -> Pairs:
-    """Pairs of pictures that look alike: all of their groups are connected by them, though not every pair is listed.
-
-    Hashes that differ in at most d bits agree in one of d + 1 bands of bits at least (pigeonhole), so only pictures
-    that agree in a band are compared; of those, only the ones whose thumbnails are about as bright.
-
-    Args:
-        hashes: (N,) uint64.
-        thumbnails: (N, 8, 8, 3) uint8.
-        max_distance: bits that may differ.
-    """
-    small = thumbnails.reshape(len(hashes), -1)
-    distinct, number = np.unique(np.column_stack([hashes[:, None].view(np.uint8), small]), axis=0, return_inverse=True)
-    first, second = chains(number.reshape(-1))
-    found = [(first, second, np.zeros(len(first), np.int64))]
-    representative = np.empty(len(distinct), np.int64)
-    representative[number.reshape(-1)[::-1]] = np.arange(len(hashes))[::-1]
-    near = _compare(hashes[representative], small[representative], max_distance)
-    found.append((representative[near.first], representative[near.second], near.distance))
-    return Pairs(*(np.concatenate(part) for part in zip(*found, strict=True)))
-
-
-def chains(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of indices that connect all items of equal label: each with the next one."""
-    order = np.argsort(labels, kind="stable")
-    same = labels[order[1:]] == labels[order[:-1]]
-    return order[:-1][same], order[1:][same]
+    """Area averages of a picture, (H, W, 3) uint8, as (8, 8, 3) uint8."""
+    size = (THUMBNAIL_SIZE, THUMBNAIL_SIZE)
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
 
 
 def components(count: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """The connected components of a graph: (count,) int64, each node's component named by its smallest node."""
+    """Which of `count` items are connected by the links between `first` and `second`, (P,) indices each.
+
+    Returns:
+        (count,) int64: the smallest index among the items that each one is connected with, itself included.
+    """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
     graph = coo_array((np.ones(len(first), np.int8), (first, second)), shape=(count, count))
-    _, labels = connected_components(graph, directed=False)
-    smallest = np.full(count, count, np.int64)
+    num_labels, labels = connected_components(graph, directed=False)
+    smallest = np.full(num_labels, count, np.int64)
     np.minimum.at(smallest, labels, np.arange(count))
     return np.asarray(smallest[labels])
 
 
-def _compare(hashes: np.ndarray, small: np.ndarray, max_distance: int) -> Pairs:
-    """Confirmed pairs, thinned to what connects their groups whenever many have come together."""
-    brightness = small.mean(axis=1)
-    found = Pairs(*(np.empty(0, np.int64) for _ in Pairs._fields))
-    for bits in np.array_split(np.arange(HASH_BITS, dtype=np.uint64), max_distance + 1):
-        keys = hashes & np.bitwise_or.reduce(np.uint64(1) << bits)
-        for first, second in _candidates(keys, brightness):
-            distance = np.bitwise_count(hashes[first] ^ hashes[second]).astype(np.int64)
-            near = np.flatnonzero(distance <= max_distance)
-            near = near[_mean_differences(small, first[near], second[near]) <= MAX_DIFFERENCE]
-            confirmed = Pairs(first[near], second[near], distance[near])
-            found = Pairs(*(np.concatenate(both) for both in zip(found, confirmed, strict=True)))
-            if len(found.first) > MAX_PAIRS:
-                found = _thinned(len(hashes), found)
-    return _thinned(len(hashes), found)
+def equal_pairs(labels: np.ndarray, kinds: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Link the items of equal label, each with the first of every kind, which is as much as `near_pairs` promises.
+
+    Args:
+        labels: (N,) integers.
+        kinds: (N,) small integers from 0; by default all are of one kind.
+
+    Returns:
+        (P,) int64 indices and what each of them is linked with.
+    """
+    kinds = np.zeros(len(labels), np.uint8) if kinds is None else kinds
+    _, group = np.unique(labels, return_inverse=True)
+    first, second = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for kind in np.unique(kinds):
+        members = np.flatnonzero(kinds == kind)
+        found, earliest = np.unique(group[members], return_index=True)
+        leader = np.full(len(labels), -1)
+        leader[found] = members[earliest]
+        linked = np.flatnonzero((leader[group] >= 0) & (leader[group] != np.arange(len(labels))))
+        first.append(leader[group[linked]])
+        second.append(linked)
+    return np.concatenate(first), np.concatenate(second)
 
 
-def _candidates(keys: np.ndarray, brightness: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pairs of equal key and about equal brightness, at most about `MAX_PAIRS` at a time."""
-    order = np.lexsort((brightness, keys))
-    changes = np.concatenate([[0], np.cumsum(keys[order][1:] != keys[order][:-1])])
-    place = changes * 1024.0 + brightness[order]  # levels end at 255, so that keys are further apart than the limit
-    counts = np.searchsorted(place, place + MAX_DIFFERENCE, side="right") - np.arange(len(place)) - 1
-    parts = np.cumsum(counts) // MAX_PAIRS
-    for start, stop in pairwise([*np.unique(parts, return_index=True)[1].tolist(), len(place)]):
-        part = counts[start:stop]
-        first = np.repeat(np.arange(start, stop), part)
-        second = first + 1 + np.arange(part.sum()) - np.repeat(np.cumsum(part) - part, part)
-        yield order[first], order[second]
+def near_pairs(
+    hashes: np.ndarray, thumbnails: np.ndarray, max_distance: int, kinds: np.ndarray | None = None
+) -> NearPairs:
+    """Link near duplicates: pictures whose hashes differ in few bits and whose thumbnails differ little.
+
+    A thousand copies make half a million pairs, so not every pair is returned but a number proportional to that of the
+    pictures, which holds, whatever the kinds:
+
+    - the connected components of all pairs are those of the links;
+    - among the pictures of one kind alone, too;
+    - a picture that is near one of another kind has a link to one of that kind.
+
+    The search is exact: hashes that differ in at most d bits agree in one of d + 1 bands of bits.
+
+    Args:
+        hashes: (N,) uint64.
+        thumbnails: (N, 8, 8, 3) uint8.
+        max_distance: the number of bits that may differ, 0 to 16.
+        kinds: (N,) small integers from 0, such as the sides of the pictures; by default all are of one kind.
+
+    Raises:
+        ValueError: `max_distance` is out of range.
+    """
+    if not 0 <= max_distance <= LARGEST_DISTANCE:
+        raise ValueError(f"max_distance {max_distance}: expected 0 to {LARGEST_DISTANCE}")
+    count = len(hashes)
+    kinds = np.zeros(count, np.uint8) if kinds is None else kinds.astype(np.uint8)
+    flat = thumbnails.reshape(count, 3 * THUMBNAIL_SIZE**2)
+    looks = np.column_stack([hashes.astype(np.uint64)[:, None].view(np.uint8), kinds, flat])
+    rows = np.ascontiguousarray(looks).view(f"V{looks.shape[1]}").ravel()
+    _, distinct, number = np.unique(rows, return_index=True, return_inverse=True)
+    links = _Links(kinds[distinct])
+    _search(hashes[distinct].astype(np.uint64), flat[distinct], max_distance, links)
+    return _with_copies(links, distinct, number)
 
 
-def _mean_differences(small: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """The mean absolute difference of each pair of thumbnails."""
-    parts = [np.empty(0)]
-    for start in range(0, len(first), BLOCK):
-        rows = slice(start, start + BLOCK)
-        parts.append(np.abs(small[first[rows]].astype(np.int16) - small[second[rows]]).mean(axis=1))
-    return np.concatenate(parts)
+class _Links:
+    """The links found so far between distinct pictures, and which further ones would add to what they say."""
+
+    def __init__(self, kinds: np.ndarray) -> None:
+        self.kinds = kinds
+        self.num_kinds = int(kinds.max(initial=0)) + 1
+        self.components = np.arange(len(kinds))
+        self.own_components = np.arange(len(kinds))  # by links within a kind alone
+        self.touches = np.arange(self.num_kinds) == kinds[:, None]  # (n, kinds)
+        self.found = [NearPairs(*(np.empty(0, np.int64) for _ in NearPairs._fields))]
+
+    def would_add(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """Which pairs are worth confirming, (P,) bool."""
+        news = self.own_components[first] != self.own_components[second]
+        if self.num_kinds > 1:
+            kind, other = self.kinds[first], self.kinds[second]
+            across = self.components[first] != self.components[second]
+            across |= ~self.touches[first, other] | ~self.touches[second, kind]
+            news &= (kind == other) | across
+        return np.asarray(news)
+
+    def add(self, pairs: NearPairs) -> None:
+        """Keep the closest of these pairs that say all that they say together."""
+        closest = np.argsort(pairs.distance, kind="stable")
+        first, second = pairs.first[closest], pairs.second[closest]
+        kind, other = self.kinds[first], self.kinds[second]
+        within = np.flatnonzero(kind == other)
+        kept, self.own_components = _forest(self.own_components, first[within], second[within])
+        kept = within[kept]
+        if self.num_kinds > 1:
+            across, self.components = _forest(self.components, first, second)
+            touching = _first_touches(first, second, kind, other, self.touches)
+            kept = np.unique(np.concatenate([kept, across, touching]))
+        self.found.append(NearPairs(*(part[closest[kept]] for part in pairs)))
+
+    def all(self) -> NearPairs:
+        """Everything that was kept."""
+        return NearPairs(*(np.concatenate(part) for part in zip(*self.found, strict=True)))
 
 
-def _thinned(count: int, pairs: Pairs) -> Pairs:
-    """The pairs of a minimum spanning forest: the closest ones that connect what all of them connect."""
+def _forest(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The earliest of these links that connect all that can be connected, and the labels of components with them."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import minimum_spanning_tree
 
-    low, high = np.minimum(pairs.first, pairs.second), np.maximum(pairs.first, pairs.second)
+    count, a, b = len(labels), labels[first], labels[second]
+    low, high = np.minimum(a, b), np.maximum(a, b)
     _, once = np.unique(low * count + high, return_index=True)
-    graph = coo_array((pairs.distance[once] + 1, (low[once], high[once])), shape=(count, count))
-    forest = minimum_spanning_tree(graph.tocsr()).tocoo()
-    return Pairs(forest.row.astype(np.int64), forest.col.astype(np.int64), forest.data.astype(np.int64) - 1)
+    once = once[low[once] != high[once]]
+    # A link's weight is its place, so that the tree prefers early ones and its weights tell which they are.
+    graph = coo_array((once + 1.0, (low[once], high[once])), shape=(count, count))
+    tree = minimum_spanning_tree(graph.tocsr())
+    return np.rint(tree.data).astype(np.int64) - 1, components(count, low[once], high[once])[labels]
+
+
+def _first_touches(
+    first: np.ndarray, second: np.ndarray, kind: np.ndarray, other: np.ndarray, touches: np.ndarray
+) -> np.ndarray:
+    """The links by which a picture has its first link to a kind; marks them in `touches` (n, kinds)."""
+    nodes, kinds = np.concatenate([first, second]), np.concatenate([other, kind])
+    new = np.flatnonzero(~touches[nodes, kinds])
+    _, once = np.unique(nodes[new] * touches.shape[1] + kinds[new], return_index=True)
+    touches[nodes[new], kinds[new]] = True
+    return np.asarray(new[once] % len(first))
+
+
+def _search(hashes: np.ndarray, flat: np.ndarray, max_distance: int, links: _Links) -> None:
+    """Find the links between distinct pictures: `hashes` (n,) uint64, `flat` (n, 192) uint8 thumbnails."""
+    brightness = flat.sum(axis=1, dtype=np.int64)
+    for bits in np.array_split(np.arange(HASH_BITS, dtype=np.uint64), max_distance + 1):
+        band = hashes & np.bitwise_or.reduce(np.uint64(1) << bits)
+        for first, second in _candidates(band, brightness, links):
+            distance = np.bitwise_count(hashes[first] ^ hashes[second]).astype(np.int64)
+            near = np.flatnonzero(distance <= max_distance)
+            near = near[links.would_add(first[near], second[near])]
+            near = near[_look_alike(flat, first[near], second[near])]
+            if len(near):
+                links.add(NearPairs(first[near], second[near], distance[near]))
+
+
+def _candidates(band: np.ndarray, brightness: np.ndarray, links: _Links) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pairs that agree in the band and roughly in the sum of their thumbnails, (n,) each, some at a time.
+
+    No two thumbnails differ less than their sums. Runs that links within a kind connect already are left out.
+    """
+    count = len(band)
+    order = np.lexsort((brightness, band))
+    bucket = np.concatenate([[0], np.cumsum(np.diff(band[order]) != 0)]) if count else band
+    place = (bucket << 32) + brightness[order]
+    ends = np.searchsorted(place, place + _largest_sum(), side="right")
+    start = 0
+    while start < count:
+        label = links.own_components[order[start:]]
+        run_ends = np.append(np.flatnonzero(label[1:] != label[:-1]) + 1, len(label))
+        connected_to = start + np.repeat(run_ends, np.diff(run_ends, prepend=0))
+        num_partners = np.where(ends[start:] <= connected_to, 0, ends[start:] - np.arange(start, count) - 1)
+        total = np.cumsum(num_partners)
+        num_rows = max(1, int(np.searchsorted(total, PAIRS_AT_ONCE, side="right")))
+        num_partners, total = num_partners[:num_rows], total[:num_rows]
+        row = np.repeat(np.arange(start, start + num_rows), num_partners)
+        partner = row + 1 + np.arange(len(row)) - np.repeat(total - num_partners, num_partners)
+        start += num_rows
+        yield order[row], order[partner]
+
+
+def _largest_sum() -> int:
+    """The sum of absolute differences up to which thumbnails agree."""
+    return MAX_THUMBNAIL_DIFFERENCE * 3 * THUMBNAIL_SIZE**2
+
+
+def _look_alike(flat: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Whether the thumbnails of each pair agree, (P,) bool."""
+    alike = np.empty(len(first), np.bool_)
+    for start in range(0, len(first), THUMBNAILS_AT_ONCE):
+        some = slice(start, start + THUMBNAILS_AT_ONCE)
+        difference = np.abs(flat[first[some]].astype(np.int16) - flat[second[some]])
+        alike[some] = difference.sum(axis=1, dtype=np.int64) <= _largest_sum()
+    return alike
+
+
+def _with_copies(links: _Links, distinct: np.ndarray, number: np.ndarray) -> NearPairs:
+    """The links of all pictures: `distinct` (n,) indices stand for those with the same `number` (N,)."""
+    pairs = links.all()
+    originals, copies = equal_pairs(number)
+    found = [(distinct[pairs.first], distinct[pairs.second], pairs.distance)]
+    found.append((originals, copies, np.zeros(len(copies), np.int64)))
+    for kind in range(links.num_kinds):
+        # What stands for the copies has links to another kind; each copy needs one of its own.
+        partner, distance = np.full(len(distinct), -1), np.zeros(len(distinct), np.int64)
+        for near, far in ((pairs.first, pairs.second), (pairs.second, pairs.first)):
+            across = (links.kinds[far] == kind) & (links.kinds[near] != kind)
+            partner[near[across]], distance[near[across]] = far[across], pairs.distance[across]
+        touching = copies[partner[number[copies]] >= 0]
+        node = number[touching]
+        found.append((touching, distinct[partner[node]], distance[node]))
+    return NearPairs(*(np.concatenate(part) for part in zip(*found, strict=True)))

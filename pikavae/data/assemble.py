@@ -19,7 +19,18 @@ from pikavae.data.catalogue import Catalogue, Links
 from pikavae.data.dataset import INDEX_NAME
 from pikavae.data.duplicates import components
 from pikavae.data.shards import INDEX_SCHEMA, write_index
-from pikavae.data.split import BRIDGING, DROPPED, LEAKED, TRAIN, VALIDATION, keep_first, separate, split
+from pikavae.data.split import (
+    BRIDGING,
+    DROPPED,
+    LEAKED,
+    TRAIN,
+    VALIDATION,
+    identity_groups,
+    keep_first,
+    kinds_of,
+    separate,
+    split,
+)
 from pikavae.data.tokens import MAX_LENGTH, load_tokenizer, tokenize
 from pikavae.errors import UserError
 
@@ -61,13 +72,12 @@ class Dealt:
     @property
     def used(self) -> np.ndarray:
         """(N,) bool: on one of the sides."""
-        return np.asarray((self.sides == TRAIN) | (self.sides == VALIDATION))
+        return np.isin(self.sides, (TRAIN, VALIDATION))
 
     @property
     def num_exact_duplicates(self) -> int:
         """Pictures that equal an earlier one."""
-        equal = self.links.distance < 0
-        return _num_extra(components(len(self.catalogue), self.links.first[equal], self.links.second[equal]))
+        return _num_extra(identity_groups(self.catalogue.identities))
 
     @property
     def num_near_duplicates(self) -> int:
@@ -92,17 +102,21 @@ def deal(config: DataConfig, catalogue: Catalogue, remembered: Mapping[bytes, st
     Raises:
         UserError: no picture is left for one of the sides.
     """
-    links = catalogue.links(config.near_duplicate_distance)
+    identities, share = catalogue.identities, config.validation_fraction
+    kinds = catalogue.held_out.astype(np.uint8) if catalogue.is_apart else kinds_of(identities, remembered)
+    links = catalogue.links(config.near_duplicate_distance, kinds)
     groups = components(len(catalogue), links.first, links.second)
     if catalogue.is_apart:
-        sides, decided = separate(catalogue.held_out, links.first, links.second), False
+        sides, decided = separate(identities, catalogue.held_out, links.first, links.second), False
     else:
-        share = config.validation_fraction
-        alone = split(catalogue.identities, links.first, links.second, {}, share)
-        sides = split(catalogue.identities, links.first, links.second, remembered, share)
+        alone, sides = (
+            split(identities, groups, links.first, links.second, known, share) for known in ({}, remembered)
+        )
         decided = not np.array_equal(sides, alone)
     if config.drop_duplicates != "none":
-        sides = _without_duplicates(config, catalogue, links, groups, sides)
+        repeated = groups if config.drop_duplicates == "near" else identity_groups(identities)
+        used = np.isin(sides, (TRAIN, VALIDATION))
+        sides = np.where(used & ~keep_first(repeated, catalogue.by_name, sides), DROPPED, sides).astype(np.int8)
     for code, side in ((TRAIN, "train"), (VALIDATION, "validation")):
         if not np.any(sides == code):
             raise UserError(
@@ -110,18 +124,6 @@ def deal(config: DataConfig, catalogue: Catalogue, remembered: Mapping[bytes, st
                 f"{len(catalogue)} in {config.source!r}; at least two that differ are needed, one for each side"
             )
     return Dealt(catalogue, links, groups, sides, decided)
-
-
-def _without_duplicates(
-    config: DataConfig, catalogue: Catalogue, links: Links, groups: np.ndarray, sides: np.ndarray
-) -> np.ndarray:
-    """Of every group, or of all equal pictures, keep the first by name on its side."""
-    if config.drop_duplicates == "exact":
-        equal = links.distance < 0
-        groups = components(len(catalogue), links.first[equal], links.second[equal])
-    used = (sides == TRAIN) | (sides == VALIDATION)
-    first = keep_first(groups, catalogue.by_name, used)
-    return np.where(used & ~first, DROPPED, sides).astype(np.int8)
 
 
 def write_set(

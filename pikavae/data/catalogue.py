@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pikavae.data.duplicates import chains, near_pairs
+from pikavae.data.duplicates import equal_pairs, near_pairs
 from pikavae.data.shards import open_shard
+from pikavae.data.split import identity_groups
 
 HEAVY = ("pixels", "thumbnail")
 ROWS_AT_ONCE = 4096
+EQUAL = -1
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Links:
     Attributes:
         first: (P,) int64.
         second: (P,) int64.
-        distance: (P,) differing bits of the perceptual hashes; -1 where the pixels are equal.
+        distance: (P,) differing bits of the perceptual hashes; `EQUAL` where the pixels are.
     """
 
     first: np.ndarray
@@ -77,17 +79,21 @@ class Catalogue:
         """In the source."""
         return list(self.table.column("name").to_pylist())
 
-    def links(self, max_distance: int | None) -> Links:
-        """Equal pictures, and with `max_distance` those that look alike."""
-        stored = self.table.column("sha256").combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
-        _, decoded = np.unique(self.identities, axis=0, return_inverse=True)
-        exact = [chains(np.asarray(labels)) for labels in (decoded, stored)]
-        first, second = (np.concatenate(side) for side in zip(*exact, strict=True))
-        distance = np.full(len(first), -1, np.int64)
+    def links(self, max_distance: int | None, kinds: np.ndarray) -> Links:
+        """Equal pictures, and with `max_distance` those that look alike.
+
+        Args:
+            max_distance: bits of the perceptual hashes that may differ; None for equal pictures alone.
+            kinds: (N,) small integers, as `near_pairs` takes them.
+        """
+        stored = np.unique(np.array(self.table.column("sha256").to_pylist(), object), return_inverse=True)[1]
+        found = [equal_pairs(labels, kinds) for labels in (identity_groups(self.identities), stored)]
+        first, second = (np.concatenate(side) for side in zip(*found, strict=True))
+        distance = np.full(len(first), EQUAL, np.int64)
         if max_distance is not None:
             hashes = self.table.column("perceptual_hash").to_numpy()
             thumbnails = np.concatenate([_bytes_of(column, 192) for column in self._thumbnails]).reshape(-1, 8, 8, 3)
-            near = near_pairs(hashes, thumbnails, max_distance)
+            near = near_pairs(hashes, thumbnails, max_distance, kinds)
             first, second = np.concatenate([first, near.first]), np.concatenate([second, near.second])
             distance = np.concatenate([distance, near.distance])
         return Links(first, second, distance)

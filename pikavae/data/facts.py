@@ -10,6 +10,7 @@ import numpy as np
 
 from pikavae.config import DataConfig
 from pikavae.data.assemble import Dealt
+from pikavae.data.catalogue import EQUAL
 from pikavae.data.page import DuplicatePair, PictureFacts, SetFacts, Side
 from pikavae.data.shards import open_shard
 from pikavae.data.split import TRAIN, VALIDATION
@@ -34,7 +35,7 @@ def facts_of(
         pictures=_pictures(dealt, lengths),
         set_aside=[(item["name"], item["reason"]) for item in aside],
         near_duplicates=[
-            DuplicatePair(int(place[first]), int(place[second]), max(int(distance), 0), exact=bool(distance < 0))
+            DuplicatePair(int(place[first]), int(place[second]), max(int(distance), 0), exact=bool(distance == EQUAL))
             for first, second, distance in zip(links.first, links.second, links.distance, strict=True)
         ],
         num_exact_duplicates=record["num_exact_duplicates"],

@@ -20,9 +20,8 @@ from PIL import Image
 from pikavae.config import DataConfig, content_hash
 from pikavae.data.captions import clean_caption
 from pikavae.data.duplicates import perceptual_hash, thumbnail
-from pikavae.data.geometry import bucket_of, to_cover, to_shorter
 from pikavae.data.memo import HashMemo
-from pikavae.data.pictures import UnreadablePictureError, decode
+from pikavae.data.pictures import UnreadablePictureError, bucket_of, decode, to_cover, to_shorter
 from pikavae.data.rows import Chunk, SourcePicture
 from pikavae.data.shards import ShardWriter
 from pikavae.errors import TransientError

@@ -1,7 +1,7 @@
 """Work on many chunks in processes that are bounded in memory and end with whoever started them.
 
-Plain programs that are told their jobs through a pipe: unlike `multiprocessing`, they never run the caller's main module
-again, they end when the pipe does, and of one that dies it is known which job it was at.
+Plain programs that are told their jobs through a pipe: unlike those of `multiprocessing`, they never run the caller's
+main module again, they end when the pipe does, and of one that dies it is known which job it was at.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO, TypeVar
+from pathlib import Path
+from typing import IO, Any, TypeVar
 
 from pikavae.errors import PikavaeError
 
@@ -100,7 +101,7 @@ def _receive(worker: subprocess.Popen[bytes], job: str) -> Any:
 @contextmanager
 def _workers(processes: int) -> Iterator[list[subprocess.Popen[bytes]]]:
     """Processes that wait for their function, killed at the end of the block."""
-    path = os.pathsep.join(entry or str(os.getcwd()) for entry in sys.path)
+    path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
     command = [sys.executable, "-c", f"from {__name__} import serve; serve()"]
     workers: list[subprocess.Popen[bytes]] = []
     try:
@@ -115,7 +116,7 @@ def _workers(processes: int) -> Iterator[list[subprocess.Popen[bytes]]]:
             worker.communicate()
 
 
-def _pipe(pipe: BinaryIO | None) -> BinaryIO:
+def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
     assert pipe is not None  # both are asked for
     return pipe
 

@@ -15,9 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
-from pikavae.config import DataConfig
+from pikavae.config import DataConfig, content_hash
 from pikavae.data.dataset import open_prepared
-from pikavae.data.prepare import fingerprint_of, prepare, prepare_inputs
+from pikavae.data.prepare import prepare, prepare_inputs
 from pikavae.errors import DamagedFileError, UserError
 
 EMOJI = Path(__file__).parents[2] / "../shared/data/emoji"
@@ -76,7 +76,7 @@ def test_a_second_preparation_is_a_reuse_and_a_moved_folder_too(folder_of_pictur
 
 def test_the_fingerprint_follows_content_and_settings(folder_of_pictures, tmp_path):
     def fingerprint(**fields):
-        return fingerprint_of(prepare_inputs(config(folder_of_pictures, **fields)))
+        return content_hash(prepare_inputs(config(folder_of_pictures, **fields), folder_of_pictures.parent / "prepared"))
 
     first = fingerprint()
     assert fingerprint(sprites_count=3, sprites_seed=1) == first

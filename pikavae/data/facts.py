@@ -26,7 +26,7 @@ def facts_of(
     catalogue, links = dealt.catalogue, dealt.links
     place = np.empty(len(catalogue), np.int64)
     place[catalogue.by_name] = np.arange(len(catalogue))
-    aside = [*record["quarantined"], *record["not_pictures"]]
+    aside = [*record["quarantined"], *record["set_aside"]]
     return SetFacts(
         title=config.source.rstrip("/").rsplit("/", 1)[-1],
         fingerprint=record["fingerprint"],

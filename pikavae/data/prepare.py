@@ -47,19 +47,19 @@ BYTES_PER_PIXEL = 16
 """A picture as it is decoded, converted and copied, at the worst."""
 
 
-def prepare_inputs(config: DataConfig, root: Path) -> dict[str, Any]:
+def prepare_inputs(config: DataConfig, root: Path | None = None) -> dict[str, Any]:
     """What decides a prepared set, by name: the pictures' content, the settings, the code, the libraries.
 
     Where the pictures lie is not part of it. For pictures of one's own, fields that only sprites use are left out.
 
     Args:
         config: the data section.
-        root: the folder of all prepared sets; the hashes of files are remembered there.
+        root: the folder of all prepared sets, where hashes of files are remembered; without it every file is read.
 
     Raises:
         UserError: the source is not there or cannot be read.
     """
-    return _inputs(config, open_sources(config, HashMemo(root)))
+    return _inputs(config, open_sources(config, HashMemo(root) if root else None))
 
 
 def _inputs(config: DataConfig, sources: Mapping[str, Source]) -> dict[str, Any]:
@@ -124,6 +124,8 @@ def prepare(config: DataConfig, root: Path, *, progress: Progress | None = None)
     inputs = _inputs(config, sources)
     key = content_hash(inputs)
     with exclusive(root / "locks" / f"{key}.lock", busy="", wait=True):
+        for leftover in root.glob(f".{key}.*tmp"):  # of a process that was killed
+            shutil.rmtree(leftover)
         if (found := find_prepared(fingerprint_of(config, inputs, root), root)) is not None:
             return found, True
         with _workspace(root / f".{key}.tmp") as workspace:
@@ -137,8 +139,7 @@ def prepare(config: DataConfig, root: Path, *, progress: Progress | None = None)
 
 @contextmanager
 def _workspace(path: Path) -> Iterator[Path]:
-    """An empty folder for the block; what a killed process left in it is removed."""
-    shutil.rmtree(path, ignore_errors=True)
+    """An empty folder for the block."""
     path.mkdir(parents=True)
     try:
         yield path
@@ -233,7 +234,7 @@ def _set_aside(sources: Mapping[str, Source], made: Made) -> dict[str, Any]:
     return {
         "num_quarantined": len(unreadable),
         "quarantined": sorted(unreadable, key=lambda item: item["name"]),
-        "not_pictures": [item._asdict() for source in sources.values() for item in source.set_aside],
+        "set_aside": [item._asdict() for source in sources.values() for item in source.set_aside],
         "ignored": {side: dict(source.ignored) for side, source in sources.items()},
         "columns": {side: dict(source.columns) for side, source in sources.items()},
     }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pikavae.data.bpe import learn_bpe
 from pikavae.data.hub import one_line_errors
 
 MAX_LENGTH = 77
@@ -27,13 +29,29 @@ def load_tokenizer(name: str | None, captions: Iterable[list[str]]) -> Any:
     from transformers import CLIPTokenizer
 
     if name is None:
-        return CLIPTokenizer().train_new_from_iterator(captions, vocab_size=VOCABULARY_SIZE, show_progress=False)
+        return _tokenizer_of(captions)
     folder = Path(name).expanduser()
     with one_line_errors("data.tokenizer", name):
         if folder.is_dir():
             return CLIPTokenizer.from_pretrained(folder)
         parts = name.split("/", 2)
         return CLIPTokenizer.from_pretrained("/".join(parts[:2]), subfolder=parts[2] if len(parts) > 2 else "")
+
+
+def _tokenizer_of(captions: Iterable[list[str]]) -> Any:
+    """A tokenizer that splits words as CLIP's does, with pieces learnt from the captions."""
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import CLIPTokenizer
+
+    splitter = CLIPTokenizer().backend_tokenizer
+    words: Counter[str] = Counter()
+    for some in captions:
+        for caption in some:
+            normal = splitter.normalizer.normalize_str(caption)
+            words.update(word for word, _ in splitter.pre_tokenizer.pre_tokenize_str(normal))
+    special = ["<|startoftext|>", "<|endoftext|>"]
+    pieces, merges = learn_bpe(words, ByteLevel.alphabet(), VOCABULARY_SIZE - len(special))
+    return CLIPTokenizer({piece: number for number, piece in enumerate([*pieces, *special])}, merges)
 
 
 def tokenize(tokenizer: Any, captions: list[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,7 @@
 """Prepared sets from folders and tables: content, captions, split, fingerprint, reuse, and what is refused."""
 
 import csv
+import hashlib
 import json
 import multiprocessing
 import os
@@ -20,11 +21,21 @@ from pikavae.data.dataset import open_prepared
 from pikavae.data.prepare import prepare, prepare_inputs
 from pikavae.errors import DamagedFileError, UserError
 
+NOT_SETS = {"shards", "history", "locks"}
 EMOJI = Path(__file__).parents[2] / "../shared/data/emoji"
 
 
 def config(source, **fields):
     return DataConfig(**{"source": str(source), "image_size": 16, "validation_fraction": 0.3, **fields})
+
+
+def contents(folder):
+    """The hash of every file by its name."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def test_a_folder_becomes_two_sides_with_captions_and_tokens(folder_of_pictures, tmp_path):
@@ -58,7 +69,7 @@ def test_ids_are_those_of_the_stored_clip_tokenizer(folder_of_pictures, tmp_path
         assert side.batch(range(len(side)))["input_ids"].tolist() == expected
         assert {ids[0] for ids in expected} == {tokenizer.bos_token_id}
         assert {ids[-1] for ids in expected} == {tokenizer.eos_token_id}
-    assert prepared.record["captions"] == {"missing": 0, "truncated": 1}
+    assert prepared.record["captions"] == {"missing": 0, "truncated": 1, "notes": {}}
     again, _ = prepare(config(folder_of_pictures, tokenizer=str(prepared.path / "tokenizer")), tmp_path / "prepared")
     assert torch.equal(again.train.input_ids, prepared.train.input_ids)
 
@@ -76,7 +87,7 @@ def test_a_second_preparation_is_a_reuse_and_a_moved_folder_too(folder_of_pictur
 
 def test_the_fingerprint_follows_content_and_settings(folder_of_pictures, tmp_path):
     def fingerprint(**fields):
-        return content_hash(prepare_inputs(config(folder_of_pictures, **fields), folder_of_pictures.parent / "prepared"))
+        return content_hash(prepare_inputs(config(folder_of_pictures, **fields)))
 
     first = fingerprint()
     assert fingerprint(sprites_count=3, sprites_seed=1) == first
@@ -132,11 +143,12 @@ def test_unreadable_pictures_are_set_aside_with_their_reason(folder_of_pictures,
     (folder_of_pictures / "zz.png").write_bytes(b"no picture")
     prepared, _ = prepare(config(folder_of_pictures, max_unreadable_fraction=0.1), tmp_path / "prepared")
     assert prepared.record["num_images"] == 12
-    assert prepared.record["quarantined"] == [{"name": "zz.png", "reason": "not a picture that Pillow knows"}]
+    assert prepared.record["quarantined"] == [{"name": "zz.png", "reason": "not a picture that can be read, but text"}]
 
 
-def tree(folder):
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix != ".lock")
+def sets(root):
+    """The names of the prepared sets, and whatever unfinished folders there are."""
+    return sorted(path.name for path in root.glob("*") if path.is_dir() and path.name not in NOT_SETS)
 
 
 @pytest.mark.parametrize("case", ["too many unreadable", "empty", "one picture", "all equal"])
@@ -157,29 +169,48 @@ def test_what_cannot_be_prepared_is_refused_and_leaves_nothing(folder_of_picture
         message = "data.validation_fraction 0.3: no pictures are left for"
     with pytest.raises(UserError, match=message):
         prepare(config(folder_of_pictures), tmp_path / "prepared")
-    assert tree(tmp_path / "prepared") == [] if (tmp_path / "prepared").exists() else True
+    assert sets(tmp_path / "prepared") == []
 
 
 def test_a_damaged_set_is_made_again(folder_of_pictures, tmp_path, caplog):
     first, _ = prepare(config(folder_of_pictures), tmp_path / "prepared")
-    data = next((first.path / "train").glob("*.arrow"))
-    content = data.read_bytes()
-    del first
-    data.write_bytes(content[:-10])
+    expected = contents(first.path)
+    for name in ("shards/*.arrow", "index.arrow", "tokenizer/*", "page.html"):
+        for damage in (lambda content: content[:-10], lambda content: bytes([content[0] ^ 1]) + content[1:]):
+            file = next(first.path.glob(name))
+            changed = damage(file.read_bytes())
+            file.unlink()
+            file.write_bytes(changed)
+            again, reused = prepare(config(folder_of_pictures), tmp_path / "prepared")
+            assert not reused
+            assert "damaged" in caplog.text
+            assert contents(again.path) == expected
+            caplog.clear()
+    file.unlink()
     with pytest.raises(DamagedFileError):
-        open_prepared(data.parents[1])
+        open_prepared(first.path)
+
+
+def test_a_shard_damaged_under_all_its_names_is_made_again(folder_of_pictures, tmp_path):
+    first, _ = prepare(config(folder_of_pictures), tmp_path / "prepared")
+    expected = contents(first.path)
+    shard = next(first.path.glob("shards/*.arrow"))
+    assert shard.stat().st_nlink == 2
+    with shard.open("r+b") as file:
+        file.seek(3000)
+        file.write(b"damage")
     again, reused = prepare(config(folder_of_pictures), tmp_path / "prepared")
     assert not reused
-    assert "damaged" in caplog.text
-    assert len(again.train) + len(again.validation) == 12
+    assert contents(again.path) == expected
 
 
 def test_what_a_killed_preparation_left_is_removed(folder_of_pictures, tmp_path):
     root = tmp_path / "prepared"
-    name = fingerprint_of(prepare_inputs(config(folder_of_pictures)))
-    (root / f".{name}.0f.tmp").mkdir(parents=True)
+    key = content_hash(prepare_inputs(config(folder_of_pictures)))
+    for leftover in (f".{key}.tmp", f".{key}.0f.tmp"):
+        (root / leftover).mkdir(parents=True)
     prepare(config(folder_of_pictures), root)
-    assert [path.name for path in root.iterdir() if path.is_dir()] == [name]
+    assert sets(root) == [key]
 
 
 def _prepare_in_process(source, root):

@@ -22,6 +22,8 @@ from pikavae.errors import PikavaeError
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
+SERVE = f"from {__name__} import serve; serve()"
+
 
 def count_processes(configured: int | None) -> int:
     """The configured number, or as many as there are cores for this process."""
@@ -102,7 +104,7 @@ def _receive(worker: subprocess.Popen[bytes], job: str) -> Any:
 def _workers(processes: int) -> Iterator[list[subprocess.Popen[bytes]]]:
     """Processes that wait for their function, killed at the end of the block."""
     path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
-    command = [sys.executable, "-c", f"from {__name__} import serve; serve()"]
+    command = [sys.executable, "-c", SERVE]
     workers: list[subprocess.Popen[bytes]] = []
     try:
         for _ in range(processes):

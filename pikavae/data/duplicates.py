@@ -23,9 +23,9 @@ THUMBNAIL_SIZE = 8
 MAX_THUMBNAIL_DIFFERENCE = 8
 """Mean absolute difference of two thumbnails, in levels of 255, up to which they show the same picture.
 
-Three percent of brightness move a white pixel by 7.65. Sprites whose hashes differ in 8 bits or less differ by 36."""
+Three percent of brightness move a white pixel by 7.65. Sprites whose hashes differ in 8 bits or less differ by 21."""
 LARGEST_DISTANCE = 16
-"""Of different pictures, one pair in twenty thousand is this close by chance, and the search nears all pairs."""
+"""So close is one pair in two thousand of different sprites, and the search comes near comparing every pair."""
 PAIRS_AT_ONCE = 1 << 19
 """Candidates held at a time: some 30 MB."""
 THUMBNAILS_AT_ONCE = 1 << 12

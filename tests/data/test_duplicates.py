@@ -198,6 +198,14 @@ def test_links_say_what_all_pairs_say(monkeypatch, seed, pairs_at_once, num_kind
     assert touching(pairs, kinds) == touching(expected, kinds)
 
 
+def test_a_chain_of_alternating_kinds_holds_together():
+    """Its middle link gives nobody a first link to another kind, and is the farthest."""
+    hashes = np.array([0, 0, 15, 15], np.uint64)
+    thumbnails = np.zeros((4, 8, 8, 3), np.uint8) + np.array([0, 8, 16, 24], np.uint8)[:, None, None, None]
+    links = near_pairs(hashes, thumbnails, 4, np.array([0, 1, 0, 1]))
+    assert not components(4, links.first, links.second).any()
+
+
 @pytest.mark.parametrize("num_kinds", [1, 3])
 def test_many_near_copies_make_few_links(num_kinds):
     generator = np.random.default_rng(0)

@@ -23,9 +23,9 @@ THUMBNAIL_SIZE = 8
 MAX_THUMBNAIL_DIFFERENCE = 8
 """Mean absolute difference of two thumbnails, in levels of 255, up to which they show the same picture.
 
-Three percent of brightness move a white pixel by 7.65. Sprites whose hashes differ in 8 bits or less differ by 36."""
+Three percent of brightness move a white pixel by 7.65. Sprites whose hashes differ in 8 bits or less differ by 21."""
 LARGEST_DISTANCE = 16
-"""Of different pictures, one pair in twenty thousand is this close by chance, and the search nears all pairs."""
+"""So close is one pair in two thousand of different sprites, and the search comes near comparing every pair."""
 PAIRS_AT_ONCE = 1 << 19
 """Candidates held at a time: some 30 MB."""
 THUMBNAILS_AT_ONCE = 1 << 12
@@ -149,6 +149,7 @@ class _Links:
         self.components = np.arange(len(kinds))
         self.own_components = np.arange(len(kinds))  # by links within a kind alone
         self.touches = np.arange(self.num_kinds) == kinds[:, None]  # (n, kinds)
+        self.settled = self.own_components  # equal for pictures whose pairs among each other add nothing
         self.found = [NearPairs(*(np.empty(0, np.int64) for _ in NearPairs._fields))]
 
     def would_add(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -173,7 +174,19 @@ class _Links:
             across, self.components = _forest(self.components, first, second)
             touching = _first_touches(first, second, kind, other, self.touches)
             kept = np.unique(np.concatenate([kept, across, touching]))
+        self.settled = self._settled()
         self.found.append(NearPairs(*(part[closest[kept]] for part in pairs)))
+
+    def _settled(self) -> np.ndarray:
+        if self.num_kinds == 1:
+            return self.own_components
+        nodes = np.arange(len(self.kinds))
+        present = np.zeros_like(self.touches)
+        present[self.components, self.kinds] = True
+        leaders = self.components[self.own_components == nodes]
+        in_one_part_each = np.bincount(leaders, minlength=len(nodes)) == present.sum(axis=1)
+        touches_all = (self.touches | ~present[self.components]).all(axis=1)
+        return np.where(in_one_part_each[self.components] & touches_all, self.components, len(nodes) + nodes)
 
     def all(self) -> NearPairs:
         """Everything that was kept."""
@@ -223,24 +236,23 @@ def _search(hashes: np.ndarray, flat: np.ndarray, max_distance: int, links: _Lin
 def _candidates(band: np.ndarray, brightness: np.ndarray, links: _Links) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Pairs that agree in the band and roughly in the sum of their thumbnails, (n,) each, some at a time.
 
-    No two thumbnails differ less than their sums. Runs that links within a kind connect already are left out.
+    No two thumbnails differ less than their sums. Neighbours whose pairs would add nothing are passed over.
     """
     count = len(band)
     order = np.lexsort((brightness, band))
-    bucket = np.concatenate([[0], np.cumsum(np.diff(band[order]) != 0)]) if count else band
+    bucket = np.cumsum(np.diff(band[order], prepend=band[order[:1]]) != 0)
     place = (bucket << 32) + brightness[order]
     ends = np.searchsorted(place, place + _largest_sum(), side="right")
     start = 0
     while start < count:
-        label = links.own_components[order[start:]]
-        run_ends = np.append(np.flatnonzero(label[1:] != label[:-1]) + 1, len(label))
-        connected_to = start + np.repeat(run_ends, np.diff(run_ends, prepend=0))
-        num_partners = np.where(ends[start:] <= connected_to, 0, ends[start:] - np.arange(start, count) - 1)
-        total = np.cumsum(num_partners)
+        settled = links.settled[order[start:]]
+        run_ends = np.append(np.flatnonzero(np.diff(settled)) + 1, count - start)
+        begins = start + np.repeat(run_ends, np.diff(run_ends, prepend=0))
+        total = np.cumsum(np.maximum(ends[start:] - begins, 0))
         num_rows = max(1, int(np.searchsorted(total, PAIRS_AT_ONCE, side="right")))
-        num_partners, total = num_partners[:num_rows], total[:num_rows]
+        begins, num_partners = begins[:num_rows], np.diff(total[:num_rows], prepend=0)
         row = np.repeat(np.arange(start, start + num_rows), num_partners)
-        partner = row + 1 + np.arange(len(row)) - np.repeat(total - num_partners, num_partners)
+        partner = np.arange(len(row)) + np.repeat(begins - total[:num_rows] + num_partners, num_partners)
         start += num_rows
         yield order[row], order[partner]
 

@@ -50,7 +50,7 @@ class DataConfig(Section):
     """The RGB colour laid under transparent pictures."""
     validation_fraction: float = Field(0.1, gt=0, lt=1)
     """The share of the pictures that is held out, chosen by the hash of each picture's content."""
-    near_duplicate_distance: int | None = Field(4, ge=0, le=16)
+    near_duplicate_distance: int | None = Field(4, ge=0, le=10)
     """Pictures whose perceptual hashes differ in at most this many of 64 bits, and that look alike in small, are
     duplicates: they are kept on one side of the split. Without it only equal pictures are."""
     drop_duplicates: Literal["none", "exact", "near"] = "none"

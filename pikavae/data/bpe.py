@@ -17,8 +17,8 @@ Pair = tuple[str, str]
 def learn_bpe(words: Counter[str], alphabet: Iterable[str], size: int) -> tuple[list[str], list[Pair]]:
     """Pieces and merges as CLIP's tokenizer has them (Sennrich et al. 2016, arXiv:1508.07909, algorithm 1).
 
-    The alphabet comes first, then the alphabet at the end of a word, then a piece for each merge. The most frequent pair
-    is merged, of equally frequent ones the first in the order of their characters; pairs that are seen once never are.
+    The alphabet comes first, then the alphabet at the end of a word, then a piece for each merge. The most frequent
+    pair is merged, of equally frequent ones the first in the order of their characters; one that is seen once never is.
 
     Args:
         words: how often each word occurs, in characters of the alphabet.

@@ -143,6 +143,12 @@ class ShardJob:
     workspace: Path
 
 
+def warm_up() -> None:
+    """Load the libraries that are imported where they are first used."""
+    perceptual_hash(np.zeros((8, 8, 3), np.uint8))
+    perceptual_hash(np.arange(192, dtype=np.uint8).reshape(8, 8, 3))
+
+
 def make_shard(job: ShardJob) -> Shard:
     """Make a shard from its chunk.
 

@@ -25,7 +25,7 @@ from pikavae.data.catalogue import Catalogue
 from pikavae.data.dataset import RECORD_NAME, PreparedSet, open_prepared
 from pikavae.data.facts import facts_of, pixels_of
 from pikavae.data.history import History
-from pikavae.data.making import Recipe, Shard, ShardCache, ShardJob, make_shard, processing, shard_key
+from pikavae.data.making import Recipe, Shard, ShardCache, ShardJob, make_shard, processing, shard_key, warm_up
 from pikavae.data.memo import HashMemo
 from pikavae.data.page import data_page
 from pikavae.data.rows import Source
@@ -170,6 +170,7 @@ def _make_shards(
     for shard in map_in_processes(
         make_shard,
         missing.values(),
+        begin=warm_up,
         processes=min(count_processes(config.workers), max(1, len(missing))),
         max_bytes=WORKER_BYTES + BYTES_PER_PIXEL * config.max_pixels,
         describe=_describe,

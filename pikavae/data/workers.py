@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import selectors
 import signal
 import subprocess
@@ -34,6 +35,7 @@ def map_in_processes(
     function: Callable[[Job], Result],
     jobs: Iterable[Job],
     *,
+    begin: Callable[[], None],
     processes: int,
     max_bytes: int,
     describe: Callable[[Job], str],
@@ -45,8 +47,9 @@ def map_in_processes(
     Args:
         function: at the top level of a module; jobs, results and errors can be pickled as well.
         jobs: taken one at a time, when a process is free for it.
+        begin: loads what the work needs, in each process, before its memory is bounded.
         processes: how many at once.
-        max_bytes: of a process's own memory; enforced on Linux.
+        max_bytes: of memory that a process may take for the work; enforced on Linux.
         describe: says which job it was that a process died of.
 
     Raises:
@@ -55,7 +58,7 @@ def map_in_processes(
     remaining, busy = iter(jobs), dict[subprocess.Popen[bytes], Job]()
     with _workers(processes) as workers, selectors.DefaultSelector() as selector:
         for worker in workers:
-            _send(worker, (function, max_bytes))
+            _send(worker, (function, begin, max_bytes))
             selector.register(_pipe(worker.stdout), selectors.EVENT_READ, worker)
             _hand_over(worker, remaining, busy)
         while busy:
@@ -105,10 +108,11 @@ def _workers(processes: int) -> Iterator[list[subprocess.Popen[bytes]]]:
     """Processes that wait for their function, killed at the end of the block."""
     path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
     command = [sys.executable, "-c", SERVE]
+    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    environment = {**os.environ, "PYTHONPATH": path, **one_thread}
     workers: list[subprocess.Popen[bytes]] = []
     try:
         for _ in range(processes):
-            environment = {**os.environ, "PYTHONPATH": path}
             workers.append(subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
         yield workers
     finally:
@@ -128,7 +132,8 @@ def serve() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     jobs, results = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is no result
-    function, max_bytes = pickle.load(jobs)
+    function, begin, max_bytes = pickle.load(jobs)
+    begin()
     _limit_memory(max_bytes)
     while True:
         try:
@@ -147,4 +152,6 @@ def _limit_memory(max_bytes: int) -> None:
     if sys.platform == "linux":
         import resource
 
-        resource.setrlimit(resource.RLIMIT_DATA, (max_bytes, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+        (kilobytes,) = re.findall(r"VmData:\s*(\d+) kB", Path("/proc/self/status").read_text())
+        taken = int(kilobytes) * 1024
+        resource.setrlimit(resource.RLIMIT_DATA, (taken + max_bytes, resource.getrlimit(resource.RLIMIT_DATA)[1]))

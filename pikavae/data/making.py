@@ -196,7 +196,6 @@ def describe(picture: SourcePicture, recipe: Recipe) -> tuple[np.ndarray, dict[s
         "caption": caption.text,
         "note": caption.note,
         "identity": identity_of(decoded.image),
-        "sha256": hashlib.sha256(pixels.tobytes()).hexdigest(),
         "perceptual_hash": perceptual_hash(pixels),
         "thumbnail": thumbnail(pixels).tobytes(),
         "source_width": decoded.size[0],

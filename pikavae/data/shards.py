@@ -1,11 +1,13 @@
-"""Files of a prepared set: shards of 8-bit pictures, and the index of those in use; Arrow streams, memory-mapped.
+"""The files of a prepared set: shards of 8-bit pictures, and the index of those that are used.
 
-A shard's rows are pictures as they are stored, with what a set's index is made from. `datasets.Dataset.from_file` reads
-both kinds of file.
+Both are Arrow IPC streams: pyarrow alone maps them into memory, and `datasets.Dataset.from_file` reads them as well.
+The same rows give the same bytes. This module needs neither torch nor `datasets`, since worker processes import it.
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -16,121 +18,145 @@ import pyarrow as pa
 
 from pikavae.errors import DamagedFileError
 
+INDEX_NAME = "index.arrow"
+SHARD_FOLDER = "shards"
+MAX_TOKENS = 77
 BATCH_BYTES = 4 * 2**20
-MAX_LENGTH = 77
+"""Pixels that are gathered before they are written: what a writer keeps in memory, beside one picture."""
+END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 
-_DESCRIPTION = [
-    pa.field("height", pa.int32()),
-    pa.field("width", pa.int32()),
-    pa.field("name", pa.string()),
-    pa.field("caption", pa.string()),
-    pa.field("note", pa.string()),
-    pa.field("identity", pa.binary(32)),
-    pa.field("sha256", pa.string()),
-    pa.field("source_width", pa.int32()),
-    pa.field("source_height", pa.int32()),
-    pa.field("changes", pa.list_(pa.string())),
+_OF_PICTURES = [
+    ("height", pa.int32()),
+    ("width", pa.int32()),
+    ("name", pa.string()),
+    ("caption", pa.string()),
+    ("note", pa.string()),  # what was done to the caption; empty for nothing
+    ("identity", pa.binary(32)),  # SHA-256 of the decoded, upright picture
+    ("sha256", pa.string()),  # of the stored pixels, in hexadecimal
+]
+_OF_SOURCES = [
+    ("source_width", pa.int32()),
+    ("source_height", pa.int32()),
+    ("changes", pa.list_(pa.string())),
 ]
 SHARD_SCHEMA = pa.schema(
     [
-        pa.field("pixels", pa.large_binary()),
-        *_DESCRIPTION,
-        pa.field("perceptual_hash", pa.uint64()),
-        pa.field("thumbnail", pa.binary(192)),
+        ("pixels", pa.large_binary()),  # height * width * 3 bytes: RGB, row by row
+        *_OF_PICTURES,
+        ("perceptual_hash", pa.uint64()),
+        ("thumbnail", pa.binary(192)),  # 8 x 8 x 3
+        *_OF_SOURCES,
     ]
 )
-"""`pixels`: height * width * 3 bytes, RGB, row by row; `identity`: SHA-256 of the decoded upright picture; `sha256`:
-that of the stored pixels; `thumbnail`: 8 * 8 * 3 bytes; `note`: what was done to the caption; `changes`: what to the
-picture."""
-
 INDEX_SCHEMA = pa.schema(
     [
-        pa.field("side", pa.string()),
-        pa.field("shard", pa.int32()),
-        pa.field("row", pa.int32()),
-        *_DESCRIPTION,
-        pa.field("group", pa.int64()),
-        pa.field("num_tokens", pa.int32()),
-        pa.field("input_ids", pa.list_(pa.int32(), MAX_LENGTH)),
+        ("side", pa.string()),  # `train` or `validation`
+        ("shard", pa.int32()),  # number in the record's list of shards
+        ("row", pa.int32()),  # in that shard
+        *_OF_PICTURES,
+        *_OF_SOURCES,
+        ("group", pa.int64()),  # duplicates of each other have the same number
+        ("num_tokens", pa.int32()),
+        ("input_ids", pa.list_(pa.int32(), MAX_TOKENS)),
     ]
 )
-"""One row for each picture that is used: where it lies (`shard` of the record's list, `row` in it), and the rest.
-Pictures of the same `group` are duplicates of each other; `num_tokens` is counted before any are cut."""
+DERIVED = {"pixels", "height", "width", "sha256"}
+"""Columns that a writer works out from the pixels."""
 
 
 class ShardWriter:
-    """Writes a shard in batches of bounded size. The same pictures give the same bytes."""
+    """Writes one shard, batch by batch, so that memory stays small. Who renames the file into place syncs it first.
+
+    Used as a context manager. When the block fails, the file is closed without its end, and reading refuses it.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._columns: dict[str, list[Any]] = {name: [] for name in SHARD_SCHEMA.names}
+        self.path = path
+        self.num_rows = 0
+        self._rows: list[dict[str, Any]] = []
         self._bytes = 0
 
     def __enter__(self) -> Self:
-        self._file = pa.OSFile(str(self._path), "wb")
-        self._stream = pa.ipc.new_stream(self._file, SHARD_SCHEMA)
+        self._sink = pa.OSFile(str(self.path), "wb")
+        self._stream = pa.ipc.new_stream(self._sink, SHARD_SCHEMA)
         return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._flush()
+                self._stream.close()
+        finally:
+            self._sink.close()
 
     def write(self, pixels: np.ndarray, **columns: Any) -> None:
         """Add a picture.
 
         Args:
             pixels: (H, W, 3) uint8.
-            columns: every other column of `SHARD_SCHEMA` besides `height` and `width`.
+            columns: a value for every column of `SHARD_SCHEMA` but those in `DERIVED`.
+
+        Raises:
+            ValueError: the pixels are of another shape or type, or the columns are not those of the schema.
         """
-        height, width, _ = pixels.shape
-        row = {"pixels": pixels.tobytes(), "height": height, "width": width, **columns}
-        for name, values in self._columns.items():
-            values.append(row[name])
-        self._bytes += pixels.nbytes
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+            raise ValueError(f"pixels of shape {pixels.shape} and type {pixels.dtype}: (H, W, 3) uint8 is stored")
+        if differing := columns.keys() ^ (set(SHARD_SCHEMA.names) - DERIVED):
+            raise ValueError(f"columns that are missing, or unknown to a shard: {', '.join(sorted(differing))}")
+        content = pixels.tobytes()
+        height, width = pixels.shape[:2]
+        sha256 = hashlib.sha256(content).hexdigest()
+        self._rows.append({"pixels": content, "height": height, "width": width, "sha256": sha256, **columns})
+        self._bytes += len(content)
+        self.num_rows += 1
         if self._bytes >= BATCH_BYTES:
             self._flush()
 
     def _flush(self) -> None:
-        arrays = [pa.array(self._columns[field.name], field.type) for field in SHARD_SCHEMA]
-        self._stream.write_batch(pa.record_batch(arrays, schema=SHARD_SCHEMA))
-        self._columns = {name: [] for name in SHARD_SCHEMA.names}
-        self._bytes = 0
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if kind is None and self._columns["pixels"]:
-            self._flush()
-        self._stream.close()
-        self._file.close()
+        if self._rows:
+            self._stream.write_batch(pa.RecordBatch.from_pylist(self._rows, schema=SHARD_SCHEMA))
+            self._rows, self._bytes = [], 0
 
 
 def write_index(path: Path, batches: Iterable[pa.RecordBatch]) -> None:
-    """Write an index from record batches of `INDEX_SCHEMA`."""
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, INDEX_SCHEMA) as stream:
+    """Write the index from batches of `INDEX_SCHEMA`: a row for each picture that is used, in the set's order."""
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, INDEX_SCHEMA) as stream:
         for batch in batches:
             stream.write_batch(batch)
 
 
 def open_shard(path: Path) -> pa.Table:
-    """A shard's rows, memory-mapped: nothing is read before it is used.
+    """A shard's rows, mapped into memory and not copied; no file stays open.
 
     Raises:
-        DamagedFileError: it is missing, cut short, or no shard.
+        DamagedFileError: the file is missing, cut short or no shard.
     """
     return _open(path, SHARD_SCHEMA)
 
 
 def open_index(path: Path) -> pa.Table:
-    """An index's rows, memory-mapped.
+    """The index's rows, mapped into memory and not copied; no file stays open.
 
     Raises:
-        DamagedFileError: it is missing, cut short, or no index.
+        DamagedFileError: the file is missing, cut short or no index.
     """
     return _open(path, INDEX_SCHEMA)
 
 
 def _open(path: Path, schema: pa.Schema) -> pa.Table:
     try:
-        table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
+        with path.open("rb") as file:
+            # A stream that is cut between two batches reads as a shorter one, unless its end is looked for.
+            file.seek(-min(len(END_OF_STREAM), os.fstat(file.fileno()).st_size), os.SEEK_END)
+            if file.read() != END_OF_STREAM:
+                raise DamagedFileError(f"{path}: cut short: it does not end as an Arrow stream does")
+        with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as stream:
+            table = stream.read_all()
+        table.validate()
     except (OSError, pa.ArrowException) as error:
-        raise DamagedFileError(f"{path}: {' '.join(str(error).split())[:200]}") from None
+        raise DamagedFileError(f"{path}: {' '.join(str(error).split())}") from None
     if table.schema != schema:
-        raise DamagedFileError(f"{path}: has other columns than this version writes")
+        raise DamagedFileError(f"{path}: has columns {table.schema.names} instead of {schema.names}, or other types")
     return table

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import traceback
 from pathlib import Path
 
@@ -25,8 +26,10 @@ from pikavae.evaluation import latent_set, latent_shards
 from pikavae.evaluation.latent_set import LOCK_NAME, RECORD_NAME, encode_set, open_latent_set
 from pikavae.files import exclusive
 from pikavae.model.autoencoder import AutoencoderKL
+from tests.pictures import picture_set
 
 SIZE, FACTOR, CHANNELS = 16, 2, 3
+SETS = tempfile.TemporaryDirectory()
 SHAPE = (CHANNELS, SIZE // FACTOR, SIZE // FACTOR)
 CHECKOUT = Path(__file__).resolve().parents[2]
 HOSTILE = [
@@ -53,17 +56,13 @@ def one_thread():
 
 def side(count: int, seed: int) -> PictureSet:
     generator = np.random.default_rng(seed)
-    pixels = [generator.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8).tobytes() for _ in range(count)]
-    table = pa.table(
-        {
-            "pixels": pa.array(pixels, pa.large_binary()),
-            "caption": pa.array([HOSTILE[i % len(HOSTILE)] for i in range(count)]),
-            "sha256": pa.array([hashlib.sha256(one).hexdigest() for one in pixels]),
-            "name": pa.array([f"{seed}/{i}, \n日本.png" for i in range(count)]),
-            "input_ids": pa.array([[i] * 77 for i in range(count)], pa.list_(pa.int32(), 77)),
-        }
+    pictures = [generator.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8) for _ in range(count)]
+    return picture_set(
+        Path(tempfile.mkdtemp(dir=SETS.name)),
+        pictures,
+        captions=[HOSTILE[i % len(HOSTILE)] for i in range(count)],
+        names=[f"{seed}/{i}, \n日本.png" for i in range(count)],
     )
-    return PictureSet(datasets.Dataset(table), SIZE)
 
 
 def sides(train: int = 23, validation: int = 6) -> dict[str, PictureSet]:

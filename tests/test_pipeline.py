@@ -116,12 +116,12 @@ def test_a_changed_field_is_named_for_the_stage_that_it_concerns(finished):
     [("data", "prepare"), ("training", "train"), ("evaluation", "evaluate"), ("registry", "register")],
 )
 def test_changed_code_is_named_for_the_stage_that_it_concerns(finished, monkeypatch, package, stage):
-    import pikavae.data.prepare as data_prepare
+    from pikavae.data import making
 
-    for module in (stages, data_prepare):
+    for module in (stages, making):
         real = module.code_version
         monkeypatch.setattr(
-            module, "code_version", lambda *names, r=real: r(*names) + ("+" if package in names else "")
+            module, "code_version", lambda *names, r=real, **kw: r(*names, **kw) + ("+" if package in names else "")
         )
     plans = operations.plan(tiny())
     first = next(name for name in stages.STAGES if plans[name].status == "miss")

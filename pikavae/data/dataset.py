@@ -94,7 +94,7 @@ class PictureSet:
 
     def stored(self, index: int) -> np.ndarray:
         """A picture as it lies in the mapped file: (H, W, 3) uint8, read-only, not copied."""
-        return self._shards[self._numbers[index]].picture(int(self._rows[index]), self.stored_shape(index))
+        return self._shards[int(self._numbers[index])].picture(int(self._rows[index]), self.stored_shape(index))
 
     def read(self, indices: Sequence[int], views: Sequence[View], out: Tensor) -> Tensor:
         """Copy what is seen of some pictures, before it is mirrored.
@@ -171,8 +171,7 @@ class _Shard:
 
     def picture(self, row: int, shape: Shape) -> np.ndarray:
         start, (height, width) = int(self._starts[row]), shape
-        pixels: np.ndarray = self._content[start : start + height * width * 3].reshape(height, width, 3)
-        return pixels
+        return self._content[start : start + height * width * 3].reshape(height, width, 3)
 
     @cached_property
     def _starts(self) -> np.ndarray:

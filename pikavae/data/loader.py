@@ -118,12 +118,15 @@ class Loader:
             if flip:
                 pixels[i] = pixels[i].flip(1)
         pixels = pixels.permute(0, 3, 1, 2)  # (B, 3, H, W)
-        if self._device.type != "cpu" or self._images.shape != pixels.shape:
-            # Only a CPU's fresh memory is dear: at 512 px, its page faults take longer than the conversion.
-            self._images = torch.empty(
-                pixels.shape, dtype=torch.float32, device=self._device, memory_format=self._layout
-            )
-        return to_float(pixels, self._images)
+        if self._device.type != "cpu":
+            empty = torch.empty(pixels.shape, dtype=torch.float32, device=self._device, memory_format=self._layout)
+            return to_float(pixels, empty)
+        if self._images.shape != pixels.shape:
+            self._images = torch.empty(pixels.shape, dtype=torch.float32, memory_format=self._layout)
+        # Fresh memory would take a CPU as long as the conversion, which is fastest in its cache: one picture at a time.
+        for picture, target in zip(pixels, self._images, strict=True):
+            to_float(picture, target)
+        return self._images
 
 
 class _Resident:

@@ -46,6 +46,12 @@ class DataConfig(Section):
     By default `text`, `caption`, or else the only one that holds text other than names of files."""
     image_size: int = Field(512, ge=8, le=4096)
     """Pixels: the shorter side is scaled to this, then the centre square is cut out."""
+    crop: Literal["center", "random", "buckets"] = "center"
+    """`center`: the centre square. `random`: training sees another square each time, and validation the centre one.
+
+    `buckets`: pictures keep nearly their aspect ratio, at about image_size squared pixels; a batch is of one shape."""
+    flip: bool = False
+    """Training sees each picture mirrored left to right in half of all cases."""
     background: tuple[Byte, Byte, Byte] = (255, 255, 255)
     """The RGB colour laid under transparent pictures."""
     validation_fraction: float = Field(0.1, gt=0, lt=1)
@@ -55,9 +61,6 @@ class DataConfig(Section):
     duplicates: they are kept on one side of the split. Without it only equal pictures are."""
     drop_duplicates: Literal["none", "exact", "near"] = "none"
     """Of equal pictures, or of all duplicates, use only the first by name."""
-    crop: Literal["center", "random", "buckets"] = "center"
-    """`center`: a square from the middle. `random`: a random square in training, from pictures kept whole up to 2:1.
-    `buckets`: about as many pixels in the picture's own shape; every batch has pictures of one shape."""
     max_pixels: int = Field(100_000_000, ge=1, le=1_000_000_000)
     """Larger pictures are set aside before they are decoded."""
     max_unreadable_fraction: float = Field(0.05, ge=0, le=1)
@@ -168,6 +171,10 @@ class TrainingConfig(Section):
     """Where training and evaluation run; `auto` takes a GPU when there is one."""
     precision: Literal["float32", "bf16", "fp16"] = "float32"
     """Autocast format of the forward pass in training. Weights, losses, posterior and all measuring stay float32."""
+    resident: bool | None = None
+    """Keep the training pictures on the device as 8-bit; by default when they take at most a quarter of its memory.
+
+    On the CPU no copy is made."""
     channels_last: bool = False
     """Keep the pictures' channels innermost in memory."""
     ema_decay: float | None = Field(None, gt=0, lt=1)
@@ -239,6 +246,18 @@ class Config(Section):
             raise ValueError(
                 f"data.image_size {size} is not a multiple of the downsampling factor {factor} "
                 f"({len(self.model.channels)} levels in model.channels): use {below} or {below + factor}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _buckets_fit_factor(self) -> Self:
+        factor, size = self.model.downsampling_factor, self.data.image_size
+        step = max(8, size // 8)
+        if self.data.crop == "buckets" and step % factor:
+            raise ValueError(
+                f"data.crop buckets: sides are multiples of {step} pixels at data.image_size {size}, which the "
+                f"downsampling factor {factor} ({len(self.model.channels)} levels in model.channels) does not divide: "
+                f"use data.image_size {8 * factor * max(1, round(size / (8 * factor)))}"
             )
         return self
 

@@ -9,7 +9,7 @@ import torch
 from pikavae.config import load_config
 from pikavae.data.prepare import prepare
 from pikavae.evaluation.evaluate import evaluate
-from pikavae.training.loop import optimizer_step
+from pikavae.training.loop import open_loader, optimizer_step
 from pikavae.training.state import TrainState
 
 
@@ -21,7 +21,8 @@ def test_one_step_and_one_evaluation_at_full_size(tmp_path):
     prepared, _ = prepare(config.data, tmp_path / "prepared")
     state = TrainState.fresh(config, device)
     before = state.model.decoder.conv_in.weight.clone()
-    metrics = optimizer_step(state, config, prepared.train, device, total=1)
+    with open_loader(state, config, prepared.train, device) as loader:
+        metrics = optimizer_step(state, config, loader, device, total=1)
     assert (state.step, state.images_seen) == (1, 1)
     assert all(math.isfinite(value) for value in metrics.values())
     assert not torch.equal(state.model.decoder.conv_in.weight, before)

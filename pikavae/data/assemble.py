@@ -16,9 +16,8 @@ import pyarrow as pa
 
 from pikavae.config import DataConfig, content_hash
 from pikavae.data.catalogue import Catalogue, Links
-from pikavae.data.dataset import INDEX_NAME
 from pikavae.data.duplicates import components
-from pikavae.data.shards import INDEX_SCHEMA, write_index
+from pikavae.data.shards import INDEX_NAME, INDEX_SCHEMA, MAX_TOKENS, SHARD_FOLDER, write_index
 from pikavae.data.split import (
     BRIDGING,
     DROPPED,
@@ -31,7 +30,7 @@ from pikavae.data.split import (
     separate,
     split,
 )
-from pikavae.data.tokens import MAX_LENGTH, load_tokenizer, tokenize
+from pikavae.data.tokens import load_tokenizer, tokenize
 from pikavae.errors import UserError
 
 ROWS_AT_ONCE = 4096
@@ -141,9 +140,9 @@ def write_set(
         What the set's record says of them, and the number of tokens of each used picture's whole caption, (N,) int32.
     """
     catalogue = dealt.catalogue
-    (folder / "shards").mkdir()
+    (folder / SHARD_FOLDER).mkdir()
     for file in set(shard_files):
-        _link(file, folder / "shards" / file.name)
+        _link(file, folder / SHARD_FOLDER / file.name)
     tokenizer = load_tokenizer(config.tokenizer, catalogue.captions())
     tokenizer.save_pretrained(folder / "tokenizer")
     lengths = np.zeros(len(catalogue), np.int32)
@@ -174,7 +173,7 @@ def write_set(
         ],
         "captions": {
             "missing": int(notes["missing"] + notes["empty"]),
-            "truncated": int((lengths > MAX_LENGTH).sum()),
+            "truncated": int((lengths > MAX_TOKENS).sum()),
             "notes": dict(sorted(notes.items())),
         },
     }
@@ -205,6 +204,6 @@ def _index_batches(dealt: Dealt, tokenizer: Any, lengths: np.ndarray) -> Iterato
                 "row": pa.array(catalogue.row[rows]),
                 "group": pa.array(dealt.groups[rows]),
                 "num_tokens": pa.array(lengths[rows]),
-                "input_ids": pa.FixedSizeListArray.from_arrays(pa.array(input_ids.ravel()), MAX_LENGTH),
+                "input_ids": pa.FixedSizeListArray.from_arrays(pa.array(input_ids.ravel()), MAX_TOKENS),
             }
             yield pa.record_batch([columns[name] for name in INDEX_SCHEMA.names], schema=INDEX_SCHEMA)

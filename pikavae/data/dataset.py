@@ -1,60 +1,58 @@
-"""Prepared sets: read from the memory-mapped files, verified when opened, handed out as batches."""
+"""Prepared sets: mapped into memory, checked when opened, handed out as batches."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from pikavae.data.shards import open_index, open_shard
+from pikavae.data.augment import Shape, View, centre_view
+from pikavae.data.shards import INDEX_NAME, MAX_TOKENS, SHARD_FOLDER, open_index, open_shard
 from pikavae.errors import DamagedFileError
 
-RECORD_NAME, INDEX_NAME, SHARDS_NAME = "record.json", "index.arrow", "shards"
+RECORD_NAME = "record.json"
 
 
 class PictureSet:
     """One side of a prepared set, in a fixed order. Pictures are 8-bit on disk, and converted when asked for.
 
-    Args:
-        index: a row for each picture, as `pikavae.data.shards.INDEX_SCHEMA` says.
-        shards: the files that the rows point to.
-        image_size: pixels of the shorter side, or of the square with the area of a picture.
+    What is handed out here is always the same: of a picture stored larger than it is shown, the centre.
     """
 
-    def __init__(self, index: pa.Table, shards: Sequence[Path], image_size: int) -> None:
-        self.index, self.image_size = index, image_size
-        self._shards = list(shards)
-        self._shard, self._row = (index.column(name).to_numpy() for name in ("shard", "row"))
-        self._heights, self._widths = (index.column(name).to_numpy() for name in ("height", "width"))
-        self._opened: dict[int, list[np.ndarray]] = {}
+    def __init__(self, rows: pa.Table, shards: Sequence[Path], image_size: int, crop: str) -> None:
+        """Rows of the index, the files that their shard numbers mean, and `data.image_size` and `data.crop`."""
+        self.rows, self.image_size, self.crop = rows, image_size, crop
+        self._shards = [_Shard(path) for path in shards]
+        self._numbers, self._rows = self._integers("shard"), self._integers("row")
+        self._stored = np.stack([self._integers("height"), self._integers("width")], axis=1)  # (N, 2)
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.rows)
 
     @cached_property
     def names(self) -> list[str]:
         """The pictures' names in their source."""
-        return list(self.index.column("name").to_pylist())
+        return self._strings("name")
 
     @cached_property
     def captions(self) -> list[str]:
         """Their captions; empty where there was none."""
-        return list(self.index.column("caption").to_pylist())
+        return self._strings("caption")
 
     @cached_property
     def hashes(self) -> list[str]:
         """The SHA-256 of their pixels."""
-        return list(self.index.column("sha256").to_pylist())
+        return self._strings("sha256")
 
     @cached_property
     def digest(self) -> str:
@@ -64,51 +62,159 @@ class PictureSet:
     @cached_property
     def input_ids(self) -> Tensor:
         """The captions' token ids: (N, 77) int64."""
-        chunks = [chunk.flatten().to_numpy() for chunk in self.index.column("input_ids").chunks]
-        return torch.tensor(np.concatenate([np.empty(0, np.int32), *chunks]), dtype=torch.int64).view(-1, 77)
+        ids = self.rows.column("input_ids").combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        return torch.from_numpy(ids.astype(np.int64)).view(-1, MAX_TOKENS)
 
-    def shape(self, index: int) -> tuple[int, int]:
-        """Height and width of a picture as it is stored."""
-        return int(self._heights[index]), int(self._widths[index])
+    @cached_property
+    def by_shape(self) -> dict[Shape, list[int]]:
+        """The indices of the pictures of each shape (H, W), as they are shown."""
+        if self.crop == "random":
+            return {(self.image_size, self.image_size): list(range(len(self)))}
+        shapes, which = np.unique(self._stored, axis=0, return_inverse=True)
+        return {(int(h), int(w)): np.flatnonzero(which == i).tolist() for i, (h, w) in enumerate(shapes)}
 
-    def pixels(self, indices: Sequence[int]) -> Tensor:
-        """Pictures as they are stored: (B, 3, H, W) uint8.
+    @property
+    def shapes(self) -> list[Shape]:
+        """The shapes (H, W) that occur."""
+        return list(self.by_shape)
+
+    def shape(self, index: int) -> Shape:
+        """A picture's height and width as it is shown."""
+        return (self.image_size, self.image_size) if self.crop == "random" else self.stored_shape(index)
+
+    def stored_shape(self, index: int) -> Shape:
+        """Its height and width on disk: larger than what is shown of it when `data.crop` is `random`."""
+        height, width = self._stored[index].tolist()
+        return height, width
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all pixels as they are stored."""
+        return int(3 * self._stored.astype(np.int64).prod(axis=1).sum())
+
+    def stored(self, index: int) -> np.ndarray:
+        """A picture as it lies in the mapped file: (H, W, 3) uint8, read-only, not copied."""
+        return self._shards[int(self._numbers[index])].picture(int(self._rows[index]), self.stored_shape(index))
+
+    def read(self, indices: Sequence[int], views: Sequence[View], out: Tensor) -> Tensor:
+        """Copy what is seen of some pictures, before it is mirrored.
+
+        Args:
+            indices: of B pictures.
+            views: the window of each.
+            out: (B, H, W, 3) uint8, where to put them; returned.
 
         Raises:
-            ValueError: they are not of one shape.
+            DamagedFileError: a shard is missing or cut short.
+        """
+        height, width = out.shape[1:3]
+        for target, index, view in zip(out.numpy(), indices, views, strict=True):
+            np.copyto(target, self.stored(index)[view.window((height, width))])
+        return out
+
+    def one_shape(self, indices: Sequence[int]) -> Shape:
+        """The shape that all of these pictures are shown in.
+
+        Raises:
+            ValueError: they are shown in different ones.
         """
         shapes = {self.shape(index) for index in indices}
         if len(shapes) != 1:
-            raise ValueError(f"pictures of one batch must be of one shape, and these are of {len(shapes)}")
-        batch = np.empty((len(indices), *shapes.pop(), 3), np.uint8)
-        for target, index in zip(batch, indices, strict=True):
-            target[...] = self.picture(int(index))
-        return torch.from_numpy(batch).permute(0, 3, 1, 2)
+            listed = ", ".join(f"{height}x{width}" for height, width in sorted(shapes)) or "no pictures"
+            raise ValueError(f"a batch is of pictures of one shape, not of {listed}: take its indices from `batches`")
+        return shapes.pop()
 
-    def picture(self, index: int) -> np.ndarray:
-        """One picture, (H, W, 3) uint8, read-only: a view of the memory-mapped file."""
-        number = int(self._shard[index])
-        if number not in self._opened:
-            column = open_shard(self._shards[number]).column("pixels")
-            self._opened[number] = [row for chunk in column.chunks for row in _rows(chunk)]
-        return self._opened[number][int(self._row[index])].reshape(*self.shape(index), 3)
+    def pixels(self, indices: Sequence[int]) -> Tensor:
+        """Pictures of one shape: (B, 3, H, W) uint8.
+
+        Raises:
+            ValueError: the pictures are of different shapes.
+        """
+        shape = self.one_shape(indices)
+        views = [centre_view(self.stored_shape(index), shape) for index in indices]
+        memory = torch.empty((len(indices), *shape, 3), dtype=torch.uint8)
+        return self.read(indices, views, memory).permute(0, 3, 1, 2)
 
     def batch(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """What training takes.
+        """Pictures of one shape, and their captions.
 
         Returns:
             `pixel_values` (B, 3, H, W) float32 in [-1, 1], and `input_ids` (B, 77) int64.
+
+        Raises:
+            ValueError: the pictures are of different shapes.
         """
-        pixels = self.pixels(indices).contiguous()
-        return {"pixel_values": pixels.float().div_(127.5).sub_(1.0), "input_ids": self.input_ids[list(indices)]}
+        return {"pixel_values": to_float(self.pixels(indices)), "input_ids": self.input_ids[list(indices)]}
+
+    def batches(self, size: int) -> Iterator[list[int]]:
+        """All indices, shape by shape, at most `size` at a time."""
+        for indices in self.by_shape.values():
+            yield from (indices[start : start + size] for start in range(0, len(indices), size))
+
+    def first_alike(self, count: int) -> list[int]:
+        """The indices of the first `count` pictures that have the shape of the very first."""
+        return self.by_shape[self.shape(0)][:count]
+
+    def _strings(self, name: str) -> list[str]:
+        values: list[str] = self.rows.column(name).to_pylist()
+        return values
+
+    def _integers(self, name: str) -> np.ndarray:
+        return np.asarray(self.rows.column(name).to_numpy())
 
 
-def _rows(chunk: pa.LargeBinaryArray) -> list[np.ndarray]:
-    """Each value of an Arrow array as a view of its bytes."""
-    _, offsets, data = chunk.buffers()
-    content = np.frombuffer(data, np.uint8)
-    edges = np.frombuffer(offsets, np.int64)[chunk.offset : chunk.offset + len(chunk) + 1].tolist()
-    return [content[start:stop] for start, stop in pairwise(edges)]
+class _Shard:
+    """The pixels of one shard, mapped when the first of them is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def picture(self, row: int, shape: Shape) -> np.ndarray:
+        start, (height, width) = int(self._starts[row]), shape
+        return self._content[start : start + height * width * 3].reshape(height, width, 3)
+
+    @cached_property
+    def _starts(self) -> np.ndarray:
+        """Where in `_content` each picture begins: (rows,) int64."""
+        return self._mapped[1]
+
+    @cached_property
+    def _content(self) -> np.ndarray:
+        """The file from its first picture to the end of its last."""
+        return self._mapped[0]
+
+    @cached_property
+    def _mapped(self) -> tuple[np.ndarray, np.ndarray]:
+        table = open_shard(self.path)
+        starts, ends = [], []
+        for chunk in table.column("pixels").chunks:
+            _, offsets, content = chunk.buffers()
+            edges = np.frombuffer(offsets, np.int64)[chunk.offset : chunk.offset + len(chunk) + 1]
+            if edges[0] < 0 or edges[-1] > content.size or (np.diff(edges) < 0).any():
+                raise DamagedFileError(f"{self.path}: pictures lie outside of it")
+            starts.append(content.address + edges[:-1])
+            ends.append(content.address + edges[1:])
+        first, last = np.concatenate(starts), np.concatenate(ends)
+        sizes = 3 * table.column("height").to_numpy().astype(np.int64) * table.column("width").to_numpy()
+        if not np.array_equal(last - first, sizes):
+            raise DamagedFileError(f"{self.path}: pictures are of other sizes than is written beside them")
+        low, high = int(first.min()), int(last.max())
+        # All batches lie in one mapping, which lives as long as the table does.
+        return np.frombuffer(pa.foreign_buffer(low, high - low, base=table), np.uint8), first - low
+
+
+def to_float(pixels: Tensor, out: Tensor | None = None) -> Tensor:
+    """8-bit pixels (of any shape) as float32 in [-1, 1]: x / 127.5 - 1, with the same bits on every device.
+
+    They are those of torchvision's ToTensor and Normalize(0.5, 0.5) as well, which compute half of this.
+
+    Args:
+        pixels: uint8.
+        out: where to put them, instead of new memory of the standard layout.
+    """
+    out = torch.empty(pixels.shape, dtype=torch.float32, device=pixels.device) if out is None else out
+    # CUDA multiplies by the rounded reciprocal of a plain number, but divides by a tensor.
+    return out.copy_(pixels).div_(torch.full((), 127.5, device=pixels.device)).sub_(1.0)
 
 
 @dataclass(frozen=True)
@@ -131,23 +237,31 @@ class PreparedSet:
 
 
 def open_prepared(path: Path) -> PreparedSet:
-    """Open a prepared set whose files have the sizes that were recorded.
+    """Open a prepared set whose files are as they were recorded.
 
     Raises:
         DamagedFileError: a file is missing or of another size.
     """
     try:
         record = json.loads((path / RECORD_NAME).read_text(encoding="utf-8"))
-        files = record["files"].items()
-        shards = [path / SHARDS_NAME / name for name in record["shards"]]
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise DamagedFileError(f"{path / RECORD_NAME}: {error}") from None
-    for name, size in files:
-        if not (path / name).is_file() or (path / name).stat().st_size != size:
-            raise DamagedFileError(f"{path / name}: missing or of another size than was written")
+    check_files(path, record["files"])
     index = open_index(path / INDEX_NAME)
+    shards = [path / SHARD_FOLDER / name for name in record["shards"]]
     sides = {
-        side: PictureSet(index.slice(start, record[f"num_{side}"]), shards, record["image_size"])
-        for side, start in (("train", 0), ("validation", record["num_train"]))
+        side: PictureSet(index.filter(pc.equal(index["side"], side)), shards, record["image_size"], record["crop"])
+        for side in ("train", "validation")
     }
     return PreparedSet(path, record["fingerprint"], record, **sides)
+
+
+def check_files(path: Path, files: dict[str, int]) -> None:
+    """Check the files of a prepared set against the sizes that were recorded.
+
+    Raises:
+        DamagedFileError: a file is missing or of another size.
+    """
+    for name, size in files.items():
+        if not (path / name).is_file() or (path / name).stat().st_size != size:
+            raise DamagedFileError(f"{path / name}: missing or of another size than was written")

@@ -11,7 +11,7 @@ from typing import Literal
 from pikavae.data.page_facts import DuplicatePair, PictureFacts, SetFacts
 from pikavae.data.page_html import count, percent, shortened, subject
 from pikavae.data.page_numbers import Colours, kept_share, shorter_side
-from pikavae.data.tokens import MAX_LENGTH
+from pikavae.data.shards import MAX_TOKENS
 
 FEW_PICTURES = 30
 MUCH_SET_ASIDE = 0.01
@@ -121,14 +121,14 @@ def _captions(used: Sequence[PictureFacts]) -> Iterator[Finding]:
     if not written:
         yield Finding("note", "No picture has a caption. The autoencoder needs none; a model conditioned on text does.")
         return
-    num_cut = sum(picture.num_tokens > MAX_LENGTH for picture in written)
+    num_cut = sum(picture.num_tokens > MAX_TOKENS for picture in written)
     if num_cut:
         yield Finding(
             "check",
-            f"{subject(num_cut, len(written), 'caption', 'is', 'are')} cut at {MAX_LENGTH} tokens.",
+            f"{subject(num_cut, len(written), 'caption', 'is', 'are')} cut at {MAX_TOKENS} tokens.",
         )
     else:
-        yield Finding("fine", f"No caption is longer than {MAX_LENGTH} tokens: none was cut.")
+        yield Finding("fine", f"No caption is longer than {MAX_TOKENS} tokens: none was cut.")
     if num_missing:
         yield Finding("note", f"{subject(num_missing, len(used), 'picture', 'has', 'have')} no caption.")
     caption, number = min(Counter(p.caption for p in written).items(), key=lambda item: (-item[1], item[0]))

@@ -12,7 +12,7 @@ import numpy as np
 
 from pikavae.data.page_charts import Bar, Chart
 from pikavae.data.page_facts import PictureFacts
-from pikavae.data.tokens import MAX_LENGTH
+from pikavae.data.shards import MAX_TOKENS
 
 COLOUR_SAMPLE = 2_000
 GRID_SIDE = 64
@@ -21,7 +21,7 @@ COLOUR_BINS = 32
 MAX_HALF_OCTAVES = 24
 MAX_QUARTER_OCTAVES = 12
 MAX_TOKEN_BARS = 96
-LONGEST_CAPTION = 4 * MAX_LENGTH
+LONGEST_CAPTION = 4 * MAX_TOKENS
 STOP_WORDS = frozenset(
     [
         "a",
@@ -120,14 +120,14 @@ def ratio_chart(pictures: Sequence[PictureFacts]) -> Chart:
 def token_chart(pictures: Sequence[PictureFacts]) -> Chart:
     """Lengths of the captions in tokens, with the limit marked; the last bar holds all that is longer."""
     lengths = Counter(min(p.num_tokens, LONGEST_CAPTION) for p in pictures if p.caption)
-    longest = max(MAX_LENGTH + 3, *lengths) if lengths else MAX_LENGTH + 3
+    longest = max(MAX_TOKENS + 3, *lengths) if lengths else MAX_TOKENS + 3
     width = math.ceil(longest / MAX_TOKEN_BARS)
     # Counted from the limit, so that no bar holds both whole and cut captions.
-    first = math.floor(-(MAX_LENGTH + 1) / width)
-    last = math.ceil((longest - MAX_LENGTH) / width)
+    first = math.floor(-(MAX_TOKENS + 1) / width)
+    last = math.ceil((longest - MAX_TOKENS) / width)
     bars = []
     for i in range(first, last):
-        low, high = MAX_LENGTH + i * width + 1, MAX_LENGTH + (i + 1) * width
+        low, high = MAX_TOKENS + i * width + 1, MAX_TOKENS + (i + 1) * width
         label = f"{max(low, 0)} to {high} tokens" if width > 1 else f"{high} tokens"
         if high >= LONGEST_CAPTION:
             label = f"{low} tokens and more"
@@ -135,12 +135,12 @@ def token_chart(pictures: Sequence[PictureFacts]) -> Chart:
         bars.append(Bar(low - 0.5, high + 0.5, value, label, warns=i >= 0))
     step = 20 if longest <= MAX_TOKEN_BARS else 50
     return Chart(
-        title=f"Histogram of the captions' lengths in tokens; the limit is {MAX_LENGTH}",
+        title=f"Histogram of the captions' lengths in tokens; the limit is {MAX_TOKENS}",
         bars=bars,
         ticks=[(position, str(position)) for position in range(0, longest + 1, step)],
         axis="tokens, start and end included",
         quantity="captions",
-        mark=(MAX_LENGTH + 0.5, f"limit, {MAX_LENGTH}"),
+        mark=(MAX_TOKENS + 0.5, f"limit, {MAX_TOKENS}"),
     )
 
 

@@ -34,7 +34,7 @@ from pikavae.data.page_numbers import (
     size_chart,
     token_chart,
 )
-from pikavae.data.tokens import MAX_LENGTH
+from pikavae.data.shards import MAX_TOKENS
 
 MOST_NAMES = 200
 FEW_NAMES = 12
@@ -126,7 +126,7 @@ def captions_section(facts: SetFacts, used: Sequence[PictureFacts]) -> Html:
     parts = []
     if written:
         lengths = sorted(picture.num_tokens for picture in written)
-        num_cut = sum(length > MAX_LENGTH for length in lengths)
+        num_cut = sum(length > MAX_TOKENS for length in lengths)
         chart = _figure(
             token_chart(written),
             "Length of the captions. ",

@@ -11,8 +11,8 @@ import numpy as np
 
 from pikavae.data.bpe import learn_bpe
 from pikavae.data.hub import one_line_errors
+from pikavae.data.shards import MAX_TOKENS
 
-MAX_LENGTH = 77
 VOCABULARY_SIZE = 2048
 
 
@@ -61,9 +61,9 @@ def tokenize(tokenizer: Any, captions: list[str]) -> tuple[np.ndarray, np.ndarra
         (N, 77) int32 and (N,) int32; the marks of start and end are counted.
     """
     if not captions:
-        return np.empty((0, MAX_LENGTH), np.int32), np.empty(0, np.int32)
-    padded = tokenizer(list(captions), padding="max_length", truncation=True, max_length=MAX_LENGTH)
+        return np.empty((0, MAX_TOKENS), np.int32), np.empty(0, np.int32)
+    padded = tokenizer(list(captions), padding="max_length", truncation=True, max_length=MAX_TOKENS)
     lengths = np.asarray(padded["attention_mask"], np.int32).sum(axis=1, dtype=np.int32)
-    for index in np.flatnonzero(lengths == MAX_LENGTH):
+    for index in np.flatnonzero(lengths == MAX_TOKENS):
         lengths[index] = len(tokenizer(captions[index])["input_ids"])
     return np.asarray(padded["input_ids"], np.int32), lengths

@@ -22,6 +22,9 @@ from pikavae.evaluation.protocol import protocol
 from pikavae.evaluation.report import ImageScore, Report
 from pikavae.model.autoencoder import AutoencoderKL, DiagonalGaussian
 
+FRAME = 0.85
+"""What surrounds pictures of other shapes in a panel, in [-1, 1]: a light grey."""
+
 
 class EvaluationPictures(Protocol):
     """A frozen set of square pictures of one size."""
@@ -45,7 +48,10 @@ class EvaluationPictures(Protocol):
     def __len__(self) -> int: ...
 
     def pixels(self, indices: Sequence[int]) -> Tensor:
-        """The pictures of these indices: (B, 3, H, W) uint8."""
+        """The pictures of these indices, which are of one shape: (B, 3, H, W) uint8."""
+
+    def batches(self, size: int) -> Iterator[list[int]]:
+        """All indices, those of one shape after the other, at most `size` at a time."""
 
 
 def evaluate(
@@ -157,7 +163,7 @@ def _measure(
     model: AutoencoderKL, pictures: EvaluationPictures, config: EvaluationConfig, device: torch.device
 ) -> _Measured:
     """Model and baselines on every picture."""
-    batches = _batches(range(len(pictures)), config.batch_size)
+    batches = list(pictures.batches(config.batch_size))
     colour = baselines.mean_colour(pictures.pixels(indices) for indices in batches)
     latents = LatentStatistics(model.config.latent_channels)
     own, bicubic, constant, not_finite, count = [], [], [], 0, 0
@@ -179,11 +185,9 @@ def _measure(
         not_finite += int((~reconstructions.isfinite()).sum())
         count += reconstructions.numel()
     share = not_finite / count
-    return _Measured(torch.cat(own).cpu(), torch.cat(bicubic), torch.cat(constant), latents, share, shown)
-
-
-def _batches(indices: Sequence[int], size: int) -> list[list[int]]:
-    return [list(indices[start : start + size]) for start in range(0, len(indices), size)]
+    in_order = torch.tensor([index for indices in batches for index in indices]).argsort()
+    own_scores, small_scores, flat_scores = (torch.cat(parts).cpu()[in_order] for parts in (own, bicubic, constant))
+    return _Measured(own_scores, small_scores, flat_scores, latents, share, shown)
 
 
 def _images(pictures: EvaluationPictures, indices: Sequence[int]) -> Tensor:
@@ -253,6 +257,16 @@ def _per_image(measured: _Measured, pictures: EvaluationPictures) -> list[ImageS
     ]
 
 
+def _framed(images: Sequence[Tensor]) -> Tensor:
+    """Pictures (3, H, W) of several shapes in the middle of one that all fit into: (N, 3, H, W)."""
+    height, width = (max(image.shape[side] for image in images) for side in (1, 2))
+    framed = torch.full((len(images), 3, height, width), FRAME)
+    for whole, image in zip(framed, images, strict=True):
+        top, left = (height - image.shape[1]) // 2, (width - image.shape[2]) // 2
+        whole[:, top : top + image.shape[1], left : left + image.shape[2]] = image
+    return framed
+
+
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
@@ -285,8 +299,8 @@ class _Shown:
 def _draw_panels(shown: _Shown, pictures: EvaluationPictures, own: Tensor, out: Path) -> None:
     """Write `panel.png` and `worst.png`."""
     for name, indices in (("panel.png", shown.first()), ("worst.png", shown.worst())):
-        originals = _images(pictures, indices)
-        reconstructions = torch.stack([shown.kept[i] for i in indices])
+        originals = _framed([_images(pictures, [i])[0] for i in indices])
+        reconstructions = _framed([shown.kept[i] for i in indices])
         rows = [
             ("original", originals),
             ("reconstruction", reconstructions),

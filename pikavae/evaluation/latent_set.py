@@ -176,6 +176,8 @@ def _check(model: AutoencoderKL, sides: Mapping[str, PictureSet]) -> None:
         size = pictures.image_size
         if len(pictures) == 0:
             raise UserError(f"data.source: the {side} side holds no pictures; add pictures")
+        if len(pictures.shapes) > 1:
+            raise UserError("data.crop buckets: latents are stored in one shape; set data.crop to center or random")
         if size % factor:
             below = max(factor, size - size % factor)
             raise UserError(

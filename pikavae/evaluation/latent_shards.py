@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from pikavae.data.dataset import PictureSet
-from pikavae.data.tokens import MAX_LENGTH
+from pikavae.data.shards import MAX_TOKENS
 from pikavae.errors import PikavaeError
 from pikavae.files import write_atomically
 
@@ -31,7 +31,7 @@ Settings = dict[str, Any]
 
 SETTINGS_KEY = b"pikavae"
 TEXTS = ("caption", "sha256", "name")
-CARRIED = pa.schema([("input_ids", pa.list_(pa.int32(), MAX_LENGTH)), *((name, pa.string()) for name in TEXTS)])
+CARRIED = pa.schema([("input_ids", pa.list_(pa.int32(), MAX_TOKENS)), *((name, pa.string()) for name in TEXTS)])
 """Columns that a shard takes over from the prepared set as they are."""
 ROWS_PER_GROUP = 128
 
@@ -121,7 +121,7 @@ def nested(values: Tensor) -> pa.Array:
 
 def carried(pictures: PictureSet, start: int, stop: int) -> pa.Table:
     """What the prepared set knows of these rows besides their pixels."""
-    return pictures.index.slice(start, stop - start).select(CARRIED.names).combine_chunks().cast(CARRIED)
+    return pictures.rows.slice(start, stop - start).select(CARRIED.names).combine_chunks().cast(CARRIED)
 
 
 def _schema(names: tuple[str, ...], shape: tuple[int, ...], settings: Settings) -> pa.Schema:
@@ -135,7 +135,7 @@ def _schema(names: tuple[str, ...], shape: tuple[int, ...], settings: Settings) 
     features = datasets.Features(
         {
             **dict.fromkeys(names, array),
-            "input_ids": datasets.Sequence(datasets.Value("int32"), length=MAX_LENGTH),
+            "input_ids": datasets.Sequence(datasets.Value("int32"), length=MAX_TOKENS),
             **dict.fromkeys(TEXTS, datasets.Value("string")),
         }
     )

@@ -8,13 +8,15 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from pikavae.config import Config
+from pikavae.data.dataset import PictureSet, PreparedSet
+from pikavae.data.loader import Loader, Order, way_of
 from pikavae.errors import NonFiniteLossError
 from pikavae.evaluation.metrics import psnr, ssim
 from pikavae.files import folder_atomically
@@ -22,11 +24,8 @@ from pikavae.model.autoencoder import AutoencoderKL
 from pikavae.model.snapshot import write_snapshot
 from pikavae.training.losses import loss_terms
 from pikavae.training.optimizers import learning_rate_factor, set_learning_rate, total_steps, update_ema
-from pikavae.training.order import indices_at, noise_at
+from pikavae.training.order import BucketOrder, indices_at, noise_at
 from pikavae.training.state import TrainState, restore_latest, step_name
-
-if TYPE_CHECKING:  # training itself needs no data set library
-    from pikavae.data.dataset import PictureSet, PreparedSet
 
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -105,32 +104,33 @@ def train(
     if start_step == 0:
         observer.preview(preview_pictures(state, prepared.validation, config, device), 0)
 
-    while not is_finished(state, config, total):
-        metrics = optimizer_step(state, config, prepared.train, device, total)
-        state.seconds = attempt.seconds()
-        observer.stepped(state, metrics["train/loss"], progress_of(state, config, total))
-        last = is_finished(state, config, total)
-
-        # Points of the curves
-        if last or state.step % config.training.log_every == 0:
-            rate = (state.images_seen - start_images) / (state.seconds - attempt.before)
-            observer.log(
-                {**metrics, "train/images_per_second": rate, "train/images_seen": state.images_seen}, state.step
-            )
-
-        # Pictures
-        if last or state.step % config.training.preview_every == 0:
-            observer.preview(preview_pictures(state, prepared.validation, config, device), state.step)
-
-        # Scores, and what is kept; the last step is measured and saved as every other
-        keep = last or state.step % config.training.checkpoint_every == 0
-        if keep or state.step % config.training.validate_every == 0:
-            scores = validate(state.averaged, prepared.validation, config, device)
-            observer.log(scores, state.step)
+    with open_loader(state, config, prepared.train, device) as loader:
+        while not is_finished(state, config, total):
+            metrics = optimizer_step(state, config, loader, device, total)
             state.seconds = attempt.seconds()
-            if keep:
-                state.scores[state.step] = scores[f"val/{config.evaluation.primary_metric}"]
-                save(state, config, folder, scores, observer)
+            observer.stepped(state, metrics["train/loss"], progress_of(state, config, total))
+            last = is_finished(state, config, total)
+
+            # Points of the curves
+            if last or state.step % config.training.log_every == 0:
+                rate = (state.images_seen - start_images) / (state.seconds - attempt.before)
+                observer.log(
+                    {**metrics, "train/images_per_second": rate, "train/images_seen": state.images_seen}, state.step
+                )
+
+            # Pictures
+            if last or state.step % config.training.preview_every == 0:
+                observer.preview(preview_pictures(state, prepared.validation, config, device), state.step)
+
+            # Scores, and what is kept; the last step is measured and saved as every other
+            keep = last or state.step % config.training.checkpoint_every == 0
+            if keep or state.step % config.training.validate_every == 0:
+                scores = validate(state.averaged, prepared.validation, config, device)
+                observer.log(scores, state.step)
+                state.seconds = attempt.seconds()
+                if keep:
+                    state.scores[state.step] = scores[f"val/{config.evaluation.primary_metric}"]
+                    save(state, config, folder, scores, observer)
 
     elapsed = max(state.seconds - attempt.before, 1e-9)
     return TrainResult(
@@ -171,15 +171,18 @@ def is_finished(state: TrainState, config: Config, total: int) -> bool:
 
 
 def optimizer_step(
-    state: TrainState, config: Config, pictures: PictureSet, device: torch.device, total: int
+    state: TrainState, config: Config, loader: Loader, device: torch.device, total: int
 ) -> dict[str, float]:
-    """One step over `accumulation` batches, whose gradients are averaged; returns the loss terms as `train/...`."""
-    training = config.training
+    """One step over `accumulation` batches, whose gradients are averaged; returns the loss terms as `train/...`.
+
+    With them `train/data_wait_fraction`: the share of the step's time that went into waiting for pictures, in [0, 1].
+    """
+    began, waited, training = time.perf_counter(), loader.seconds_waited, config.training
     factor = learning_rate_factor(config.optimizer, state.step, progress_of(state, config, total))
     set_learning_rate(state.optimizer, factor)
     sums: dict[str, Tensor] = {}
     for _ in range(training.accumulation):
-        images, noise = next_batch(state, config, pictures, device)
+        images, noise = next_batch(state, config, loader)
         with autocast(config, device):
             reconstructions, posterior = state.model(images, noise)
         terms = loss_terms(config.loss, images, reconstructions, posterior)
@@ -205,23 +208,35 @@ def optimizer_step(
     if state.ema is not None and training.ema_decay is not None:
         update_ema(state.ema, state.model, training.ema_decay, state.step)
     values = {f"train/{name}": value for name, value in means.items()}
-    return {**values, "train/learning_rate": learning_rate, "train/gradient_norm": norm}
+    waiting = (loader.seconds_waited - waited) / (time.perf_counter() - began)
+    return {
+        **values,
+        "train/learning_rate": learning_rate,
+        "train/gradient_norm": norm,
+        "train/data_wait_fraction": waiting,
+    }
 
 
-def next_batch(state: TrainState, config: Config, pictures: PictureSet, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The next pictures of the stream, (B, 3, H, W) float32 in [-1, 1], and their noise, (B, Z, H/f, W/f)."""
+def open_loader(state: TrainState, config: Config, pictures: PictureSet, device: torch.device) -> Loader:
+    """The training pictures from where the state stands, to be closed by a `with`."""
     count, seed = config.training.batch_size, config.training.seed
-    side = pictures.image_size // config.model.downsampling_factor
-    indices = indices_at(state.images_seen, count, num_images=len(pictures), seed=seed)
-    noise = noise_at(state.images_seen, count, shape=(config.model.latent_channels, side, side), seed=seed)
+    if config.data.crop == "buckets":
+        order: Order = BucketOrder(pictures.by_shape, count, seed)
+    else:
+        order = partial(indices_at, count=count, num_images=len(pictures), seed=seed)
+    way = way_of(pictures, config.training.resident, device)
+    return Loader(pictures, order, state.images_seen, config, device, way)
+
+
+def next_batch(state: TrainState, config: Config, loader: Loader) -> tuple[Tensor, Tensor]:
+    """The next pictures of the stream, (B, 3, H, W) float32 in [-1, 1], and their noise, (B, Z, H/f, W/f)."""
+    assert loader.position == state.images_seen, "the loader was opened for another place in the stream"
+    images, factor = next(loader), config.model.downsampling_factor
+    count, height, width = len(images), images.shape[2] // factor, images.shape[3] // factor
+    shape = (config.model.latent_channels, height, width)
+    noise = noise_at(state.images_seen, count, shape=shape, seed=config.training.seed)
     state.images_seen += count
-    return to_device(pictures.batch(indices)["pixel_values"], config, device), noise.to(device)
-
-
-def to_device(images: Tensor, config: Config, device: torch.device) -> Tensor:
-    """Pictures on the device, in the configured memory layout."""
-    layout = torch.channels_last if config.training.channels_last else torch.contiguous_format
-    return images.to(device, non_blocking=True).contiguous(memory_format=layout)
+    return images, noise.to(images.device)
 
 
 def autocast(config: Config, device: torch.device) -> AbstractContextManager[object]:
@@ -235,23 +250,22 @@ def reconstruct(
     model: AutoencoderKL, pictures: PictureSet, indices: list[int], config: Config, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Pictures, their reconstructions from the posterior's mode, and its KL (B,), computed in float32 on the device."""
-    images = to_device(pictures.batch(indices)["pixel_values"], config, device)
+    layout = torch.channels_last if config.training.channels_last else torch.contiguous_format
+    images = pictures.batch(indices)["pixel_values"].to(device).contiguous(memory_format=layout)
     posterior = model.encode(images)
     return images, model.decode(posterior.mode()), posterior.kl()
 
 
 def preview_pictures(state: TrainState, pictures: PictureSet, config: Config, device: torch.device) -> Tensor:
     """The first validation pictures, reconstructed: (N, 3, H, W) float32 on the CPU."""
-    indices = list(range(min(config.training.preview_images, len(pictures))))
+    indices = pictures.first_alike(config.training.preview_images)
     return reconstruct(state.averaged, pictures, indices, config, device)[1].cpu()
 
 
 def validate(model: AutoencoderKL, pictures: PictureSet, config: Config, device: torch.device) -> dict[str, float]:
     """Means over all validation pictures: `val/psnr` (dB), `val/ssim`, `val/kl_nats_per_image`."""
-    size = config.evaluation.batch_size
     columns: dict[str, list[Tensor]] = {"val/psnr": [], "val/ssim": [], "val/kl_nats_per_image": []}
-    for start in range(0, len(pictures), size):
-        indices = list(range(start, min(start + size, len(pictures))))
+    for indices in pictures.batches(config.evaluation.batch_size):
         images, reconstructions, kl = reconstruct(model, pictures, indices, config, device)
         columns["val/psnr"].append(psnr(reconstructions, images))
         columns["val/ssim"].append(ssim(reconstructions, images))

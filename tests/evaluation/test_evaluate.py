@@ -2,7 +2,7 @@ import csv
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from pikavae.evaluation.evaluate import evaluate
 from pikavae.evaluation.metrics import mse, psnr, ssim
 from pikavae.evaluation.report import Report
 from pikavae.model.autoencoder import AutoencoderKL
+from tests.data.prepared import make_prepared
 
 TINY = ModelConfig(channels=(8, 16), norm_groups=4)
 CPU = torch.device("cpu")
@@ -47,6 +48,10 @@ class Pictures:
 
     def pixels(self, indices: Sequence[int]) -> Tensor:
         return self.content[list(indices)]
+
+    def batches(self, size: int) -> Iterator[list[int]]:
+        for start in range(0, len(self), size):
+            yield list(range(start, min(start + size, len(self))))
 
 
 class BrokenOnDark(AutoencoderKL):
@@ -284,3 +289,25 @@ def test_an_empty_set_is_the_users_mistake(tmp_path):
     with pytest.raises(UserError, match=r"data\.source.*no pictures.*data\.validation_fraction"):
         run(tmp_path, model(), pictures(0))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_pictures_of_several_shapes_are_measured_each_for_itself(tmp_path):
+    generator = np.random.default_rng(0)
+    shapes = [(16, 16), (24, 8), (8, 24), (16, 16), (8, 24)]
+    pictures = [generator.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in shapes]
+    mixed = make_prepared(tmp_path / "set", pictures, pictures[:1], image_size=16, crop="buckets").train
+    subject = AutoencoderKL(ModelConfig(channels=(8, 8), norm_groups=4)).eval()
+
+    def measured(one, out):
+        out.mkdir()
+        config = EvaluationConfig(batch_size=2)
+        return evaluate(subject, one, config, out, device=torch.device("cpu"), provenance={}).per_image
+
+    together = measured(mixed, tmp_path / "together")
+    assert [score.name for score in together] == mixed.names
+    for number, pixels in enumerate(pictures):
+        alone = Pictures(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None])
+        (score,) = measured(alone, tmp_path / f"alone-{number}")
+        assert together[number].psnr == pytest.approx(score.psnr, abs=1e-4)
+    with Image.open(tmp_path / "together" / "panel.png") as panel:
+        assert panel.width > 5 * 24

@@ -1,40 +1,19 @@
-"""A picture set in memory, and configurations that train in a second."""
-
-from dataclasses import dataclass
+"""A small prepared set, and configurations that train in a second."""
 
 import pytest
 import torch
-from torch import Tensor
 
 from pikavae.config import Config, parse_config
-
-
-@dataclass
-class Pictures:
-    """What training needs of a picture set: smooth random pictures, 8 bits a channel."""
-
-    data: Tensor
-    image_size: int = 16
-
-    def __len__(self):
-        return len(self.data)
-
-    def batch(self, indices):
-        return {"pixel_values": self.data[list(indices)].float() / 127.5 - 1.0}
-
-
-@dataclass
-class Prepared:
-    train: Pictures
-    validation: Pictures
+from tests.data.prepared import make_prepared
 
 
 @pytest.fixture(scope="session")
-def prepared():
+def prepared(tmp_path_factory):
+    """Ten smooth random pictures to train on, and four to validate."""
     noise = torch.rand(14, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     smooth = torch.nn.functional.interpolate(noise, scale_factor=4, mode="bilinear")
-    data = (smooth * 255).to(torch.uint8)
-    return Prepared(Pictures(data[:10]), Pictures(data[10:]))
+    pictures = list((smooth * 255).to(torch.uint8).permute(0, 2, 3, 1).numpy())
+    return make_prepared(tmp_path_factory.mktemp("prepared") / "set", pictures[:10], pictures[10:], image_size=16)
 
 
 def make_config(**overrides) -> Config:

@@ -12,7 +12,7 @@ from pikavae.config import load_config
 from pikavae.errors import NonFiniteLossError
 from pikavae.model.snapshot import WEIGHTS_NAME, read_snapshot
 from pikavae.training import loop
-from pikavae.training.loop import Observer, Stopwatch, best_step, optimizer_step, train
+from pikavae.training.loop import Observer, Stopwatch, best_step, open_loader, optimizer_step, train
 from pikavae.training.state import TrainState, restore_latest
 from tests.training.conftest import make_config
 
@@ -51,6 +51,12 @@ class Notes(Observer):
 
     def values(self, name):
         return {step: value for step, point, value in self.points if point == name}
+
+
+def step_of(state, config, prepared, total):
+    """One optimizer step, with a loader of its own."""
+    with open_loader(state, config, prepared.train, CPU) as loader:
+        return optimizer_step(state, config, loader, CPU, total)
 
 
 def weights(folder, step=6):
@@ -116,10 +122,7 @@ def test_accumulated_batches_give_the_step_of_one_large_batch(prepared):
     large = make_config(**{"training.batch_size": 6})
     split = make_config(**{"training.batch_size": 2, "training.accumulation": 3})
     states = [TrainState.fresh(config, CPU) for config in (large, split)]
-    metrics = [
-        optimizer_step(state, config, prepared.train, CPU, 6)
-        for state, config in zip(states, (large, split), strict=True)
-    ]
+    metrics = [step_of(state, config, prepared, 6) for state, config in zip(states, (large, split), strict=True)]
     assert metrics[0]["train/loss"] == pytest.approx(metrics[1]["train/loss"], rel=1e-5)
     assert metrics[0]["train/gradient_norm"] == pytest.approx(metrics[1]["train/gradient_norm"], rel=1e-4)
     assert states[0].images_seen == states[1].images_seen == 6
@@ -136,7 +139,7 @@ def test_gradients_are_clipped_to_the_configured_norm(prepared):
             norm=torch.stack([p.grad.norm() for g in optimizer.param_groups for p in g["params"]]).norm().item()
         )
     )
-    metrics = optimizer_step(state, config, prepared.train, CPU, 6)
+    metrics = step_of(state, config, prepared, 6)
     assert seen["norm"] == pytest.approx(1e-3, rel=1e-3)
     assert metrics["train/gradient_norm"] > 1e-3
 
@@ -145,12 +148,12 @@ def test_gradients_are_clipped_to_the_configured_norm(prepared):
 def test_a_non_finite_loss_stops_before_the_step_and_says_where(prepared, poisoned):
     config = make_config()
     state = TrainState.fresh(config, CPU)
-    optimizer_step(state, config, prepared.train, CPU, 6)
+    step_of(state, config, prepared, 6)
     with torch.no_grad():
         state.model.get_parameter(poisoned).view(-1)[0] = math.nan
     before = {name: value.clone() for name, value in state.model.state_dict().items()}
     with pytest.raises(NonFiniteLossError, match=r"step 2: loss nan, mse nan, kl_nats_per_image .*learning rate 0.001"):
-        optimizer_step(state, config, prepared.train, CPU, 6)
+        step_of(state, config, prepared, 6)
     after = state.model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before if name != poisoned)
     assert state.step == 1
@@ -162,7 +165,7 @@ def test_snapshots_hold_the_moving_average(tmp_path, prepared):
     state = TrainState.fresh(config, CPU)
     average = {name: value.clone() for name, value in state.model.named_parameters()}
     for step in (1, 2, 3):
-        optimizer_step(state, config, prepared.train, CPU, 3)
+        step_of(state, config, prepared, 3)
         decay = min(0.5, (1 + step) / (10 + step))
         average = {name: decay * average[name] + (1 - decay) * p for name, p in state.model.named_parameters()}
     saved = weights(tmp_path, 3)
@@ -237,7 +240,7 @@ def test_fp16_skips_an_overflowing_step_and_lowers_the_scale(prepared):
     state = TrainState.fresh(config, CPU)
     state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
     before = state.model.quant_conv.weight.clone()
-    optimizer_step(state, config, prepared.train, CPU, 6)
+    step_of(state, config, prepared, 6)
     assert torch.equal(state.model.quant_conv.weight, before)
     assert state.scaler.get_scale() < 2.0**60
 

@@ -17,14 +17,16 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import psutil
+from PIL import Image
 
 from pikavae.data.sprites import draw_sprite
 
 SECONDS_BETWEEN_LOOKS = 0.05
+NUM_SPRITES = 1000
 
 
 def main() -> None:
@@ -45,27 +47,23 @@ def main() -> None:
 
 
 def draw(folder: Path, count: int) -> Path:
-    """A folder of `count` sprites as PNG files with captions beside them."""
+    """A folder of `count` PNG files with captions beside them: each the left of a sprite and the right of another."""
     pictures = folder / f"sprites-{count}"
     if not (pictures / "complete").is_file():
-        with ProcessPoolExecutor() as pool:
-            step = 500
-            list(
-                pool.map(
-                    _draw_some, *zip(*[(pictures, i, min(i + step, count)) for i in range(0, count, step)], strict=True)
-                )
-            )
+        sprites = [draw_sprite(7, index) for index in range(min(count, NUM_SPRITES))]
+        arrays = [np.asarray(sprite.image.convert("RGB")) for sprite in sprites]
+        half = arrays[0].shape[1] // 2
+        for index in range(count):
+            part = pictures / f"{index // 1000:04d}"
+            part.mkdir(parents=True, exist_ok=True)
+            left = index % len(sprites)
+            right = (left + index // len(sprites)) % len(sprites)
+            pixels = np.concatenate([arrays[left][:, :half], arrays[right][:, half:]], axis=1)
+            Image.fromarray(pixels).save(part / f"{index:06d}.png", compress_level=1)
+            caption = f"{sprites[left].caption}; {sprites[right].caption}"
+            (part / f"{index:06d}.txt").write_text(caption, encoding="utf-8")
         (pictures / "complete").touch()
     return pictures
-
-
-def _draw_some(folder: Path, start: int, stop: int) -> None:
-    part = folder / f"{start // 1000:04d}"
-    part.mkdir(parents=True, exist_ok=True)
-    for index in range(start, stop):
-        sprite = draw_sprite(7, index)
-        sprite.image.resize((96, 96)).save(part / f"{sprite.name}.png", compress_level=1)
-        (part / f"{sprite.name}.txt").write_text(sprite.caption, encoding="utf-8")
 
 
 def measure(folder: Path, count: int, size: int) -> list[tuple[str, float, int, str]]:

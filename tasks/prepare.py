@@ -1,6 +1,7 @@
 """Stage one as a Prefect task."""
 
 from prefect import task
+from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from pikavae import operations
@@ -19,5 +20,9 @@ from tasks.retries import DELAYS_SECONDS, is_transient
     persist_result=False,
 )
 def prepare(config: Config) -> Prepared:
-    """Prepare the pictures, or find them prepared."""
-    return operations.prepare(config)
+    """Prepare the pictures, or find them prepared, and show on the flow run's page what they are."""
+    prepared = operations.prepare(config)
+    create_markdown_artifact(
+        operations.data_markdown(prepared), key="prepared-set", description="Counts, and what was set aside"
+    )
+    return prepared

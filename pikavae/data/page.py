@@ -102,7 +102,7 @@ def _header(facts: SetFacts) -> Html:
         tag(
             "p",
             tag("bdi", shortened(facts.source, VALUE_LENGTH)),
-            f", as squares of {facts.image_size} px; fingerprint ",
+            f", prepared at {facts.image_size} px; fingerprint ",
             tag("code", shortened(facts.fingerprint, NAME_LENGTH)),
             class_="subtitle",
         ),

@@ -17,7 +17,7 @@ from pikavae.operations.planning import plan
 from pikavae.operations.promotion import history, promote, promotion_result, rollback
 from pikavae.operations.results import Evaluated, Prepared, Registered, Trained
 from pikavae.operations.retraining import Retraining, plan_retraining
-from pikavae.operations.summary import result_markdown, summary
+from pikavae.operations.summary import data_markdown, result_markdown, summary
 from pikavae.operations.ui import mlflow_page, serve_mlflow, start_mlflow
 from pikavae.stages import Plan
 
@@ -30,6 +30,7 @@ __all__ = [
     "Retraining",
     "Trained",
     "config_of_model",
+    "data_markdown",
     "doctor",
     "encode",
     "evaluate",

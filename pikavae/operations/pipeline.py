@@ -18,6 +18,7 @@ import torch
 from pikavae import runs, stages
 from pikavae.config import Config
 from pikavae.data.dataset import PictureSet, PreparedSet
+from pikavae.data.prepare import PAGE_NAME
 from pikavae.data.prepare import prepare as prepare_data
 from pikavae.errors import PikavaeError
 from pikavae.evaluation.evaluate import evaluate as evaluate_pictures
@@ -101,6 +102,7 @@ def train(
         with recording(log):
             log.set_tags({**git_tags(CHECKOUT), **(links or {})})
             log.set_note(run_note(config, prepared.pictures, log, links or {}))
+            log.log_file(prepared.pictures.path / PAGE_NAME, "data")
             if links and (flow_run_id := links.get("pikavae.flow_run_id")):
                 log.add_attempt(flow_run_id)
             result = _train_in(config, prepared.pictures, run, log, start)
@@ -305,11 +307,7 @@ def _train_in(config: Config, pictures: PreparedSet, run: RunFolder, log: RunLog
 
 def data_metrics(pictures: PreparedSet) -> dict[str, float]:
     """Counts of the prepared set as `data/...`."""
-    return {
-        "data/num_train": float(len(pictures.train)),
-        "data/num_validation": float(len(pictures.validation)),
-        "data/num_quarantined": float(pictures.record["num_quarantined"]),
-    }
+    return {f"data/{name}": float(value) for name, value in pictures.record.items() if name.startswith("num_")}
 
 
 def run_name(config: Config) -> str:
@@ -321,14 +319,17 @@ def run_name(config: Config) -> str:
 
 def run_note(config: Config, pictures: PreparedSet, log: RunLog, links: Mapping[str, str]) -> str:
     """The run's description in the UI: what it is, and where its configuration and its flow run are."""
-    yaml = ui_url("", log.experiment_id, log.run_id, "artifacts/config.yaml").removeprefix("/")
+    yaml, page = (
+        ui_url("", log.experiment_id, log.run_id, f"artifacts/{name}").removeprefix("/")
+        for name in ("config.yaml", f"data/{PAGE_NAME}")
+    )
     lines = [
         f"Autoencoder (f{config.model.downsampling_factor}, {config.model.latent_channels} latent channels) on "
         f"`{config.data.source}`: {len(pictures.train)} training and {len(pictures.validation)} validation pictures of "
         f"{config.data.image_size} px.",
         "",
         f"- Configuration: [config.yaml]({yaml})",
-        f"- Prepared set: `{pictures.fingerprint}`",
+        f"- Pictures: [what they are and what was done to them]({page}), prepared set `{pictures.fingerprint}`",
     ]
     if flow_run := links.get("pikavae.flow_run_id"):
         url = links.get("pikavae.flow_run_url")

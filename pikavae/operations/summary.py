@@ -5,9 +5,12 @@ from __future__ import annotations
 import base64
 from typing import Any
 
+from pikavae.data.prepare import PAGE_NAME
 from pikavae.home import home
 from pikavae.operations.results import Evaluated, Prepared, Registered, Trained
 from pikavae.tracking import ui_base, ui_url
+
+MAX_LISTED = 20
 
 
 def summary(prepared: Prepared, trained: Trained, evaluated: Evaluated, registered: Registered) -> dict[str, Any]:
@@ -32,16 +35,38 @@ def summary(prepared: Prepared, trained: Trained, evaluated: Evaluated, register
     }
 
 
+def data_markdown(prepared: Prepared) -> str:
+    """The prepared set in a few lines: counts, what was set aside and why, and where the page about it is."""
+    pictures, record = prepared.pictures, prepared.pictures.record
+    aside = [*record["quarantined"], *record["unused"], *record["set_aside"]]
+    listed = [f"- `{item['name']}`: {item['reason']}" for item in aside[:MAX_LISTED]]
+    return "\n".join(
+        [
+            f"## Prepared set `{pictures.fingerprint}`",
+            "",
+            f"{len(pictures.train):,} training and {len(pictures.validation):,} validation pictures; "
+            f"{record['num_exact_duplicates']:,} equal and {record['num_near_duplicates']:,} near duplicates; "
+            f"{record['captions']['missing']:,} without a caption, {record['captions']['truncated']:,} captions cut.",
+            "",
+            f"Pictures, sizes, colours, captions and duplicates: `{pictures.path / PAGE_NAME}`; a run in MLflow has "
+            f"that page among its artifacts, under `data`.",
+            "",
+            f"### Set aside: {len(aside):,}",
+            *listed,
+            *([f"- and {len(aside) - MAX_LISTED:,} more"] if len(aside) > MAX_LISTED else []),
+        ]
+    )
+
+
 def result_markdown(prepared: Prepared, trained: Trained, evaluated: Evaluated, registered: Registered) -> str:
     """The run on a page: scores against the baselines, links, and the panel of reconstructions."""
     run, version = trained.run, registered.version
     base = ui_base(home())
     experiment = str(trained.result["experiment_id"])
-    where = (
-        f"[open in MLflow]({ui_url(base, experiment, run.run_id)})"
-        if base
-        else f"`pikavae ui --run {run.run_id}` opens it"
-    )
+    where, page = f"`pikavae ui --run {run.run_id}` opens it", f"`{prepared.pictures.path / PAGE_NAME}`"
+    if base:
+        where = f"[open in MLflow]({ui_url(base, experiment, run.run_id)})"
+        page = f"[all about its pictures]({ui_url(base, experiment, run.run_id, f'artifacts/data/{PAGE_NAME}')})"
     panel = base64.b64encode((evaluated.folder / "panel.png").read_bytes()).decode()
     return "\n".join(
         [
@@ -50,7 +75,7 @@ def result_markdown(prepared: Prepared, trained: Trained, evaluated: Evaluated, 
             evaluated.report.summary_markdown(),
             "",
             f"- MLflow run `{run.run_id}`: {where}",
-            f"- prepared set `{prepared.pictures.fingerprint}`",
+            f"- prepared set `{prepared.pictures.fingerprint}`: {page}",
             f"- report `{evaluated.folder.name}`, snapshot `{trained.snapshot.name}`",
             "",
             f"![reconstructions](data:image/png;base64,{panel})",

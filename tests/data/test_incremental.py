@@ -259,7 +259,9 @@ def test_other_crops_store_pictures_in_their_own_shape(tmp_path, crop):
         Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(folder / f"{i}.png")
     prepared, _ = prepare(config(folder, crop=crop), tmp_path / "prepared")
     shapes = {
-        name: side.shape(i) for side in (prepared.train, prepared.validation) for i, name in enumerate(side.names)
+        name: side.stored_shape(i)
+        for side in (prepared.train, prepared.validation)
+        for i, name in enumerate(side.names)
     }
     if crop == "random":
         assert shapes["0.png"] == (32, 48)

@@ -21,8 +21,10 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -35,8 +37,9 @@ from pikavae.data.loader import Loader, Way
 from pikavae.data.shards import INDEX_SCHEMA, ShardWriter
 from pikavae.training.order import indices_at
 
-ENCODED = {"PNG": {"format": "PNG"}, "WebP lossless": {"format": "WEBP", "lossless": True}}
+ENCODED: dict[str, dict[str, Any]] = {"PNG": {"format": "PNG"}, "WebP lossless": {"format": "WEBP", "lossless": True}}
 PICTURES_PER_SHARD = 64
+ORIGINAL, OURS = "original: float32 by datasets", "shards, direct"
 
 
 def draw(count: int, size: int) -> list[np.ndarray]:
@@ -164,10 +167,10 @@ def size_on_disk(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def written_again(write: Callable[[Path], None], folder: Path) -> float:
-    """Seconds to write into a folder that is not there."""
+def written_again(write: Callable[[Path], None], folder: Path) -> None:
+    """Write into a folder in place of what is there."""
     shutil.rmtree(folder, ignore_errors=True)
-    return seconds(lambda: write(folder))
+    write(folder)
 
 
 def consume(stream: Iterator[object]) -> None:
@@ -225,64 +228,58 @@ def equal_pixels(pictures: PictureSet, floats: Path) -> bool:
     return all(torch.equal(one, other) for one, other in zip(ours, read_float32(floats), strict=True))
 
 
+def ways_to_read(
+    arguments: argparse.Namespace, floats: Path, pictures: PictureSet, files: dict[str, list[bytes]], stack: ExitStack
+) -> dict[str, tuple[int, Callable[[], object]]]:
+    """By name: how many pictures are read, and what reads them."""
+    count, few = arguments.count, arguments.few
+    reads: dict[str, tuple[int, Callable[[], object]]] = {ORIGINAL: (count, lambda: consume(read_float32(floats)))}
+    streams: list[tuple[str, Way, bool]] = [
+        (OURS, "direct", False),
+        ("shards, direct, mirrored by chance", "direct", True),
+        ("shards, read ahead by a thread", "streamed", False),
+        ("kept in memory", "resident", False),
+    ]
+    for name, way, flip in streams:
+        stream = stack.enter_context(loader(pictures, arguments.size, arguments.batch, way, flip=flip))
+        reads[name] = (count, partial(read_batches, stream, count, arguments.batch))
+    for kind, encoded in files.items():
+        reads[kind] = (few, partial(decode_all, encoded))
+        reads[f"{kind}, {arguments.workers} threads"] = (few, partial(decode_with_threads, encoded, arguments.workers))
+    return reads
+
+
+def in_turn(reads: dict[str, tuple[int, Callable[[], object]]], rounds: int) -> dict[str, list[float]]:
+    """Seconds a picture of each way, in rounds of all ways, after one round that warms up."""
+    times: dict[str, list[float]] = {name: [] for name in reads}
+    for round_number in range(rounds + 1):
+        for name, (count, read) in reads.items():
+            elapsed = seconds(read) / count
+            times[name] += [elapsed] if round_number else []
+    return times
+
+
 def measure(arguments: argparse.Namespace, folder: Path) -> None:
     """Write, read, and print the table."""
-    count, size, batch = arguments.count, arguments.size, arguments.batch
-    drawn = draw(count, size)
-    files = {kind: encode(drawn[: arguments.few], kind) for kind in ENCODED}
+    drawn = draw(arguments.count, arguments.size)
+    few = drawn[: arguments.few]
+    files = {kind: encode(few, kind) for kind in ENCODED}
     floats, shards = folder / "float32", folder / "shards"
-    write_float32(drawn, floats)
-    write_shards(drawn, shards)
-    pictures = open_shards(shards, count, size)
-    reads: dict[str, tuple[int, Callable[[], object]]] = {
-        "original: float32 by datasets": (count, lambda: consume(read_float32(floats)))
+    writes: dict[str, tuple[int, Callable[[], object]]] = {
+        ORIGINAL: (arguments.count, partial(written_again, partial(write_float32, drawn), floats)),
+        OURS: (arguments.count, partial(written_again, partial(write_shards, drawn), shards)),
+        **{kind: (arguments.few, partial(encode, few, kind)) for kind in ENCODED},
     }
-    streams = []
-    for name, way, flip in (
-        ("shards, direct", "direct", False),
-        ("shards, direct, flips", "direct", True),
-        ("shards, streamed (a thread more)", "streamed", False),
-        ("resident (in memory)", "resident", False),
-    ):
-        streams.append(loader(pictures, size, batch, way, flip=flip))
-        reads[name] = (count, partial(read_batches, streams[-1], count, batch))
-    for kind in ENCODED:
-        reads[f"{kind}, decoded"] = (arguments.few, partial(decode_all, files[kind]))
-        reads[f"{kind}, decoded by {arguments.workers} threads"] = (
-            arguments.few,
-            partial(decode_with_threads, files[kind], arguments.workers),
-        )
-    writes: dict[str, tuple[int, Callable[[], float]]] = {
-        "original: float32 by datasets": (
-            count,
-            partial(written_again, partial(write_float32, drawn), folder / "again"),
-        ),
-        "shards, direct": (count, partial(written_again, partial(write_shards, drawn), folder / "again")),
-    }
-    for kind in ENCODED:
-        few = drawn[: arguments.few]
-        writes[f"{kind}, decoded"] = (arguments.few, partial(seconds, partial(encode, few, kind)))
-    read_times: dict[str, list[float]] = {name: [] for name in reads}
-    write_times: dict[str, list[float]] = {name: [] for name in writes}
-    for round_number in range(arguments.rounds + 1):  # the first round warms up
-        for name, (number, read) in reads.items():
-            elapsed = seconds(read) / number
-            read_times[name] += [elapsed] if round_number else []
-        for name, (number, write) in writes.items():
-            if round_number <= arguments.write_rounds:
-                elapsed = write() / number
-                write_times[name] += [elapsed] if round_number else []
-    for stream in streams:
-        stream.__exit__(None, None, None)
+    write_times = in_turn(writes, arguments.write_rounds)
+    pictures = open_shards(shards, arguments.count, arguments.size)
+    with ExitStack() as stack:
+        read_times = in_turn(ways_to_read(arguments, floats, pictures, files, stack), arguments.rounds)
     bytes_each = {
-        "original: float32 by datasets": size_on_disk(floats) / count,
-        "shards, direct": size_on_disk(shards) / count,
-        **{f"{kind}, decoded": statistics.mean(map(len, files[kind])) for kind in ENCODED},
+        ORIGINAL: size_on_disk(floats) / arguments.count,
+        OURS: size_on_disk(shards) / arguments.count,
+        **{kind: statistics.mean(map(len, encoded)) for kind, encoded in files.items()},
     }
-    memory = {
-        "original: float32 by datasets": peak_memory("float32", floats, arguments),
-        "shards, direct": peak_memory("shards", shards, arguments),
-    }
+    memory = {ORIGINAL: peak_memory("float32", floats, arguments), OURS: peak_memory("shards", shards, arguments)}
     print_table(arguments, read_times, write_times, bytes_each, memory)
     print(f"\nfloat32 pixels of both ways equal bit for bit: {equal_pixels(pictures, floats)}")
 
@@ -299,7 +296,7 @@ def print_table(
         f"{arguments.count} pictures of {arguments.size} px, batches of {arguments.batch}, {arguments.rounds} rounds\n"
     )
     print(f"{'way':36}{'read/s':>9}{'(min - max)':>16}{'times':>7}{'written/s':>11}{'kB each':>10}{'peak MB':>9}")
-    reference = statistics.median(read_times["original: float32 by datasets"])
+    reference = statistics.median(read_times[ORIGINAL])
     for name, times in read_times.items():
         median = statistics.median(times)
         spread = f"({1 / max(times):.0f} - {1 / min(times):.0f})"

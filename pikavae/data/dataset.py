@@ -214,7 +214,7 @@ def to_float(pixels: Tensor, out: Tensor | None = None) -> Tensor:
     """
     out = torch.empty(pixels.shape, dtype=torch.float32, device=pixels.device) if out is None else out
     # CUDA multiplies by the rounded reciprocal of a plain number, but divides by a tensor.
-    return out.copy_(pixels).div_(torch.full((), 127.5, device=pixels.device)).sub_(1.0)
+    return out.copy_(pixels).div_(torch.full((), 127.5, dtype=torch.float32, device=pixels.device)).sub_(1.0)
 
 
 @dataclass(frozen=True)

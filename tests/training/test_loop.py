@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from safetensors.torch import load_file
 from pikavae.config import load_config
 from pikavae.errors import NonFiniteLossError
 from pikavae.model.snapshot import WEIGHTS_NAME, read_snapshot
+from pikavae.training import loop
 from pikavae.training.loop import Observer, best_step, open_loader, optimizer_step, train
 from pikavae.training.state import TrainState, restore_latest
 from tests.training.conftest import make_config
@@ -213,6 +215,20 @@ def test_a_budget_in_minutes_ends_the_run_and_the_learning_rate_with_it(tmp_path
     assert 1 < result.steps < 10**6
     rates = notes.values("train/learning_rate")
     assert rates[result.steps] < 0.1 * rates[1]
+    read_snapshot(result.snapshot)
+
+
+def test_a_budget_that_ends_while_scores_are_measured_is_used_up_by_one_more_step(tmp_path, prepared, monkeypatch):
+    """So that the last step is measured and saved as every other."""
+    measure = loop.validate
+
+    def slow(*arguments):
+        time.sleep(0.4)
+        return measure(*arguments)
+
+    monkeypatch.setattr(loop, "validate", slow)
+    endless = {"training.steps": 10**6, "training.checkpoint_every": 10**6, "training.validate_every": 1}
+    result = train(make_config(**endless, **{"training.minutes": 0.3 / 60}), prepared, tmp_path, CPU)
     read_snapshot(result.snapshot)
 
 

@@ -37,8 +37,8 @@ class Recorder(Observer):
     def __init__(self, run: RunLog, previews: Path, validation: PictureSet, num_preview_images: int) -> None:
         self.run = run
         self.previews = previews
-        self.count = min(num_preview_images, len(validation))
-        self.originals = validation.batch(list(range(self.count)))["pixel_values"]
+        self.originals = validation.batch(validation.first_alike(num_preview_images))["pixel_values"]
+        self.count = len(self.originals)
         self.model_ids = {checkpoint.step: checkpoint.model_id for checkpoint in run.checkpoints()}
         self.bar: tqdm[Any] | None = None
         self.score = ""

@@ -29,6 +29,7 @@ NOT_IN_KEYS = frozenset(
         "validate_every",
         "checkpoint_every",
         "keep_checkpoints",
+        "resident",
     )
 )
 """Fields that decide where a run computes and how often it writes, but not what comes out of it."""
@@ -60,6 +61,7 @@ def train_inputs(config: Config, fingerprint: str, threads: int, start: str | No
     fields = {name: value for name, value in config.flat().items() if name.startswith(sections)}
     return {
         **{name: value for name, value in fields.items() if name not in NOT_IN_KEYS},
+        "data.flip": config.data.flip,
         "training.threads": threads,
         "prepared set": fingerprint,
         "code of pikavae/model": code_version("model"),

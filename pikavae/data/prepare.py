@@ -40,8 +40,10 @@ Progress = Callable[[int, int | None], None]
 
 INPUTS_NAME, PAGE_NAME = "inputs.json", "page.html"
 SPRITE_FIELDS = {"sprites_count", "sprites_seed"}
-SOURCE_FIELDS = {"source", "validation_source", "split", "image_column", "caption_column", "workers"}
-"""Fields that say which pictures are meant (the sources' content says it better), and how many processes there are."""
+SOURCE_FIELDS = {"source", "validation_source", "split", "image_column", "caption_column"}
+"""Fields that say which pictures are meant: the sources' content says it better, with the columns that were guessed."""
+OTHER_FIELDS = {"workers", "flip"}
+"""Fields that change no set: how many processes make it, and what training does with it."""
 WORKER_BYTES = 2**30
 BYTES_PER_PIXEL = 16
 """A picture as it is decoded, converted and copied, at the worst."""
@@ -63,7 +65,7 @@ def prepare_inputs(config: DataConfig, root: Path | None = None) -> dict[str, An
 
 
 def _inputs(config: DataConfig, sources: Mapping[str, Source]) -> dict[str, Any]:
-    unused = SOURCE_FIELDS | (set() if config.source == SPRITES else SPRITE_FIELDS)
+    unused = SOURCE_FIELDS | OTHER_FIELDS | (set() if config.source == SPRITES else SPRITE_FIELDS)
     fields = {name: value for name, value in config.model_dump(mode="json").items() if name not in unused}
     return {
         **{f"data.{name}": value for name, value in fields.items()},

@@ -104,8 +104,9 @@ def train(
     if start_step == 0:
         observer.preview(preview_pictures(state, prepared.validation, config, device), 0)
 
+    last = is_finished(state, config, total)
     with open_loader(state, config, prepared.train, device) as loader:
-        while not is_finished(state, config, total):
+        while not last:
             metrics = optimizer_step(state, config, loader, device, total)
             state.seconds = attempt.seconds()
             observer.stepped(state, metrics["train/loss"], progress_of(state, config, total))

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import time
 
 import pytest
 import torch
@@ -217,6 +218,20 @@ def test_a_budget_in_minutes_ends_the_run_and_the_learning_rate_with_it(tmp_path
     assert 20 <= result.steps <= 50
     rates = notes.values("train/learning_rate")
     assert 0 < rates[result.steps] < 0.05 * rates[1]
+    read_snapshot(result.snapshot)
+
+
+def test_a_budget_that_ends_while_scores_are_measured_is_used_up_by_one_more_step(tmp_path, prepared, monkeypatch):
+    """So that the last step is measured and saved as every other."""
+    measure = loop.validate
+
+    def slow(*arguments):
+        time.sleep(0.4)
+        return measure(*arguments)
+
+    monkeypatch.setattr(loop, "validate", slow)
+    endless = {"training.steps": 10**6, "training.checkpoint_every": 10**6, "training.validate_every": 1}
+    result = train(make_config(**endless, **{"training.minutes": 0.3 / 60}), prepared, tmp_path, CPU)
     read_snapshot(result.snapshot)
 
 

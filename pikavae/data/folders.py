@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from pikavae.data.captions import MAX_CHARACTERS
 from pikavae.data.listing import Found, Listing, printable, stem
 from pikavae.data.memo import Digest, HashMemo, hash_files
-from pikavae.data.metadata import MetadataCaptions, read_captions
+from pikavae.data.metadata import read_captions
 from pikavae.data.rows import SetAside, SourcePicture
 
 MAX_SIDECAR_BYTES = 8 * MAX_CHARACTERS
@@ -101,85 +101,89 @@ class Folder:
     """The pictures of a folder and its sub-folders."""
 
     def __init__(self, listing: Listing, caption_column: str | None, memo: HashMemo | None = None) -> None:
-        self.listing, self.caption_column, self.memo = listing, caption_column, memo
+        self._listing, self._caption_column, self._memo = listing, caption_column, memo
+        self._root = str(listing.root)
 
     def content(self) -> Mapping[str, Any]:
         """By the name of each picture: the hashes of its bytes and of its caption."""
-        return {entry.name: entry.content for entry in self._entries}
+        return {entry.name: entry.content for entry in self._found.entries}
 
     def count(self) -> int:
         """How many files look like pictures."""
-        return len(self.listing.pictures)
+        return len(self._found.entries)
 
     def chunks(self, size: int) -> Iterator[FolderChunk]:
         """At most `size` pictures each, grouped by the hashes of their names.
 
         An added or removed picture changes the chunk that its name falls into, or splits or joins it; no other.
         """
-        entries = sorted(self._entries, key=lambda entry: _name_key(entry.name))
+        entries = sorted(self._found.entries, key=lambda entry: _name_key(entry.name))
         for start, stop in split_by_prefix([_name_key(entry.name) for entry in entries], size):
-            yield FolderChunk(str(self.listing.root), tuple(sorted(entries[start:stop], key=lambda entry: entry.name)))
+            yield FolderChunk(self._root, tuple(sorted(entries[start:stop], key=lambda entry: entry.name)))
 
     @property
     def columns(self) -> Mapping[str, str | None]:
         """The metadata files' caption column."""
-        return {"caption": self._metadata.column} if self._metadata.folders else {}
+        return self._found.columns
 
-    @cached_property
+    @property
     def set_aside(self) -> Sequence[SetAside]:
         """Folders and links with the name of a picture, tables, rows of metadata files that name no picture."""
-        tables = [
-            SetAside(printable(found.path), "a table beside pictures is not read") for found in self.listing.tables
-        ]
-        return [*self.listing.set_aside, *tables, *self._metadata.set_aside, *self._sidecars[1]]
+        return self._found.set_aside
 
-    @cached_property
+    @property
     def ignored(self) -> Mapping[str, int]:
         """Files of the operating system, hidden and other ones, and caption files where a metadata file rules."""
-        count = sum(self._metadata.governs(key) for key in self.listing.captions)
-        return dict(self.listing.ignored + Counter({"captions beside pictures": count}))
+        return self._found.ignored
 
     @cached_property
-    def _metadata(self) -> MetadataCaptions:
-        names = [printable(found.path) for found in self.listing.pictures]
-        files = [found.path for found in self.listing.metadata]
-        return read_captions(self.listing.root, files, names, self.caption_column)
+    def _found(self) -> _Found:
+        """Everything, read once. Of 100,000 files the listing alone is large, so it is let go."""
+        listing, root = self._listing, self._listing.root
+        names = [printable(found.path) for found in listing.pictures]
+        metadata = read_captions(root, [found.path for found in listing.metadata], names, self._caption_column)
+        governed = [key for key in listing.captions if metadata.governs(key)]
+        for key in governed:
+            del listing.captions[key]
+        sidecars = (files[0] for files in listing.captions.values())
+        digests = hash_files(root, [*listing.pictures, *sidecars], self._memo)
+        taken, unread = _sidecars(listing.captions, digests)
+        entries = [
+            Entry(name, found.path, digests[found.path], metadata.captions.get(name), taken.get(stem(found.path)))
+            for name, found in zip(names, listing.pictures, strict=True)
+        ]
+        tables = [SetAside(printable(found.path), "a table beside pictures is not read") for found in listing.tables]
+        set_aside = [*listing.set_aside, *tables, *metadata.set_aside, *unread]
+        ignored = dict(listing.ignored + Counter({"captions beside pictures": len(governed)}))
+        columns = {"caption": metadata.column} if metadata.folders else {}
+        del self._listing
+        return _Found(entries, set_aside, ignored, columns)
 
-    @cached_property
-    def _sidecars(self) -> tuple[dict[str, tuple[str, str]], list[SetAside]]:
-        """Path and hash of the caption file by what stands before its suffix, and those that are not read."""
-        taken: dict[str, tuple[str, str]] = {}
-        aside = []
-        for key, files in self._caption_files.items():
-            path = files[0].path
-            digest = self._digests[path]
-            if digest.problem:
-                aside.append(SetAside(printable(path), digest.problem))
-            else:
-                taken[key] = path, digest.sha256
-            aside += [
-                SetAside(printable(more.path), f"{printable(path)} is beside it and counts") for more in files[1:]
-            ]
-        return taken, aside
 
-    @cached_property
-    def _caption_files(self) -> dict[str, list[Found]]:
-        return {key: files for key, files in self.listing.captions.items() if not self._metadata.governs(key)}
+class _Found(NamedTuple):
+    """What a folder holds, as its properties say."""
 
-    @cached_property
-    def _digests(self) -> dict[str, Digest]:
-        captions = (files[0] for files in self._caption_files.values())
-        return hash_files(self.listing.root, [*self.listing.pictures, *captions], self.memo)
+    entries: list[Entry]
+    set_aside: list[SetAside]
+    ignored: dict[str, int]
+    columns: dict[str, str | None]
 
-    @cached_property
-    def _entries(self) -> list[Entry]:
-        sidecars, captions = self._sidecars[0], self._metadata.captions
-        entries = []
-        for found in self.listing.pictures:
-            name = printable(found.path)
-            sidecar = sidecars.get(stem(found.path))
-            entries.append(Entry(name, found.path, self._digests[found.path], captions.get(name), sidecar))
-        return entries
+
+def _sidecars(
+    captions: Mapping[str, list[Found]], digests: Mapping[str, Digest]
+) -> tuple[dict[str, tuple[str, str]], list[SetAside]]:
+    """Path and hash of the caption file by what stands before its suffix, and those that are not read."""
+    taken: dict[str, tuple[str, str]] = {}
+    aside = []
+    for key, files in captions.items():
+        path = files[0].path
+        digest = digests[path]
+        if digest.problem:
+            aside.append(SetAside(printable(path), digest.problem))
+        else:
+            taken[key] = path, digest.sha256
+        aside += [SetAside(printable(more.path), f"{printable(path)} is beside it and counts") for more in files[1:]]
+    return taken, aside
 
 
 def split_by_prefix(keys: Sequence[int], size: int) -> Iterator[tuple[int, int]]:

@@ -9,7 +9,7 @@ from typing import Literal
 Side = Literal["train", "validation", "dropped"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PictureFacts:
     """One picture that could be read."""
 
@@ -29,7 +29,7 @@ class PictureFacts:
     """What was done to it besides scaling, as a reader would say it: `turned upright`."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class DuplicatePair:
     """Two pictures that look alike."""
 

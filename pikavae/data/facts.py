@@ -26,11 +26,12 @@ def facts_of(
     catalogue, links = dealt.catalogue, dealt.links
     place = np.empty(len(catalogue), np.int64)
     place[catalogue.by_name] = np.arange(len(catalogue))
+    name = config.source.rstrip("/").rsplit("/", 1)[-1]  # the same pictures make the same page wherever they lie
     aside = [*record["quarantined"], *record["set_aside"]]
     return SetFacts(
-        title=config.source.rstrip("/").rsplit("/", 1)[-1],
+        title=name,
         fingerprint=record["fingerprint"],
-        source=config.source,
+        source=name,
         image_size=config.image_size,
         pictures=_pictures(dealt, lengths),
         set_aside=[(item["name"], item["reason"]) for item in aside],

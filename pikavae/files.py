@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 import uuid
@@ -13,6 +14,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from pikavae.errors import PikavaeError
+
+logger = logging.getLogger(__name__)
 
 
 def sha256_of(path: Path) -> str:
@@ -84,18 +87,27 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def exclusive(path: Path, *, busy: str, wait: bool = False) -> Iterator[None]:
+def exclusive(path: Path, *, busy: str | None = None, waiting: str = "") -> Iterator[None]:
     """Hold the file lock `path` for the block. The system frees it when the holder ends, however it ends.
 
+    Args:
+        path: the lock's file.
+        busy: what is raised when another process holds the lock; without it, its end is waited for.
+        waiting: said before that.
+
     Raises:
-        PikavaeError: with the text `busy`, when another process holds it and `wait` is not set.
+        PikavaeError: with the text `busy`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path, timeout=-1 if wait else 0)
+    lock = FileLock(path)
     try:
-        lock.acquire()
+        lock.acquire(timeout=0)
     except Timeout:
-        raise PikavaeError(busy) from None
+        if busy is not None:
+            raise PikavaeError(busy) from None
+        if waiting:
+            logger.info(waiting)
+        lock.acquire()
     try:
         yield
     finally:

@@ -71,7 +71,7 @@ def connect(home: Path) -> MlflowClient:
 
     try:
         # Processes that make one new database at the same time break it for good.
-        with exclusive(home / "mlflow.lock", busy="", wait=True):
+        with exclusive(home / "mlflow.lock"):
             if uri == f"sqlite:///{home / 'mlflow.db'}":
                 with closing(sqlite3.connect(home / "mlflow.db")) as database:
                     database.execute("PRAGMA journal_mode=WAL")  # kept in the file; readers no longer wait for writers

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -201,15 +202,26 @@ def test_a_failing_training_leaves_a_failed_run_that_says_why(monkeypatch):
     assert run.data.tags["pikavae.error"] == "step 3: loss nan"
 
 
-def test_the_same_training_is_refused_while_another_process_does_it(monkeypatch):
+def test_the_same_training_waits_while_another_process_does_it(caplog):
     config = tiny()
     prepared = operations.prepare(config)
     key = stages.key_of(stages.train_inputs(config, prepared.pictures.fingerprint, 1))
-    with (
-        exclusive(home() / "runs" / f"{key}.lock", busy=""),
-        pytest.raises(PikavaeError, match="under way in another process"),
-    ):
-        operations.train(config, prepared)
+    held, release = threading.Event(), threading.Event()
+
+    def hold():
+        with exclusive(home() / "runs" / f"{key}.lock"):
+            held.set()
+            release.wait(60)
+            assert not list((home() / "runs").glob("*/run.json"))
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert held.wait(60)
+    threading.Timer(2.0, release.set).start()
+    trained = operations.train(config, prepared)
+    holder.join()
+    assert "under way in another process; waiting for its result" in caplog.text
+    assert trained.result["steps"] == 6
 
 
 def test_an_altered_snapshot_is_not_used_again():

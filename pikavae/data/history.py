@@ -7,15 +7,13 @@ remembered decides nothing of a first preparation, and is written when a set is 
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pikavae.config import DataConfig, content_hash
 from pikavae.data.sources import HUB, SPRITES
+from pikavae.errors import DamagedFileError
 from pikavae.files import write_atomically
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -34,7 +32,11 @@ class History:
 
     @classmethod
     def of(cls, config: DataConfig, root: Path) -> History:
-        """What is remembered below `root` of the configured source at this share; nothing of an unknown one."""
+        """What is remembered below `root` of the configured source at this share; nothing of an unknown one.
+
+        Raises:
+            DamagedFileError: there is such a file, and it cannot be read.
+        """
         key = content_hash([_place(config), config.validation_fraction])
         history = cls(root / "history" / f"{key}.json")
         try:
@@ -44,7 +46,10 @@ class History:
         except FileNotFoundError:
             pass
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            logger.warning("%s: not readable (%s): the sides of earlier pictures are decided anew", history.path, error)
+            raise DamagedFileError(
+                f"{history.path}: not readable ({error}); restore it from a copy, or remove it, and the sides of "
+                f"earlier pictures are decided anew"
+            ) from None
         return history
 
     def remember(self, key: str, fingerprint: str, sides: dict[bytes, str]) -> None:

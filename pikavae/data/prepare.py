@@ -125,7 +125,7 @@ def prepare(config: DataConfig, root: Path, *, progress: Progress | None = None)
     sources = open_sources(config, HashMemo(root))
     inputs = _inputs(config, sources)
     key = content_hash(inputs)
-    with exclusive(root / "locks" / f"{key}.lock", busy="", wait=True):
+    with exclusive(root / "locks" / f"{key}.lock", waiting="another process is preparing the same; waiting for it"):
         for leftover in root.glob(f".{key}.*tmp"):  # of a process that was killed
             shutil.rmtree(leftover)
         if (found := find_prepared(fingerprint_of(config, inputs, root), root)) is not None:
@@ -134,7 +134,7 @@ def prepare(config: DataConfig, root: Path, *, progress: Progress | None = None)
             made = _make_shards(config, sources, ShardCache(root / "shards", HashMemo(root)), workspace, progress)
         _refuse_too_many_unreadable(config, made)
         history = History.of(config, root)
-        with exclusive(root / "locks" / history.path.with_suffix(".lock").name, busy="", wait=True):
+        with exclusive(root / "locks" / history.path.with_suffix(".lock").name):
             history = History.of(config, root)  # once more: another content of the source may have been finished
             return _assemble(config, inputs, sources, made, history, root), False
 
@@ -218,6 +218,8 @@ def _assemble(
     fingerprint = dealt.fingerprint(inputs)
     prepared = find_prepared(fingerprint, root)
     if prepared is None:
+        for leftover in root.glob(f".{fingerprint}.*.tmp"):  # of a process that was killed
+            shutil.rmtree(leftover)
         with folder_atomically(root / fingerprint) as folder:
             (folder / INPUTS_NAME).write_text(json.dumps(inputs, indent=1, ensure_ascii=False), encoding="utf-8")
             counts, lengths = write_set(folder, config, dealt, files)

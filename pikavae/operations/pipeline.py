@@ -76,7 +76,7 @@ def train(
     start: Path | None = None,
     links: Mapping[str, str] | None = None,
 ) -> Trained:
-    """Train, go on with an unfinished training of the same key, or find a finished one.
+    """Train, go on with an unfinished training of the same key, or find a finished one; one process at a time does it.
 
     Args:
         config: the whole configuration.
@@ -84,16 +84,13 @@ def train(
         fresh: train again even if the same was trained before.
         start: a snapshot folder with the first weights, instead of new ones.
         links: tags that point to where this attempt was started, such as `pikavae.flow_run_id`.
-
-    Raises:
-        PikavaeError: another process is training the same at this moment.
     """
     began = time.monotonic()
     digest = runs.snapshot_digest(start) if start else None
     inputs = stages.train_inputs(config, prepared.pictures.fingerprint, use_threads(config), digest)
     key = stages.key_of(inputs)
-    busy = f"the same training (key {key}) is under way in another process; wait for it or change the configuration"
-    with exclusive(home() / "runs" / f"{key}.lock", busy=busy):
+    waiting = f"the same training (key {key}) is under way in another process; waiting for its result"
+    with exclusive(home() / "runs" / f"{key}.lock", waiting=waiting):
         found = None if fresh else find_trained(key)
         if found is not None:
             logger.info("reusing run %s, which has trained this", found.run.run_id)
@@ -204,7 +201,7 @@ def choose_device(config: Config) -> torch.device:
 def evaluate_snapshot(config: Config, pictures: PictureSet, snapshot: Path, inputs: stages.Inputs) -> Evaluated:
     """Measure a snapshot and write the report under its key."""
     folder = home() / "evaluations" / stages.key_of(inputs)
-    with exclusive(folder.with_suffix(".lock"), busy="", wait=True):
+    with exclusive(folder.with_suffix(".lock")):
         if found := find_evaluated(folder.name):
             return found
         with folder_atomically(folder) as temporary:

@@ -199,7 +199,7 @@ def _production(client: MlflowClient, home: Path) -> Iterator[None]:
     """Hold production's lock, with nothing left unfinished; what MLflow complains of becomes one line."""
     from mlflow.exceptions import MlflowException
 
-    with exclusive(home / "production.lock", busy="", wait=True):
+    with exclusive(home / "production.lock"):
         try:
             _settle(client, home)
             yield

@@ -17,7 +17,7 @@ from pikavae.config import DataConfig
 from pikavae.data import making
 from pikavae.data.prepare import prepare
 from pikavae.data.sprites import draw_sprite
-from pikavae.errors import PikavaeError, TransientError
+from pikavae.errors import DamagedFileError, PikavaeError, TransientError
 from tests.data.test_prepare import contents, sets
 
 ROOT = Path(__file__).parents[2]
@@ -224,6 +224,18 @@ def test_a_duplicate_of_an_old_picture_joins_it_whatever_its_own_hash(sprites, t
         assert found[name] == found[f"zz-{number:02d}.jpg"] == side
     alone, _ = prepare(config(sprites), tmp_path / "elsewhere")
     assert alone.fingerprint == json.loads((alone.path / "record.json").read_text())["fingerprint"]
+
+
+def test_a_damaged_memory_of_sides_is_not_overwritten(sprites, tmp_path):
+    root = tmp_path / "prepared"
+    prepare(config(sprites), root)
+    (history,) = (root / "history").glob("*.json")
+    history.write_text(history.read_text()[:-40])
+    before = history.read_bytes()
+    add_sprite(sprites, 300)
+    with pytest.raises(DamagedFileError, match="restore it from a copy, or remove it"):
+        prepare(config(sprites), root)
+    assert history.read_bytes() == before
 
 
 def test_a_validation_source_of_its_own_leaks_nothing(sprites, tmp_path):

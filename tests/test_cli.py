@@ -170,7 +170,7 @@ def test_the_pipeline_runs_under_prefect_without_a_server(tiny_flags, tmp_path):
         artifacts = [key for (key,) in database.execute("select key from artifact where type='markdown'")]
     assert flow_run[1] == "COMPLETED"
     assert tasks == {"prepare", "train", "evaluate", "register"}
-    assert artifacts == ["pipeline-result"]
+    assert sorted(artifacts) == ["pipeline-result", "prepared-set"]
     with closing(sqlite3.connect(home / "mlflow.db")) as database:
         tags = dict(database.execute("select key, value from tags where run_uuid=?", (result["run_id"],)))
     assert tags["pikavae.flow_run_id"].replace("-", "") == flow_run[0].replace("-", "")

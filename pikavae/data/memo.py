@@ -71,8 +71,8 @@ class HashMemo:
         unknown: list[tuple[str, os.stat_result]] = []
         for path, stat in files:
             remembered = known.pop(os.fsencode(path), None)
-            if remembered is not None and remembered[0] == stamp_of(stat):
-                digests[path] = Digest(remembered[1].hex())
+            if remembered is not None and remembered[1:5] == stamp_of(stat):
+                digests[path] = Digest(remembered[5].hex())
             else:
                 unknown.append((path, stat))
         for start in range(0, len(unknown), FILES_PER_COMMIT):
@@ -87,17 +87,14 @@ class HashMemo:
         self._write("DELETE FROM hashes_1 WHERE root = ? AND path = ?", gone)
         return digests
 
-    def _load(self, root: bytes) -> dict[bytes, tuple[Stamp, bytes]]:
-        """What the memo has of this root: stamp and hash by path."""
+    def _load(self, root: bytes) -> dict[bytes, tuple[bytes, int, int, int, bytes, bytes]]:
+        """What the memo has of this root, by path: the path, its stamp's four parts, the hash."""
         if not self.path.is_file():
             return {}
         query = "SELECT path, size, mtime_ns, ctime_ns, inode, sha256 FROM hashes_1 WHERE root = ?"
         try:
             with closing(self._connect()) as database:
-                return {
-                    path: ((size, m, c, inode), sha)
-                    for path, size, m, c, inode, sha in database.execute(query, (root,))
-                }
+                return {row[0]: row for row in database.execute(query, (root,))}
         except sqlite3.DatabaseError as error:
             self._give_up(error)
         return {}

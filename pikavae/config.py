@@ -20,6 +20,9 @@ from pikavae.errors import UserError
 
 Byte = Annotated[int, Field(ge=0, le=255)]
 
+Cadence = Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=r"^(?=.*[1-9])\d+(\.\d+)? (epochs?|minutes?)$")]
+"""How often: a number of optimizer steps, or a text such as `2 epochs` or `10 minutes`."""
+
 
 class Section(BaseModel):
     """Base of every section: frozen, strict about names, documented by the strings under its fields."""
@@ -113,14 +116,34 @@ class ModelConfig(Section):
 
 
 class LossConfig(Section):
-    """What is minimised: reconstruction + kl_weight * KL."""
+    """What is minimised: the weighted sum of the terms below. A term of weight 0 is not computed, KL excepted."""
 
-    reconstruction: Literal["mse", "l1"] = "mse"
-    """Squared or absolute error, mean over all elements of the batch, on pictures in [-1, 1]."""
+    reconstruction: Literal["mse", "l1", "charbonnier"] = "mse"
+    """Squared, absolute or Charbonnier error, mean over all elements of the batch, on pictures in [-1, 1]; weight 1."""
+    ms_ssim_weight: float = Field(0.0, ge=0)
+    """Weight of 1 - MS-SSIM; sides must be above 160 pixels."""
+    perceptual_weight: float = Field(0.0, ge=0)
+    """Weight of LPIPS (VGG16)."""
+    perceptual_weights: str | None = Field(None, min_length=1)
+    """The file of VGG16's weights as torchvision publishes them (`vgg16-397923af.pth`); by default torch's cache."""
     kl_weight: float = Field(1e-8, ge=0)
     """Weight of the KL to the standard normal: nats, sum over the latent's C, H and W, mean over the batch.
 
     Latent-diffusion's 1e-6 stands beside an error summed over the picture: beside this mean, 5e-12 at 256 px."""
+    kl_warmup: float = Field(0.0, ge=0, le=1)
+    """The share of the run over which the weight of the KL rises linearly from zero."""
+    adversarial_weight: float = Field(0.0, ge=0)
+    """Weight of the hinge loss against a patch discriminator, relative to the pictures' other terms: see below."""
+    adversarial_start: float = Field(0.5, ge=0, lt=1)
+    """The share of the run after which the discriminator begins to learn."""
+    adversarial_warmup: float = Field(0.05, ge=0, lt=1)
+    """The share of the run in which it learns alone, before the autoencoder sees it."""
+    adversarial_max_weight: float = Field(10.0, gt=0)
+    """Bound of the adaptive factor that gives both gradients at the decoder's last layer one length."""
+    discriminator_learning_rate: float = Field(1e-4, gt=0)
+    """Adam's learning rate for the discriminator."""
+    equivariance: float = Field(0.0, ge=0, le=1)
+    """The share of batches in which the latent is scaled and turned, and the decoder must give the picture so."""
 
 
 class OptimizerConfig(Section):
@@ -163,10 +186,22 @@ class TrainingConfig(Section):
     """Pictures in a forward pass, over all processes."""
     accumulation: int = Field(1, ge=1)
     """Batches whose gradients are averaged into one optimizer step."""
+    start: str | None = Field(None, min_length=1)
+    """First weights: a snapshot or diffusers folder, a weights file, `hub:ORG/NAME`, a version, `champion`, `run:<id>`.
+
+    Without them, new ones from the seed."""
+    trainable: Literal["all", "decoder"] = "all"
+    """`decoder`: encoder and latent stay as they are, so that diffusion models made for them go on working."""
+    patience: int | None = Field(None, ge=1)
+    """Checkpoints in a row without a better validation score after which the run ends."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Seed of the initial weights, the order of the pictures and the posterior's noise."""
     threads: int | None = Field(None, ge=1)
     """CPU threads; by default what torch finds. Weights are bitwise repeatable at a fixed number."""
+    processes: int | None = Field(None, ge=1, le=1024)
+    """Processes on this machine that share each batch; by default one for each GPU, and one where there is none."""
+    restarts: int = Field(3, ge=0)
+    """How often a training that was killed is started again by itself, as long as it has got further in between."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where training and evaluation run; `auto` takes a GPU when there is one."""
     precision: Literal["float32", "bf16", "fp16"] = "float32"
@@ -175,19 +210,23 @@ class TrainingConfig(Section):
     """Keep the training pictures on the device as 8-bit; by default when they take at most a quarter of its memory.
 
     On the CPU no copy is made."""
+    gradient_checkpointing: bool = False
+    """Compute the residual blocks' activations again in the backward pass instead of keeping them: less memory."""
+    compile: bool = False
+    """Compile the model by torch.compile; the first steps take minutes."""
     channels_last: bool = False
     """Keep the pictures' channels innermost in memory."""
     ema_decay: float | None = Field(None, gt=0, lt=1)
     """Decay a step of the moving average of the weights, which snapshots then hold."""
-    log_every: int = Field(10, ge=1)
-    """Steps between two points of the training curves."""
-    preview_every: int = Field(100, ge=1)
+    log_every: Cadence = 10
+    """Steps between two points of the training curves; like the next three, also `2 epochs` or `10 minutes`."""
+    preview_every: Cadence = 100
     """Steps between two reconstructions of the same validation pictures."""
     preview_images: int = Field(8, ge=1, le=64)
     """How many validation pictures a preview reconstructs."""
-    validate_every: int = Field(100, ge=1)
+    validate_every: Cadence = 100
     """Steps between two measurements on the validation pictures."""
-    checkpoint_every: int = Field(100, ge=1)
+    checkpoint_every: Cadence = 100
     """Steps between two checkpoints; each is validated and kept as a snapshot as well."""
     keep_checkpoints: int = Field(3, ge=1)
     """How many of the latest checkpoints are kept; the best one is kept besides."""

@@ -23,3 +23,9 @@ class DamagedFileError(PikavaeError):
 
 class TransientError(PikavaeError):
     """Something that may pass by itself, such as a server that does not answer: worth another try."""
+
+
+class PreemptedError(PikavaeError):
+    """Training was told to stop, and saved what it had: the same command goes on."""
+
+    exit_status = 75

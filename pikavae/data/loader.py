@@ -48,13 +48,22 @@ class Loader:
 
     Attributes:
         position: pictures from the start of the run to the next batch.
+        share: the part of each batch that is read here, where several processes share it.
         seconds_waited: how long callers have waited for batches so far.
     """
 
     def __init__(
-        self, pictures: PictureSet, order: Order, position: int, config: Config, device: torch.device, way: Way
+        self,
+        pictures: PictureSet,
+        order: Order,
+        position: int,
+        config: Config,
+        device: torch.device,
+        way: Way,
+        share: slice | None = None,
     ) -> None:
         self.position, self.seconds_waited = position, 0.0
+        self.share = share or slice(0, config.training.batch_size)
         self._pictures, self._order, self._device = pictures, order, device
         self._count, self._seed, self._flip = config.training.batch_size, config.training.seed, config.data.flip
         self._layout = torch.channels_last if config.training.channels_last else torch.contiguous_format
@@ -97,10 +106,10 @@ class Loader:
 
     def _batch_at(self, position: int) -> Batch:
         """The batch that begins at a position: the same whenever and wherever it is asked for."""
-        pictures, indices = self._pictures, self._order(position)
+        pictures, indices = self._pictures, self._order(position)[self.share]
         shape = pictures.one_shape(indices)
         views = [
-            view_at(position + i, pictures.stored_shape(index), shape, seed=self._seed, flip=self._flip)
+            view_at(position + self.share.start + i, pictures.stored_shape(index), shape, seed=self._seed, flip=self._flip)
             for i, index in enumerate(indices)
         ]
         if self._resident is not None:

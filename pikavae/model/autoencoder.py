@@ -11,6 +11,7 @@ posterior and its KL.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -277,7 +278,13 @@ class AutoencoderKL(nn.Module):
         images: Tensor = self.decoder(self.post_quant_conv(latents))
         return images
 
-    def forward(self, images: Tensor, noise: Tensor | None = None) -> tuple[Tensor, DiagonalGaussian]:
-        """Encode, sample, decode: the reconstruction (B, 3, H, W) and the posterior it was drawn from."""
+    def forward(
+        self, images: Tensor, noise: Tensor | None = None, transform: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Tensor, DiagonalGaussian]:
+        """Encode, sample, decode: the reconstruction (B, 3, H, W) and the posterior it was drawn from.
+
+        A `transform` is applied to the sampled latent (B, Z, H/f, W/f) before it is decoded.
+        """
         posterior = self.encode(images)
-        return self.decode(posterior.sample(noise=noise)), posterior
+        latents = posterior.sample(noise=noise)
+        return self.decode(latents if transform is None else transform(latents)), posterior

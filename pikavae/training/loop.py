@@ -6,7 +6,6 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,18 +15,16 @@ from torch import Tensor
 
 from pikavae.config import Config
 from pikavae.data.dataset import PictureSet, PreparedSet
-from pikavae.data.loader import Loader, Order, way_of
-from pikavae.errors import NonFiniteLossError
+from pikavae.errors import PreemptedError
 from pikavae.evaluation.metrics import psnr, ssim
 from pikavae.files import folder_atomically
 from pikavae.model.autoencoder import AutoencoderKL
 from pikavae.model.snapshot import write_snapshot
-from pikavae.training.losses import loss_terms
-from pikavae.training.optimizers import learning_rate_factor, set_learning_rate, total_steps, update_ema
-from pikavae.training.order import BucketOrder, indices_at, noise_at
+from pikavae.training.cadence import Moment, is_due
+from pikavae.training.optimizers import total_steps
+from pikavae.training.processes import ALONE, Processes
 from pikavae.training.state import TrainState, restore_latest, step_name
-
-AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+from pikavae.training.step import Stepper
 
 
 class Observer:
@@ -50,6 +47,9 @@ class Observer:
 
     def dropped(self, step: int) -> None:
         """The checkpoint of `step` is being pruned."""
+
+    def saving(self) -> None:
+        """A state to resume from is about to be written: what was told so far will not be told again."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,8 @@ def train(
     observer: Observer | None = None,
     *,
     start: Path | None = None,
+    processes: Processes = ALONE,
+    told_to_stop: Callable[[], bool] = lambda: False,
 ) -> TrainResult:
     """Train to the configured end, or go on from the newest checkpoint in `folder`.
 
@@ -91,55 +93,73 @@ def train(
         device: where to compute.
         observer: told of every point, preview and checkpoint.
         start: a snapshot folder with the first weights, instead of new ones.
+        processes: who trains together; each calls this with the same arguments, and one of them writes.
+        told_to_stop: asked after every step; once it says so the state is saved and training ends.
 
     Raises:
         NonFiniteLossError: a loss or gradient was NaN or infinite; the step was not taken.
+        PreemptedError: it was told to stop; nothing is lost.
+        UserError: the processes cannot share a batch evenly.
     """
-    observer = observer or Observer()
+    observer = observer if observer and processes.is_main else Observer()
     state = TrainState.fresh(config, device, start)
-    restore_latest(state, folder / "checkpoints")
-    total = total_steps(config, len(prepared.train))
+    restore_latest(state, folder / "checkpoints", processes)
+    total, num_images = total_steps(config, len(prepared.train)), len(prepared.train)
     start_step, start_images, attempt = state.step, state.images_seen, Stopwatch(state.seconds)
     observer.started(start_step)
-    if start_step == 0:
+    if start_step == 0 and processes.is_main:
         observer.preview(preview_pictures(state, prepared.validation, config, device), 0)
 
+    stepper = Stepper(state, config, device, processes)
     last = is_finished(state, config, total)
-    with open_loader(state, config, prepared.train, device) as loader:
+    with stepper.open_loader(prepared.train) as loader:
         while not last:
-            metrics = optimizer_step(state, config, loader, device, total)
-            state.seconds = attempt.seconds()
+            before = moment_of(state, num_images)
+            metrics = stepper.step(loader, progress_of(state, config, total))
+            state.seconds, stopping = agreed(processes, attempt.seconds(), told_to_stop(), device)
             observer.stepped(state, metrics["train/loss"], progress_of(state, config, total))
             last = is_finished(state, config, total)
+            due = partial(is_due, before=before, now=moment_of(state, num_images))
 
             # Points of the curves
-            if last or state.step % config.training.log_every == 0:
+            if last or due(config.training.log_every):
                 rate = (state.images_seen - start_images) / (state.seconds - attempt.before)
                 observer.log(
                     {**metrics, "train/images_per_second": rate, "train/images_seen": state.images_seen}, state.step
                 )
 
             # Pictures
-            if last or state.step % config.training.preview_every == 0:
+            if (last or due(config.training.preview_every)) and processes.is_main:
                 observer.preview(preview_pictures(state, prepared.validation, config, device), state.step)
 
             # Scores, and what is kept; the last step is measured and saved as every other
-            keep = last or state.step % config.training.checkpoint_every == 0
-            if keep or state.step % config.training.validate_every == 0:
-                scores = validate(state.averaged, prepared.validation, config, device)
+            keep = last or due(config.training.checkpoint_every)
+            if keep or due(config.training.validate_every):
+                scores = validate(state.averaged, prepared.validation, config, device, processes)
                 observer.log(scores, state.step)
-                state.seconds = attempt.seconds()
+                state.seconds, stopping = agreed(processes, attempt.seconds(), stopping or told_to_stop(), device)
                 if keep:
                     state.scores[state.step] = scores[f"val/{config.evaluation.primary_metric}"]
-                    save(state, config, folder, scores, observer)
+                    last = last or is_out_of_patience(state, config)
+                    if processes.is_main:
+                        save(state, config, folder, scores, observer)
 
-    elapsed = max(state.seconds - attempt.before, 1e-9)
+            # Told to stop: everything up to this step is kept
+            if stopping and not last:
+                if processes.is_main and not keep:
+                    observer.saving()
+                    save_state(state, config, folder)
+                processes.wait()
+                raise PreemptedError(f"stopped at step {state.step} of {total}; the same command goes on from there")
+    processes.wait()  # until the last checkpoint is written
+
+    chosen = best_step(state.scores) if config.training.patience else state.step
     return TrainResult(
-        snapshot=folder / "snapshots" / step_name(state.step),
+        snapshot=folder / "snapshots" / step_name(chosen),
         start_step=start_step,
         steps=state.step,
         images_seen=state.images_seen,
-        images_per_second=(state.images_seen - start_images) / elapsed,
+        images_per_second=(state.images_seen - start_images) / max(state.seconds - attempt.before, 1e-9),
         best_step=best_step(state.scores),
     )
 
@@ -167,83 +187,25 @@ def progress_of(state: TrainState, config: Config, total: int) -> float:
 
 
 def is_finished(state: TrainState, config: Config, total: int) -> bool:
-    """Whether all steps are taken or the minutes are used up (after one step at least)."""
-    return state.step > 0 and progress_of(state, config, total) >= 1.0
+    """Whether all steps are taken, the minutes are used up (after one step at least) or patience is at its end."""
+    return (state.step > 0 and progress_of(state, config, total) >= 1.0) or is_out_of_patience(state, config)
 
 
-def optimizer_step(
-    state: TrainState, config: Config, loader: Loader, device: torch.device, total: int
-) -> dict[str, float]:
-    """One step over `accumulation` batches, whose gradients are averaged; returns the loss terms as `train/...`.
-
-    With them `train/data_wait_fraction`: the share of the step's time that went into waiting for pictures, in [0, 1].
-    """
-    began, waited, training = time.perf_counter(), loader.seconds_waited, config.training
-    factor = learning_rate_factor(config.optimizer, state.step, progress_of(state, config, total))
-    set_learning_rate(state.optimizer, factor)
-    sums: dict[str, Tensor] = {}
-    for _ in range(training.accumulation):
-        images, noise = next_batch(state, config, loader)
-        with autocast(config, device):
-            reconstructions, posterior = state.model(images, noise)
-        terms = loss_terms(config.loss, images, reconstructions, posterior)
-        torch.autograd.backward(state.scaler.scale(terms["loss"] / training.accumulation))
-        for name, value in terms.items():
-            sums[name] = sums.get(name, torch.zeros((), device=device)) + value.detach() / training.accumulation
-    means = {name: value.item() for name, value in sums.items()}
-    learning_rate = state.optimizer.param_groups[0]["lr"]
-    state.scaler.unscale_(state.optimizer)
-    norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.optimizer.max_grad_norm or math.inf).item()
-    overflow = state.scaler.is_enabled() and not math.isfinite(norm)  # the scaler skips this step and lowers its scale
-    if not math.isfinite(means["loss"]) or not (math.isfinite(norm) or overflow):
-        listed = ", ".join(f"{name} {value:.6g}" for name, value in means.items())
-        raise NonFiniteLossError(
-            f"step {state.step + 1}: {listed}, gradient norm {norm:.6g}, learning rate {learning_rate:.3g}: not "
-            f"finite, so the step was not taken; lower optimizer.learning_rate, set optimizer.max_grad_norm or raise "
-            f"optimizer.warmup_steps (checkpoints up to step {max(state.scores, default=0)} are whole)"
-        )
-    state.scaler.step(state.optimizer)
-    state.scaler.update()
-    state.optimizer.zero_grad(set_to_none=True)
-    state.step += 1
-    if state.ema is not None and training.ema_decay is not None:
-        update_ema(state.ema, state.model, training.ema_decay, state.step)
-    values = {f"train/{name}": value for name, value in means.items()}
-    waiting = (loader.seconds_waited - waited) / (time.perf_counter() - began)
-    return {
-        **values,
-        "train/learning_rate": learning_rate,
-        "train/gradient_norm": norm,
-        "train/data_wait_fraction": waiting,
-    }
+def is_out_of_patience(state: TrainState, config: Config) -> bool:
+    """Whether the last `training.patience` checkpoints were no better than one before them."""
+    patience = config.training.patience
+    return patience is not None and sum(step > best_step(state.scores) for step in state.scores) >= patience
 
 
-def open_loader(state: TrainState, config: Config, pictures: PictureSet, device: torch.device) -> Loader:
-    """The training pictures from where the state stands, to be closed by a `with`."""
-    count, seed = config.training.batch_size, config.training.seed
-    if config.data.crop == "buckets":
-        order: Order = BucketOrder(pictures.by_shape, count, seed)
-    else:
-        order = partial(indices_at, count=count, num_images=len(pictures), seed=seed)
-    way = way_of(pictures, config.training.resident, device)
-    return Loader(pictures, order, state.images_seen, config, device, way)
+def moment_of(state: TrainState, num_images: int) -> Moment:
+    """Where the run stands."""
+    return Moment(state.step, state.images_seen / num_images, state.seconds)
 
 
-def next_batch(state: TrainState, config: Config, loader: Loader) -> tuple[Tensor, Tensor]:
-    """The next pictures of the stream, (B, 3, H, W) float32 in [-1, 1], and their noise, (B, Z, H/f, W/f)."""
-    assert loader.position == state.images_seen, "the loader was opened for another place in the stream"
-    images, factor = next(loader), config.model.downsampling_factor
-    count, height, width = len(images), images.shape[2] // factor, images.shape[3] // factor
-    shape = (config.model.latent_channels, height, width)
-    noise = noise_at(state.images_seen, count, shape=shape, seed=config.training.seed)
-    state.images_seen += count
-    return images, noise.to(images.device)
-
-
-def autocast(config: Config, device: torch.device) -> AbstractContextManager[object]:
-    """The forward pass's precision; losses are computed outside of it."""
-    dtype = AUTOCAST_DTYPES.get(config.training.precision)
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+def agreed(processes: Processes, seconds: float, stop: bool, device: torch.device) -> tuple[float, bool]:
+    """Seconds of training and whether to stop, the same in all processes: one that is told to stop stops all."""
+    longest, stopping = processes.largest([seconds, float(stop)], device)
+    return longest, stopping > 0
 
 
 @torch.inference_mode()
@@ -263,15 +225,25 @@ def preview_pictures(state: TrainState, pictures: PictureSet, config: Config, de
     return reconstruct(state.averaged, pictures, indices, config, device)[1].cpu()
 
 
-def validate(model: AutoencoderKL, pictures: PictureSet, config: Config, device: torch.device) -> dict[str, float]:
-    """Means over all validation pictures: `val/psnr` (dB), `val/ssim`, `val/kl_nats_per_image`."""
-    columns: dict[str, list[Tensor]] = {"val/psnr": [], "val/ssim": [], "val/kl_nats_per_image": []}
-    for indices in pictures.batches(config.evaluation.batch_size):
-        images, reconstructions, kl = reconstruct(model, pictures, indices, config, device)
-        columns["val/psnr"].append(psnr(reconstructions, images))
-        columns["val/ssim"].append(ssim(reconstructions, images))
-        columns["val/kl_nats_per_image"].append(kl)
-    return {name: torch.cat(values).double().mean().item() for name, values in columns.items()}
+def validate(
+    model: AutoencoderKL, pictures: PictureSet, config: Config, device: torch.device, processes: Processes = ALONE
+) -> dict[str, float]:
+    """Means over all validation pictures: `val/psnr` (dB), `val/ssim`, `val/kl_nats_per_image`.
+
+    The processes share the batches, so that each picture is counted once, and all get the same numbers.
+    """
+    measured: dict[int, dict[str, Tensor]] = {}
+    for number, indices in enumerate(pictures.batches(config.evaluation.batch_size)):
+        if number % processes.count == processes.rank:
+            images, reconstructions, kl = reconstruct(model, pictures, indices, config, device)
+            measured[number] = {
+                "val/psnr": psnr(reconstructions, images).cpu(),
+                "val/ssim": ssim(reconstructions, images).cpu(),
+                "val/kl_nats_per_image": kl.cpu(),
+            }
+    batches = {number: batch for part in processes.gather(measured) for number, batch in part.items()}
+    ordered = [batches[number] for number in sorted(batches)]
+    return {name: torch.cat([batch[name] for batch in ordered]).double().mean().item() for name in ordered[0]}
 
 
 def save(state: TrainState, config: Config, folder: Path, scores: Mapping[str, float], observer: Observer) -> None:
@@ -280,19 +252,20 @@ def save(state: TrainState, config: Config, folder: Path, scores: Mapping[str, f
     with folder_atomically(snapshot) as temporary:
         write_snapshot(temporary, state.averaged, image_size=config.data.image_size, settings=config.to_yaml())
     observer.kept(snapshot, state.step, scores)
-    state.save(folder / "checkpoints" / step_name(state.step), config.to_yaml())
-    prune(state, config, folder, observer)
-
-
-def prune(state: TrainState, config: Config, folder: Path, observer: Observer) -> None:
-    """Keep the snapshots of the last few checkpoints and of the best one, and the last two states to resume from."""
+    observer.saving()
+    save_state(state, config, folder)
     steps = sorted(state.scores)
     keep = {*steps[-config.training.keep_checkpoints :], best_step(state.scores)}
     for step in steps:
-        snapshot = folder / "snapshots" / step_name(step)
-        if step not in keep and snapshot.exists():
+        old = folder / "snapshots" / step_name(step)
+        if step not in keep and old.exists():
             observer.dropped(step)
-            shutil.rmtree(snapshot)
+            shutil.rmtree(old)
+
+
+def save_state(state: TrainState, config: Config, folder: Path) -> None:
+    """Write a checkpoint to resume from, and keep the one before it beside it."""
+    state.save(folder / "checkpoints" / step_name(state.step), config.to_yaml())
     for checkpoint in sorted((folder / "checkpoints").glob("step-*"))[:-2]:
         shutil.rmtree(checkpoint)
 

@@ -13,14 +13,19 @@ from pikavae.model.autoencoder import AutoencoderKL
 
 
 def build_optimizer(model: AutoencoderKL, config: OptimizerConfig) -> Optimizer:
-    """AdamW over all weights, or Muon over the hidden ones with AdamW for the rest.
+    """AdamW over all weights that are trained, or Muon over the hidden ones with AdamW for the rest.
 
     Each group carries its peak rate as `peak_lr`; `set_learning_rate` scales it along the run.
     """
     if config.name == "adamw":
-        groups = [{"params": list(model.parameters()), "peak_lr": config.learning_rate}]
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         return AdamW(
-            groups, lr=config.learning_rate, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay
+            [{"params": trained, "peak_lr": config.learning_rate}],
+            lr=config.learning_rate,
+            betas=config.betas,
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+            fused=True,
         )
     return _build_muon(model, config)
 
@@ -61,7 +66,7 @@ def split_for_muon(model: AutoencoderKL) -> tuple[list[nn.Parameter], list[nn.Pa
     ends = {model.encoder.conv_in.weight, model.decoder.conv_out.weight}
     hidden: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
-    for parameter in model.parameters():
+    for parameter in filter(lambda weight: weight.requires_grad, model.parameters()):
         pointwise = parameter.ndim == 4 and parameter.shape[2:] == (1, 1)
         is_hidden = parameter.ndim >= 2 and not pointwise and parameter not in ends
         (hidden if is_hidden else rest).append(parameter)

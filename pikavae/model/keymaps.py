@@ -138,7 +138,11 @@ def _tutorial_parts(module: str, place: str) -> dict[str, str]:
 def encoder_blocks(naming: Naming, names: Iterable[str]) -> dict[str, int]:
     """The encoder's residual blocks, but for those of the bottleneck: module name in the file to resolution level."""
     if naming != "tutorial":
-        words = r"encoder\.down_blocks\.(\d+)\.resnets\.\d+" if naming == "diffusers" else r"encoder\.down\.(\d+)\.block\.\d+"
+        words = (
+            r"encoder\.down_blocks\.(\d+)\.resnets\.\d+"
+            if naming == "diffusers"
+            else r"encoder\.down\.(\d+)\.block\.\d+"
+        )
         return {match[0]: int(match[1]) for name in names if (match := re.match(words, name))}
     places = [re.match(r"encoder\.(\d+)\.(s|1)\.", name) for name in names]
     halvings = sorted({int(place[1]) for place in places if place and place[2] == "1"})

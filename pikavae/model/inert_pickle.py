@@ -77,6 +77,9 @@ class _Machine:
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
 
+    def nothing(self, _: object) -> None:
+        """For opcodes that only frame the others."""
+
     def push(self, value: object) -> None:
         self.stack.append(value)
 
@@ -145,16 +148,16 @@ def _is_plain(key: object) -> bool:
     return key is None or isinstance(key, str | bytes | int | float)
 
 
-CONSTANTS = (
-    "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING BINBYTES "
-    "SHORT_BINBYTES BINBYTES8 BYTEARRAY8 UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8"
-).split()
+INTEGERS = ("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4")
+FLOATS = ("FLOAT", "BINFLOAT")
+BYTES = ("STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8")
+TEXTS = ("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8")
 
 OPCODES: dict[str, Callable[[_Machine, Any], object]] = {
-    **dict.fromkeys(CONSTANTS, _Machine.push),
+    **dict.fromkeys((*INTEGERS, *FLOATS, *BYTES, *TEXTS), _Machine.push),
     **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), _Machine.put),
     **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), lambda m, number: m.push(m.memo[number])),
-    **dict.fromkeys(("PROTO", "FRAME", "STOP"), lambda m, _: None),
+    **dict.fromkeys(("PROTO", "FRAME", "STOP"), _Machine.nothing),
     **dict.fromkeys(("REDUCE", "NEWOBJ"), _Machine.call),
     "OBJ": _Machine.call_since_mark,
     "NEWOBJ_EX": _Machine.call_with_keywords,

@@ -6,7 +6,7 @@ Every function goes from diffusers' names, which are this project's, to the othe
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Literal
 
 from torch import Tensor
@@ -37,7 +37,7 @@ _LDM_PARTS = (
 )
 
 
-def naming_of(names: Iterable[str]) -> Naming | None:
+def naming_of(names: Collection[str]) -> Naming | None:
     """Whose names these are, by the encoder's; None when they are of no autoencoder that is known."""
     signs: dict[Naming, str] = {
         "diffusers": r"encoder\.(down_blocks|mid_block)\.",
@@ -135,7 +135,7 @@ def _tutorial_parts(module: str, place: str) -> dict[str, str]:
     return {} if module in ("SiLU", "Upsample", "decoder.mid_block") else {module: place}
 
 
-def encoder_blocks(naming: Naming, names: Iterable[str]) -> dict[str, int]:
+def encoder_blocks(naming: Naming, names: Collection[str]) -> dict[str, int]:
     """The encoder's residual blocks, but for those of the bottleneck: module name in the file to resolution level."""
     if naming != "tutorial":
         words = (

@@ -79,7 +79,7 @@ def read_published(path: Path, *, expected: ModelConfig | None = None) -> Publis
     if naming is None:
         some = ", ".join(sorted(weights or tensors)[:3]) or "nothing"
         raise UserError(
-            f"{source}: no autoencoder of a known form; expected diffusers', LDM's or the tutorial's names, found {some}"
+            f"{source}: no autoencoder that is known: expected diffusers', LDM's or the tutorial's names, found {some}"
         )
     form = FORMS[naming]
     if description is not None and naming == "diffusers":
@@ -160,7 +160,9 @@ def _number(value: Any, path: Path) -> float | None:
 def _ldm_scaling_factor(tensors: dict[str, Tensor]) -> float | None:
     """A diffusion model that measured its latents' deviation keeps the factor beside its weights."""
     factor = tensors.get("scale_factor")
-    return float(factor) if factor is not None and factor.numel() == 1 and bool(torch.isfinite(factor)) else None
+    if factor is None or factor.numel() != 1 or not factor.is_floating_point() or factor.is_meta:
+        return None
+    return float(factor) if math.isfinite(float(factor)) else None
 
 
 def _select(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
@@ -188,9 +190,9 @@ def _sizes_of_shapes(weights: dict[str, Tensor], naming: Naming, groups: int, wh
         if match and match[1] in blocks and value.ndim:
             widths[blocks[match[1]]].append(value.shape[0])
     latent = [
-        value.shape[axis] // share
-        for name, axis, share in _latent_axes(naming)
-        if (value := weights.get(name)) is not None and value.ndim > axis
+        weights[name].shape[axis]
+        for name, axis in _latent_axes(naming)
+        if name in weights and weights[name].ndim > axis
     ]
     if not levels or not all(widths) or not latent:
         raise UserError(
@@ -209,15 +211,10 @@ def _sizes_of_shapes(weights: dict[str, Tensor], naming: Naming, groups: int, wh
         raise UserError(f"{where}: {_short(error)}; put a {CONFIG_NAME} beside it, or set section model") from None
 
 
-def _latent_axes(naming: Naming) -> list[tuple[str, int, int]]:
-    """Weights, the axis of each that the latent's channels make, and how many times."""
+def _latent_axes(naming: Naming) -> list[tuple[str, int]]:
+    """Weights, and the axis of each that is as long as the latent has channels."""
     before, conv_in = ("decoder.0", "decoder.1") if naming == "tutorial" else ("post_quant_conv", "decoder.conv_in")
-    return [
-        (f"{before}.weight", 0, 1),
-        (f"{before}.weight", 1, 1),
-        (f"{before}.bias", 0, 1),
-        (f"{conv_in}.weight", 1, 1),
-    ]
+    return [(f"{before}.weight", 0), (f"{before}.weight", 1), (f"{before}.bias", 0), (f"{conv_in}.weight", 1)]
 
 
 def _most(values: Iterable[int]) -> int:
@@ -227,7 +224,7 @@ def _most(values: Iterable[int]) -> int:
 def _checked(
     weights: dict[str, Tensor], naming: Naming, config: ModelConfig, where: Path
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """All weights of the model that `config` makes, under diffusers' names; what does not fit is told in their names."""
+    """The weights of the model that `config` makes, under diffusers' names; complaints are in the file's own names."""
     with torch.device("meta"):
         model = AutoencoderKL(config)
     shapes = {name: value.shape for name, value in model.state_dict().items()}

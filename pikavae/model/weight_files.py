@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -93,15 +94,15 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], list[str]]:
     refuse_stand_in(path)
     with path.open("rb") as file:
         head = file.read(9)
+    # Eight bytes of length, then JSON. Asked first: the length can begin as a pickle does, a pickle has no such length.
+    if head[5:] == b"\0\0\0{":
+        return _read_safetensors(path), []
     if zipfile.is_zipfile(path) or head[:1] == b"\x80":
         return _tensors_of(_read_torch(path), path)
     if head[:4] == b"PK\x03\x04":
         raise UserError(f"{path}: a torch file that is cut short; download it again")
-    if head[8:9] == b"{" or path.suffix == ".safetensors":
-        try:
-            return load_file(path), []
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path}: damaged safetensors file ({_one_line(error)}); download it again") from None
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path), []
     raise UserError(f"{path}: neither a safetensors file nor one of torch's; name a file or folder of weights")
 
 
@@ -122,9 +123,24 @@ def _read_parts(index: Path) -> tuple[dict[str, Tensor], list[str]]:
     return tensors, [f"{len(set(places.values()))} parts"]
 
 
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: damaged safetensors file ({_one_line(error)}); download it again") from None
+    return tensors
+
+
 def _read_torch(path: Path) -> object:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_mappable(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # about pickle protocols that torch may not read; it says so when it does not
+            if _is_mappable(path):
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            with path.open("rb") as file:
+                return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         if not zipfile.is_zipfile(path):
             raise UserError(
@@ -144,7 +160,7 @@ def _read_torch(path: Path) -> object:
 
 def _is_mappable(path: Path) -> bool:
     """Whether the file's tensors lie in it as they are, so that a large one need not be read whole."""
-    if not zipfile.is_zipfile(path):
+    if not zipfile.is_zipfile(path) or path.suffix == ".safetensors":  # torch would take the name for the format
         return False
     with zipfile.ZipFile(path) as archive:
         return all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())

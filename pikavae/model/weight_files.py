@@ -1,7 +1,7 @@
 """Files and folders of weights as others write them: what kind they are is told by their content, never by their name.
 
-No code in a file is ever run: safetensors has none, torch's own reader is called with `weights_only`, and what that
-refuses, a pickled module or a checkpoint with classes of a trainer, is read by `inert_pickle`.
+No code in a file is ever run: safetensors has none, `inert_pickle` reads torch's zip format, pickled modules and
+checkpoints with classes of a trainer too, and torch's own reader, called with `weights_only`, its older format.
 """
 
 from __future__ import annotations
@@ -132,38 +132,27 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_torch(path: Path) -> object:
+    if zipfile.is_zipfile(path):
+        try:
+            return read_inert(path)
+        except InertPickleError as error:
+            raise UserError(
+                f"{path}: holds no weights that can be read, and its code is never run ({_one_line(error)}); "
+                f"download it again, or save its state dict alone, best as safetensors"
+            ) from None
     try:
-        with warnings.catch_warnings():
+        with path.open("rb") as file, warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore"
-            )  # about pickle protocols that torch may not read; it says so when it does not
-            if _is_mappable(path):
-                return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            with path.open("rb") as file:
-                return torch.load(file, map_location="cpu", weights_only=True)
+            )  # about pickle protocols that torch may not read: it fails where it does not
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        if not zipfile.is_zipfile(path):
-            raise UserError(
-                f"{path}: in torch's format from before version 1.6, with more than weights; "
-                f"save its state dict again with a current torch"
-            ) from None
+        raise UserError(
+            f"{path}: in torch's format from before version 1.6, with more than weights; "
+            f"save its state dict again with a current torch"
+        ) from None
     except DAMAGE as error:
         raise UserError(f"{path}: damaged torch file ({_one_line(error)}); download it again") from None
-    try:
-        return read_inert(path)
-    except InertPickleError as error:
-        raise UserError(
-            f"{path}: holds no weights that can be read without running its code ({_one_line(error)}); "
-            f"save its state dict alone, best as safetensors"
-        ) from None
-
-
-def _is_mappable(path: Path) -> bool:
-    """Whether the file's tensors lie in it as they are, so that a large one need not be read whole."""
-    if not zipfile.is_zipfile(path) or path.suffix == ".safetensors":  # torch would take the name for the format
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
 
 
 def _tensors_of(content: object, path: Path) -> tuple[dict[str, Tensor], list[str]]:

@@ -1,6 +1,6 @@
 """Files and folders of weights as others write them: what kind they are is told by their content, never by their name.
 
-No code in a file is ever run: safetensors has none, `inert_pickle` reads torch's zip format, pickled modules and
+No code in a file is ever run: safetensors has none, `torch_archive` reads torch's zip format, pickled modules and
 checkpoints with classes of a trainer too, and torch's own reader, called with `weights_only`, its older format.
 """
 
@@ -20,7 +20,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import UserError
-from .inert_pickle import InertPickleError, read_inert
+from .inert_pickle import InertPickleError
+from .torch_archive import read_inert
 
 LFS_POINTER = b"version https://git-lfs"
 WEB_PAGE = (b"<!doctype", b"<html", b"<?xml", b"<head")

@@ -20,7 +20,10 @@ from pikavae.errors import UserError
 
 Byte = Annotated[int, Field(ge=0, le=255)]
 
-Cadence = Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=r"^(?=.*[1-9])\d+(\.\d+)? (epochs?|minutes?)$")]
+Cadence = (
+    Annotated[int, Field(ge=1)]
+    | Annotated[str, Field(pattern=r"^([1-9]\d*(\.\d+)?|0\.\d*[1-9]\d*) (epochs?|minutes?)$")]
+)
 """How often: a number of optimizer steps, or a text such as `2 epochs` or `10 minutes`."""
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from ..errors import UserError
 from .autoencoder import AutoencoderKL
 from .keymaps import Naming, canonical_name, encoder_blocks, is_attention_matrix, naming_of, their_names
 from .snapshot import CONFIG_NAME, SETTINGS_NAME, diffusers_config, mismatch, model_config
-from .weight_files import read_json, read_tensors, weights_in
+from .weight_files import parts_of, read_json, read_tensors, weights_in
 
 PREFIXES = ("first_stage_model.", "vae.")
 LEFT_ASIDE = {"loss.": "names of the training loss", "model_ema.": "EMA copies"}
@@ -45,6 +45,7 @@ class Published:
             "pikavae snapshot".
         scaling_factor: what latents are multiplied by for a diffusion model; None where nothing tells it.
         notes: what was assumed, converted or left aside, a line each.
+        image_size: the side, in pixels, that it was trained at, by its `config.json`; None where nothing tells it.
     """
 
     config: ModelConfig
@@ -52,25 +53,24 @@ class Published:
     form: str
     scaling_factor: float | None
     notes: tuple[str, ...]
+    image_size: int | None = None
 
 
-def read_published(path: Path, *, expected: ModelConfig | None = None) -> Published:
+def read_published(path: Path, *, expected: ModelConfig | None = None, norm_groups: int | None = None) -> Published:
     """Read a folder or a file of weights.
 
     Sizes are those of its `config.json`, or else are told by the shapes. The number of groups of GroupNorm is in no
-    weights file: without a `config.json` it is `expected`'s, or 32.
+    weights file: without a `config.json` it is `norm_groups`, or else `expected`'s, or 32.
 
     Args:
         path: a diffusers model folder or one with a `vae` folder inside, or a file.
         expected: the sizes that it must have.
+        norm_groups: the number of groups of a file that does not tell it.
 
     Raises:
         UserError: nothing is there, it is damaged or of no form that is known; names are missing, unexpected or of
             another shape than the sizes make; a weight is not finite; the sizes differ from `expected`.
     """
-    _refuse_checkpoint(path)
-    if not path.exists():
-        raise UserError(f"{path}: not found; name a folder or a file of weights")
     source, description = _locate(path)
     tensors, notes = read_tensors(source)
     scaling_factor = _ldm_scaling_factor(tensors)
@@ -81,21 +81,56 @@ def read_published(path: Path, *, expected: ModelConfig | None = None) -> Publis
         raise UserError(
             f"{source}: no autoencoder that is known: expected diffusers', LDM's or the tutorial's names, found {some}"
         )
-    form = FORMS[naming]
+    form, image_size = FORMS[naming], None
     if description is not None and naming == "diffusers":
-        config, scaling_factor, about = _described(description)
+        config, scaling_factor, image_size, about = _described(description)
         notes += [*about, *([] if path.is_dir() else [f"sizes are those of {CONFIG_NAME} beside it"])]
         if path.is_dir():
             form = "pikavae snapshot" if (source.parent / SETTINGS_NAME).is_file() else "diffusers folder"
             notes += [f"read from {source.relative_to(path)}"]
     else:
-        groups = 32 if expected is None else expected.norm_groups
+        groups = norm_groups or (32 if expected is None else expected.norm_groups)
         config = _sizes_of_shapes(weights, naming, groups, source)
         notes += [f"norm_groups {groups} is assumed: the file does not tell it"]
     state, converted = _checked(weights, naming, config, source)
     if expected is not None:
-        _refuse_other_sizes(config, expected, path)
-    return Published(config, state, form, scaling_factor, (*notes, *aside, *converted))
+        refuse_other_sizes(config, sizes_of(expected), path)
+    return Published(config, state, form, scaling_factor, (*notes, *aside, *converted), image_size)
+
+
+def published_files(path: Path) -> list[Path]:
+    """The files that `read_published` reads: the `config.json`, if there is one, and the weights with all their parts.
+
+    Raises:
+        UserError: nothing is there, or it is of no form that is known.
+    """
+    source, description = _locate(path)
+    return [*([] if description is None else [description]), source, *parts_of(source)]
+
+
+def sizes_of(config: ModelConfig) -> dict[str, Any]:
+    """The fields of section `model` that weights must fit, by name; the others concern only how it is trained."""
+    return {name: getattr(config, name) for name in SIZES}
+
+
+def refuse_other_sizes(config: ModelConfig, required: Mapping[str, Any], where: object) -> None:
+    """Compare sizes.
+
+    Args:
+        config: the sizes of the weights.
+        required: what they must be, fields of section `model` by name.
+        where: what the message names.
+
+    Raises:
+        UserError: some differ; the message lists them.
+    """
+    differing = [
+        f"{name} {getattr(config, name)} instead of {value}"
+        for name, value in required.items()
+        if getattr(config, name) != value
+    ]
+    if differing:
+        raise UserError(f"{where}: other sizes than section model: {', '.join(differing)}")
 
 
 def _refuse_checkpoint(path: Path) -> None:
@@ -107,6 +142,9 @@ def _refuse_checkpoint(path: Path) -> None:
 
 def _locate(path: Path) -> tuple[Path, Path | None]:
     """The file of weights, and the `config.json` that describes it."""
+    _refuse_checkpoint(path)
+    if not path.exists():
+        raise UserError(f"{path}: not found; name a folder or a file of weights")
     if path.is_file():
         beside = path.parent / CONFIG_NAME
         ours = path.name.startswith("diffusion_pytorch_model") and beside.is_file()
@@ -119,8 +157,8 @@ def _locate(path: Path) -> tuple[Path, Path | None]:
     )
 
 
-def _described(path: Path) -> tuple[ModelConfig, float | None, list[str]]:
-    """Sizes and scaling factor of a `config.json`, and a note on fields that nobody here knows."""
+def _described(path: Path) -> tuple[ModelConfig, float | None, int | None, list[str]]:
+    """Sizes, scaling factor and picture size of a `config.json`, and a note on fields that nobody here knows."""
     sizes = read_json(path)
     for key in SHIFTS:
         if sizes.get(key) not in (None, 0):
@@ -145,6 +183,7 @@ def _described(path: Path) -> tuple[ModelConfig, float | None, list[str]]:
     return (
         config,
         _number(sizes.get("scaling_factor"), path),
+        _picture_size(sizes.get("sample_size"), config),
         [f"fields not known here: {', '.join(strangers)}"] if strangers else [],
     )
 
@@ -155,6 +194,12 @@ def _number(value: Any, path: Path) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
         raise UserError(f"{path}: scaling_factor is {_short(value)}; expected a number above 0")
     return float(value)
+
+
+def _picture_size(value: Any, config: ModelConfig) -> int | None:
+    """The side in pixels; None for what no setting could be, since many a folder's value was never looked at."""
+    usable = isinstance(value, int) and 8 <= value <= 4096 and value % config.downsampling_factor == 0
+    return value if usable else None
 
 
 def _ldm_scaling_factor(tensors: dict[str, Tensor]) -> float | None:
@@ -259,16 +304,6 @@ def _float32(name: str, value: Tensor, where: Path) -> Tensor:
             f"{where}: {name} holds NaN or infinite numbers; nothing loaded, use another copy of the weights"
         )
     return copy
-
-
-def _refuse_other_sizes(config: ModelConfig, expected: ModelConfig, where: Path) -> None:
-    differing = [
-        f"{name} {getattr(config, name)} instead of {getattr(expected, name)}"
-        for name in SIZES
-        if getattr(config, name) != getattr(expected, name)
-    ]
-    if differing:
-        raise UserError(f"{where}: other sizes than section model: {', '.join(differing)}")
 
 
 def _short(value: object) -> str:

@@ -107,15 +107,31 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], list[str]]:
     raise UserError(f"{path}: neither a safetensors file nor one of torch's; name a file or folder of weights")
 
 
-def _read_parts(index: Path) -> tuple[dict[str, Tensor], list[str]]:
+def parts_of(path: Path) -> list[Path]:
+    """The files that an index names; none for a file that is no index.
+
+    Raises:
+        UserError: it names none, or one that is not in its folder.
+    """
+    return sorted(set(_places(path).values())) if path.suffix == ".json" else []
+
+
+def _places(index: Path) -> dict[str, Path]:
+    """The file that holds each tensor."""
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(part, str) for part in places.values()):
         raise UserError(f"{index}: names no parts under weight_map; download it again")
-    tensors: dict[str, Tensor] = {}
     for part in sorted(set(places.values())):
         if Path(part).name != part or Path(part).suffix == ".json" or not (index.parent / part).is_file():
             raise UserError(f"{index}: part {part!r} is not in the folder; download it too")
-        content, _ = read_tensors(index.parent / part)
+    return {name: index.parent / part for name, part in places.items()}
+
+
+def _read_parts(index: Path) -> tuple[dict[str, Tensor], list[str]]:
+    places = _places(index)
+    tensors: dict[str, Tensor] = {}
+    for part in sorted(set(places.values())):
+        content, _ = read_tensors(part)
         if twice := sorted(content.keys() & tensors.keys()):
             raise UserError(f"{index}: {twice[0]} is in two parts; download the folder again")
         tensors |= content

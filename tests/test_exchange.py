@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from flows.cli import main
 from pikavae import operations, runs
 from pikavae.config import ModelConfig, load_config, parse_config
-from pikavae.errors import UserError
+from pikavae.errors import DamagedFileError, UserError
 from pikavae.home import home
 from pikavae.model.keymaps import export_ldm, their_names
 from pikavae.model.snapshot import SETTINGS_NAME, WEIGHTS_NAME, read_snapshot, write_snapshot
@@ -291,6 +291,19 @@ def test_an_imported_model_is_found_by_every_name(imported, model):
     assert operations.config_of_model(name).model == sizes
     with pytest.raises(UserError, match=rf"training\.start '{name}': .*other sizes than section model: channels"):
         operations.starting_weights(configured(ModelConfig(), start=name))
+
+
+@pytest.mark.parametrize("model", ["1", "champion", "run"])
+def test_recorded_weights_that_changed_are_not_begun_with(imported, model):
+    name = model.replace("run", f"run:{imported['diffusers folder'].version.run_id}")
+    folder = operations.starting_weights(configured(start=name))
+    whole = (folder / WEIGHTS_NAME).read_bytes()
+    damage_weights(folder)
+    try:
+        with pytest.raises(DamagedFileError, match=f"training.start '{name}': .* holds other bytes than were recorded"):
+            operations.starting_weights(configured(start=name))
+    finally:
+        (folder / WEIGHTS_NAME).write_bytes(whole)
 
 
 def test_the_same_bytes_are_the_same_version(imported, shared_home, tmp_path, capsys):

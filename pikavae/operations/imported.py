@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from pikavae.config import Config, DataConfig, ModelConfig, content_hash
-from pikavae.errors import UserError
+from pikavae.errors import DamagedFileError, UserError
 from pikavae.files import exclusive, folder_atomically, remove_leftovers, sha256_of
 from pikavae.home import home
 from pikavae.model.autoencoder import AutoencoderKL
@@ -30,7 +30,11 @@ from pikavae.model.snapshot import (
     write_snapshot,
 )
 from pikavae.operations.results import is_whole
-from pikavae.runs import read_json
+from pikavae.registry import versions
+from pikavae.registry.package import SNAPSHOT_FOLDER
+from pikavae.registry.production_model import PRODUCTION_NAME
+from pikavae.runs import RunFolder, read_json
+from pikavae.tracking import connect
 from pikavae.versions import code_version
 
 logger = logging.getLogger(__name__)
@@ -56,6 +60,7 @@ def starting_weights(config: Config) -> Path | None:
 
     Raises:
         UserError: there is no such model, it cannot be read whole, or its sizes are others; nothing was written.
+        DamagedFileError: a file of a version or a finished run has another hash than was recorded for it.
     """
     start = config.training.start
     if start is None:
@@ -75,6 +80,7 @@ def find_snapshot(name: str, config: Config, *, field: str, required: Mapping[st
 
     Raises:
         UserError: there is no such model, it cannot be read whole, or its sizes are others; nothing was written.
+        DamagedFileError: a file of a version or a finished run has another hash than was recorded for it.
     """
     if not is_registered_name(name):
         return snapshot_of(published_path(name, field=field), norm_groups=config.model.norm_groups, required=required)
@@ -82,14 +88,43 @@ def find_snapshot(name: str, config: Config, *, field: str, required: Mapping[st
     from pikavae.operations.models import find_model
 
     try:
-        return snapshot_of(find_model(name, config.registry.model_name), required=required)
+        folder = find_model(name, config.registry.model_name)
+        found = snapshot_of(folder, required=required)
     except UserError as error:
         raise UserError(f"{field} {name!r}: {error}") from None
+    if not is_whole(folder, recorded_hashes(name, folder, config.registry.model_name)):
+        raise DamagedFileError(
+            f"{field} {name!r}: {folder} holds other bytes than were recorded; restore it, or name another model"
+        )
+    return found
+
+
+def recorded_hashes(name: str, folder: Path, model_name: str) -> dict[str, str]:
+    """The SHA-256 of each file of a snapshot, as written down when its run ended or its version was registered.
+
+    Snapshots of a run's earlier steps have none.
+
+    Args:
+        name: a version, `champion` or `run:...`.
+        folder: where that is.
+        model_name: the registered model whose versions are the candidates.
+    """
+    if name.startswith("run:"):
+        result = RunFolder(folder.parents[1]).result
+        hashes: dict[str, str] = result["snapshot_sha256"] if result and result["snapshot"] == folder.name else {}
+        return hashes
+    client = connect(home())
+    if name == versions.CHAMPION:
+        version = versions.get_champion(client, PRODUCTION_NAME)
+    else:
+        version = versions.get_version(client, model_name, int(name))
+    inside = f"{SNAPSHOT_FOLDER}/"
+    return {file.removeprefix(inside): digest for file, digest in version.manifest.items() if file.startswith(inside)}
 
 
 def is_registered_name(name: str) -> bool:
     """Whether it is a version, `champion` or `run:...`, which win over paths of the same name."""
-    return name.isdecimal() or name == "champion" or name.startswith("run:")
+    return name.isdecimal() or name == versions.CHAMPION or name.startswith("run:")
 
 
 def published_path(name: str, *, field: str) -> Path:

@@ -113,7 +113,11 @@ def test_every_form_becomes_a_whole_snapshot_once(tmp_path, form):
         assert not home().exists()
         return
     assert folder.parent == home() / "imported"
-    assert load_config(folder / SETTINGS_NAME).model == SIZES
+    settings = load_config(folder / SETTINGS_NAME)
+    assert (settings.model, settings.data.image_size) == (
+        SIZES,
+        64 if form in ("diffusers folder", "parts", "pipeline") else 512,
+    )
     assert json.loads((folder / "config.json").read_text()).get("scaling_factor") == SCALES.get(form)
     before = stamps(folder)
     assert operations.starting_weights(configured(start=str(path), steps=7)) == folder

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
+from flows.commands.exchange import export, import_
 from flows.commands.models import models, promote, rollback
 from flows.commands.services import doctor, schedule, ui, up
 from flows.commands.stages import encode, evaluate, plan, prepare, reconstruct, register, run, train
@@ -34,6 +35,8 @@ COMMANDS: dict[str, Command] = {
     "register": register,
     "reconstruct": reconstruct,
     "encode": encode,
+    "import": import_,
+    "export": export,
     "promote": promote,
     "rollback": rollback,
     "models": models,

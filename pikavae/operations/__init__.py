@@ -3,6 +3,8 @@
 from pikavae.home import home
 from pikavae.operations.doctor import Check, doctor
 from pikavae.operations.encoding import encode
+from pikavae.operations.exchange import export_model, import_model
+from pikavae.operations.imported import starting_weights
 from pikavae.operations.models import (
     config_of_model,
     evaluate_model,
@@ -35,8 +37,10 @@ __all__ = [
     "encode",
     "evaluate",
     "evaluate_model",
+    "export_model",
     "history",
     "home",
+    "import_model",
     "list_models",
     "load_report",
     "mlflow_page",
@@ -54,6 +58,7 @@ __all__ = [
     "serve_mlflow",
     "show_model",
     "start_mlflow",
+    "starting_weights",
     "summary",
     "train",
 ]

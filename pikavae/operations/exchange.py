@@ -1,0 +1,200 @@
+"""Models from elsewhere and for elsewhere: import one as a run and a version of its own, export one for diffusers."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pikavae import runs
+from pikavae.config import Config, ModelConfig, content_hash, load_config
+from pikavae.errors import DamagedFileError, UserError
+from pikavae.files import exclusive, folder_atomically, sha256_of
+from pikavae.home import home
+from pikavae.model.published import sizes_of
+from pikavae.model.snapshot import SETTINGS_NAME
+from pikavae.operations.imported import (
+    HUB,
+    SNAPSHOT_FILES,
+    Snapshot,
+    find_snapshot,
+    is_registered_name,
+    published_path,
+    snapshot_of,
+)
+from pikavae.operations.pipeline import CHECKOUT, recording
+from pikavae.operations.results import Registered
+from pikavae.registry import versions
+from pikavae.runs import RunFolder
+from pikavae.tracking import RunLog, connect, experiment_id, find_run, git_tags
+
+KEY_TAG = "pikavae.import_key"
+SNAPSHOT_NAME = "step-00000000"
+
+
+@dataclass(frozen=True)
+class _Import:
+    """A model on its way in: what the user called it, where it is, and the key by which it is found again."""
+
+    source: str
+    snapshot: Snapshot
+    digest: str
+    key: str
+
+    @property
+    def name(self) -> str:
+        """What its run is called."""
+        return self.source if self.source.startswith(HUB) else Path(self.source).name
+
+    def tags(self) -> dict[str, str]:
+        """Where it came from, for the run and the version."""
+        return {
+            "pikavae.imported.source": self.source,
+            "pikavae.imported.form": self.snapshot.form,
+            "pikavae.imported.notes": "\n".join(self.snapshot.notes),
+            "pikavae.snapshot": self.digest,
+        }
+
+    def note(self) -> str:
+        """The same for a person, in Markdown."""
+        head = f"Imported from `{self.source}`, a {self.snapshot.form}. Its scores are not measured yet."
+        return "\n".join([head, "", *(f"- {note}" for note in self.snapshot.notes)])
+
+
+def export_model(model: str, out: Path, config: Config) -> Path:
+    """Write a model as a folder that diffusers loads, with the configuration that made it.
+
+    Args:
+        model: what `find_snapshot` takes.
+        out: a folder that does not exist yet, or is empty.
+        config: `registry.model_name`, and sizes that other makers' weights must have where they are not the defaults.
+
+    Returns:
+        The folder, absolute.
+
+    Raises:
+        UserError: there is no such model, it is not whole, or the folder is not empty; nothing was written.
+    """
+    out = out.expanduser().absolute()
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise UserError(f"export {str(out)!r}: it is there and not empty; name a new folder")
+    source = find_snapshot(model, config, field="export", required=stated_sizes(config.model)).folder
+    try:
+        with folder_atomically(out) as temporary:
+            copy_snapshot(source, temporary)
+    except OSError as error:
+        raise UserError(f"export {str(out)!r}: cannot be written ({error.strerror}); name another folder") from None
+    return out
+
+
+def import_model(source: str, config: Config) -> Registered:
+    """Register a published model as a candidate version, with a run of its own; the same bytes are found again.
+
+    Args:
+        source: a path that `read_published` takes, or `hub:` and what `fetch_weights` takes.
+        config: where it goes (`registry.model_name`, `tracking.experiment`); what a file does not tell
+            (`model.norm_groups`, `data.image_size`); and sizes that it must have where they are not the defaults.
+
+    Raises:
+        UserError: nothing is there, it cannot be read whole, or its sizes are others; nothing was written.
+    """
+    if is_registered_name(source):
+        raise UserError(f"import {source!r}: a model of this project already; name a file, a folder or {HUB}ORG/NAME")
+    path = published_path(source, field="import")
+    snapshot = snapshot_of(
+        path,
+        norm_groups=config.model.norm_groups,
+        image_size=config.data.image_size,
+        required=stated_sizes(config.model),
+    )
+    digest = runs.snapshot_digest(snapshot.folder)
+    key = content_hash({"imported": digest, "registry.model_name": config.registry.model_name})
+    job = _Import(source if source.startswith(HUB) else str(path), snapshot, digest, key)
+    client = connect(home())
+    with exclusive(home() / "runs" / f"{key}.lock", waiting="another process imports the same; waiting for it"):
+        if found := versions.find_version(client, config.registry.model_name, key):
+            return Registered(found, reused=True)
+        settings = load_config(snapshot.folder / SETTINGS_NAME)
+        log = _open_run(job, settings, config.tracking.experiment)
+        with recording(log):
+            run = _keep(job, settings, log)
+            version = versions.register(
+                client,
+                run_id=log.run_id,
+                snapshot=run.snapshot(),
+                model_name=config.registry.model_name,
+                image_size=settings.data.image_size,
+                step=0,
+                metrics={},
+                tags={
+                    versions.KEY_TAG: key,
+                    "pikavae.run_id": log.run_id,
+                    "pikavae.config_hash": content_hash(settings.flat()),
+                    **job.tags(),
+                    **git_tags(CHECKOUT),
+                },
+                description=job.note(),
+            )
+            log.set_tags({"pikavae.version": str(version.version), "pikavae.registered_model": version.name})
+    return Registered(version, reused=False)
+
+
+def stated_sizes(model: ModelConfig) -> dict[str, object]:
+    """The sizes that the user asked for: those that are not the defaults. Weights that tell others are refused."""
+    defaults = sizes_of(ModelConfig())
+    return {name: value for name, value in sizes_of(model).items() if value != defaults[name]}
+
+
+def copy_snapshot(source: Path, target: Path) -> None:
+    """Copy the three files of a snapshot into an existing folder, and read the copies back.
+
+    Raises:
+        DamagedFileError: a copy is not what was copied.
+    """
+    for name in SNAPSHOT_FILES:
+        shutil.copyfile(source / name, target / name)
+        if sha256_of(target / name) != sha256_of(source / name):
+            raise DamagedFileError(f"{target / name}: the copy differs from {source / name}; check the disk")
+
+
+def _open_run(job: _Import, settings: Config, experiment: str) -> RunLog:
+    """The run that an earlier attempt has opened, or a new one."""
+    client = connect(home())
+    experiment = experiment_id(client, home(), experiment)
+    tags = {KEY_TAG: job.key, **job.tags()}
+    if begun := next(iter(find_run(client, experiment, {KEY_TAG: job.key})), None):
+        log = RunLog.resume(client, begun.run_id)
+        log.set_tags(tags)
+    else:
+        sizes = {f"model.{name}": value for name, value in sizes_of(settings.model).items()}
+        log = RunLog.start(client, experiment, job.name, tags=tags, params=sizes)
+    log.set_tags(git_tags(CHECKOUT))
+    log.set_note(job.note())
+    log.log_text(settings.to_yaml(), "config.yaml")
+    return log
+
+
+def _keep(job: _Import, settings: Config, log: RunLog) -> RunFolder:
+    """The run's folder with the model as its only snapshot, at step 0, so that `run:<id>` names it like any other."""
+    record = {
+        "key": job.key,
+        "inputs": {"imported": job.digest},
+        "created": datetime.now(UTC).isoformat(),
+        "config": settings.model_dump(mode="json"),
+    }
+    run = runs.create_run_folder(home(), log.run_id, record)
+    with folder_atomically(run.path / "snapshots" / SNAPSHOT_NAME) as temporary:
+        copy_snapshot(job.snapshot.folder, temporary)
+    run.finish(
+        {
+            "imported": job.source,
+            "steps": 0,
+            "best_step": 0,
+            "images_seen": 0,
+            "snapshot": SNAPSHOT_NAME,
+            "experiment_id": log.experiment_id,
+            "snapshot_sha256": {name: sha256_of(run.snapshot() / name) for name in SNAPSHOT_FILES},
+        }
+    )
+    return run

@@ -47,7 +47,7 @@ def maybe_recomputed(layer: nn.Module, x: Tensor, wanted: bool) -> Tensor:
     return out
 
 
-def activated(norm: nn.Module, conv: nn.Module, x: Tensor) -> Tensor:
+def _norm_silu_conv(norm: nn.Module, conv: nn.Module, x: Tensor) -> Tensor:
     out: Tensor = conv(F.silu(norm(x)))
     return out
 
@@ -60,8 +60,8 @@ def norm_silu_conv(norm: nn.Module, conv: nn.Module, x: Tensor) -> Tensor:
     """
     free = not torch.is_autocast_enabled(x.device.type) and not torch.compiler.is_compiling()
     if free and norm.training and torch.is_grad_enabled() and x.numel() >= RECOMPUTE_ABOVE:
-        return recomputed(activated, norm, conv, x)
-    return activated(norm, conv, x)
+        return recomputed(_norm_silu_conv, norm, conv, x)
+    return _norm_silu_conv(norm, conv, x)
 
 
 class ResnetBlock2D(nn.Module):
@@ -208,9 +208,7 @@ class Encoder(nn.Module):
     def forward(self, images: Tensor, recompute: bool = False) -> Tensor:
         x = self.conv_in(images)  # (B, C_0, H, W)
         for block in self.down_blocks:
-            x = maybe_recomputed(
-                block, x, recompute
-            )  # (B, C_level, H/2^(level+1), W/2^(level+1)), the last level as it is
+            x = maybe_recomputed(block, x, recompute)  # (B, C_level, H/2^(level+1), W/2^(level+1)), the last unhalved
         x = maybe_recomputed(self.mid_block, x, recompute)  # (B, C_last, H/f, W/f)
         return norm_silu_conv(self.conv_norm_out, self.conv_out, x)  # (B, 2Z, H/f, W/f)
 

@@ -8,7 +8,8 @@ of the device's libraries, and the networks of `loss.perceptual_weight` and `los
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import weakref
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -157,7 +158,7 @@ def _gib(count: int) -> str:
     return f"{count / GIB:.1f} GiB" if count >= GIB / 10 else f"{count / 2**20:.1f} MiB"
 
 
-def _nbytes(tensors: Any) -> int:
+def _nbytes(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
 
 
@@ -174,30 +175,41 @@ def _saved_activations(model: AutoencoderKL, config: Config, count: int) -> int:
     layout = torch.channels_last if config.training.channels_last else torch.contiguous_format
     images = torch.empty(count, 3, side, side).contiguous(memory_format=layout)
     device_type = images.device.type
-    with saved_for_backward(model) as saved:
+    with saved_for_backward() as held:
         with _autocast(device_type, config.training.precision):
             reconstructions, posterior = model(images)
         loss = F.mse_loss(reconstructions.float(), images) + posterior.kl().mean()
-    total = _nbytes(saved)
-    del loss
-    return total
+    kept = saved_bytes(held, model)
+    del loss  # only now: the graph hangs on it
+    return kept
+
+
+class Saved:
+    """A tensor that autograd keeps; it lives as long as the graph that needs it."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+
+def saved_bytes(held: Iterable[Saved], model: nn.Module) -> int:
+    """Bytes of what is `held`, each storage once, without the parameters of `model`."""
+    parameters = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    storages = {saved.tensor.untyped_storage()._cdata: saved.tensor.untyped_storage().nbytes() for saved in held}
+    return sum(nbytes for address, nbytes in storages.items() if address not in parameters)
 
 
 @contextmanager
-def saved_for_backward(model: nn.Module) -> Iterator[list[Tensor]]:
-    """What autograd saves meanwhile, one tensor for each storage, without the parameters of `model`."""
-    saved: list[Tensor] = []  # holding them keeps their storages' addresses from being used again
-    known = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+def saved_for_backward() -> Iterator[weakref.WeakSet[Saved]]:
+    """What autograd saves meanwhile, as far as it is still alive."""
+    held: weakref.WeakSet[Saved] = weakref.WeakSet()
 
-    def note(tensor: Tensor) -> Tensor:
-        address = tensor.untyped_storage()._cdata
-        if address not in known:
-            known.add(address)
-            saved.append(tensor.detach())
-        return tensor
+    def pack(tensor: Tensor) -> Saved:
+        saved = Saved(tensor)
+        held.add(saved)
+        return saved
 
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        yield saved
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved.tensor):
+        yield held
 
 
 @contextmanager

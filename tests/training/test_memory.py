@@ -1,11 +1,13 @@
 """The estimate against what autograd really keeps, and the advice for a configuration that does not fit."""
 
+import json
 import time
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from benchmarks import gpu_training, memory
 from pikavae.config import load_config
 from pikavae.model import autoencoder
 from pikavae.model.autoencoder import AutoencoderKL
@@ -158,3 +160,31 @@ def test_advice_for_what_cannot_be_made_smaller_by_a_setting():
         }
     )
     assert "model.channels" in out_of_memory_advice(config)
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call:UserWarning")  # diffusers under torch.compile
+def test_the_benchmark_for_gpus_runs_on_the_cpu(capsys):
+    gpu_training.main(["--device", "cpu", "--tiny", "--seconds", "0", "--parts", "memory", "training", "finite"])
+    results = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {row["way"] for row in results["memory"]} == {"as written", "norms twice", "default", "checkpointing"}
+    assert [(row["size"], row["way"]) for row in results["training"]] == [
+        (16, "plain"),
+        (16, "compiled"),
+        (32, "plain"),
+        (32, "compiled"),
+    ]
+    assert all(row["finite"] for row in results["finite"])
+
+
+def test_the_benchmark_for_gpus_says_what_it_leaves_out(capsys, monkeypatch):
+    monkeypatch.setattr(gpu_training.importlib.util, "find_spec", lambda name: None)
+    gpu_training.main(["--device", "cpu", "--tiny", "--seconds", "0", "--parts", "training", "inference"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.endswith("left out, diffusers is not installed")] != []
+    assert "training" not in json.loads(lines[-1])
+
+
+def test_the_table_of_estimates_has_a_row_for_each_combination():
+    found = memory.rows("demo", 1, [64])
+    assert len(found) == 8
+    assert all(counted.total <= plain.total for _, counted, plain in found)

@@ -26,7 +26,9 @@ from ..config import ModelConfig
 NORM_EPS = 1e-6
 
 RECOMPUTE_ABOVE = 2**20
-"""Elements of a feature map from which its norm and activation are computed twice rather than kept."""
+"""Elements of a feature map from which its norm and activation are computed twice rather than kept: 4 MiB in float32.
+
+Below, the call costs more time than the little memory is worth."""
 
 
 def recomputed(layer: Callable[..., Tensor], *inputs: Any) -> Tensor:
@@ -55,11 +57,12 @@ def _norm_silu_conv(norm: nn.Module, conv: nn.Module, x: Tensor) -> Tensor:
 def norm_silu_conv(norm: nn.Module, conv: nn.Module, x: Tensor) -> Tensor:
     """The convolution of the activated norm of `x`, for which training keeps one large map, `x`, instead of three.
 
-    The convolution itself is not repeated, so in float32 this is nearly free. Not so under autocast, where the
-    convolution is fast and the rest, in float32, is not; a compiler finds by itself what to compute again.
+    The convolution itself is not repeated. Beside one in float32 the rest takes little time, so it is computed twice;
+    under autocast it would take much of a step, since the convolution is fast there and the norm still in float32. A
+    compiler finds by itself what to compute again.
     """
-    free = not torch.is_autocast_enabled(x.device.type) and not torch.compiler.is_compiling()
-    if free and norm.training and torch.is_grad_enabled() and x.numel() >= RECOMPUTE_ABOVE:
+    cheap = not torch.is_autocast_enabled(x.device.type) and not torch.compiler.is_compiling()
+    if cheap and norm.training and torch.is_grad_enabled() and x.numel() >= RECOMPUTE_ABOVE:
         return recomputed(_norm_silu_conv, norm, conv, x)
     return _norm_silu_conv(norm, conv, x)
 

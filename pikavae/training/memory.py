@@ -7,6 +7,7 @@ of the device's libraries, and the networks of `loss.perceptual_weight` and `los
 
 from __future__ import annotations
 
+import json
 import re
 import weakref
 from collections.abc import Iterable, Iterator
@@ -138,8 +139,8 @@ def _with(config: Config, change: dict[str, Any]) -> Config:
 
 def _spelled(change: dict[str, Any]) -> str:
     """As in YAML: `training.batch_size 4 with training.accumulation 2`."""
-    words = {True: "true", None: "null"}
-    return " with ".join(f"{name} {words.get(value, value)}" for name, value in change.items())
+    words = {name: value if isinstance(value, str) else json.dumps(value) for name, value in change.items()}
+    return " with ".join(f"{name} {word}" for name, word in words.items())
 
 
 def _not_counted(config: Config) -> str:
@@ -204,7 +205,7 @@ def saved_for_backward() -> Iterator[weakref.WeakSet[Saved]]:
     held: weakref.WeakSet[Saved] = weakref.WeakSet()
 
     def pack(tensor: Tensor) -> Saved:
-        saved = Saved(tensor)
+        saved = Saved(tensor.detach())  # the tensor itself may refer to the graph, which would then never end
         held.add(saved)
         return saved
 

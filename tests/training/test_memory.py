@@ -65,6 +65,21 @@ def test_estimate_is_what_a_real_forward_pass_keeps(changes, recompute_above, mo
     assert estimate(config).activations == pytest.approx(really_saved(config), rel=tolerance, abs=0)
 
 
+def test_what_is_saved_is_counted_once_without_parameters_and_while_it_is_needed():
+    """A convolution keeps its input, SiLU and sigmoid what enters or leaves them, an addition nothing."""
+    model = torch.nn.Conv2d(2, 4, 3, padding=1)
+    x = torch.rand(3, 2, 8, 8)
+    map_bytes = 3 * 4 * 8 * 8 * 4
+    with saved_for_backward() as held:
+        y = model(x)
+        z = F.silu(y) + y * y  # y is saved three times
+        assert saved_bytes(held, model) == x.nbytes + map_bytes
+        w = z.sigmoid()
+        assert saved_bytes(held, model) == x.nbytes + 2 * map_bytes
+        del y, z, w
+        assert saved_bytes(held, model) == 0
+
+
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 @pytest.mark.parametrize("trainable", ["all", "decoder"])
 def test_weights_gradients_and_moments_are_those_of_a_real_step(name, trainable):
@@ -143,6 +158,13 @@ def test_advice_names_only_what_helps():
     line = out_of_memory_advice(load_config("tutorial", {"training.device": "cuda", **set_already}))
     assert "gradient_checkpointing" not in line
     assert "trainable" not in line
+
+
+def test_advice_spells_values_as_yaml_does():
+    line = out_of_memory_advice(config_of(**{"training.batch_size": 2, "training.ema_decay": 0.9}))
+    assert "training.batch_size 1 with training.accumulation 2: about " in line
+    assert "training.precision bf16 with training.gradient_checkpointing true: about " in line
+    assert "training.ema_decay null: about " in line
 
 
 def test_advice_tells_what_it_did_not_count():

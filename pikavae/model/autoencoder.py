@@ -14,14 +14,57 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..config import ModelConfig
 
 NORM_EPS = 1e-6
+
+RECOMPUTE_ABOVE = 2**20
+"""Elements of a feature map from which its norm and activation are computed twice rather than kept: 4 MiB in float32.
+
+Below, the call costs more time than the little memory is worth."""
+
+
+def recomputed(layer: Callable[..., Tensor], *inputs: Any) -> Tensor:
+    """`layer(*inputs)`, of which only the inputs are kept: the backward pass computes again what it needs.
+
+    It stops before the last operation whose output no gradient needs; nothing random is inside, so the numbers are
+    the same (Chen et al. 2016, arXiv:1604.06174).
+    """
+    out: Tensor = checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=False)
+    return out
+
+
+def maybe_recomputed(layer: nn.Module, x: Tensor, wanted: bool) -> Tensor:
+    """`layer(x)`, recomputed where `wanted` and where gradients are to come."""
+    if wanted and layer.training and torch.is_grad_enabled():
+        return recomputed(layer, x)
+    out: Tensor = layer(x)
+    return out
+
+
+def _norm_silu_conv(norm: nn.Module, conv: nn.Module, x: Tensor) -> Tensor:
+    out: Tensor = conv(F.silu(norm(x)))
+    return out
+
+
+def norm_silu_conv(norm: nn.Module, conv: nn.Module, x: Tensor) -> Tensor:
+    """The convolution of the activated norm of `x`, for which training keeps one large map, `x`, instead of three.
+
+    The convolution itself is not repeated. Beside one in float32 the rest takes little time, so it is computed twice;
+    under autocast it would take much of a step, since the convolution is fast there and the norm still in float32. A
+    compiler finds by itself what to compute again.
+    """
+    cheap = not torch.is_autocast_enabled(x.device.type) and not torch.compiler.is_compiling()
+    if cheap and norm.training and torch.is_grad_enabled() and x.numel() >= RECOMPUTE_ABOVE:
+        return recomputed(_norm_silu_conv, norm, conv, x)
+    return _norm_silu_conv(norm, conv, x)
 
 
 class ResnetBlock2D(nn.Module):
@@ -36,8 +79,8 @@ class ResnetBlock2D(nn.Module):
         self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))  # (B, C_out, h, w)
-        h = self.conv2(F.silu(self.norm2(h)))
+        h = norm_silu_conv(self.norm1, self.conv1, x)  # (B, C_out, h, w)
+        h = norm_silu_conv(self.norm2, self.conv2, h)
         out: Tensor = (x if self.conv_shortcut is None else self.conv_shortcut(x)) + h
         return out
 
@@ -142,9 +185,9 @@ class UpDecoderBlock2D(nn.Module):
             [Upsample2D(out_channels, shortcut=config.resample_shortcuts)] if upsample else []
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, recompute: bool = False) -> Tensor:
         for layer in (*self.resnets, *self.upsamplers):
-            x = layer(x)
+            x = maybe_recomputed(layer, x, recompute)
         return x
 
 
@@ -165,13 +208,12 @@ class Encoder(nn.Module):
         self.conv_norm_out = nn.GroupNorm(config.norm_groups, channels[-1], eps=NORM_EPS)
         self.conv_out = nn.Conv2d(channels[-1], 2 * config.latent_channels, 3, padding=1)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, recompute: bool = False) -> Tensor:
         x = self.conv_in(images)  # (B, C_0, H, W)
         for block in self.down_blocks:
-            x = block(x)  # (B, C_level, H/2^(level+1), W/2^(level+1)), the last level as it is
-        x = self.mid_block(x)  # (B, C_last, H/f, W/f)
-        moments: Tensor = self.conv_out(F.silu(self.conv_norm_out(x)))  # (B, 2Z, H/f, W/f)
-        return moments
+            x = maybe_recomputed(block, x, recompute)  # (B, C_level, H/2^(level+1), W/2^(level+1)), the last unhalved
+        x = maybe_recomputed(self.mid_block, x, recompute)  # (B, C_last, H/f, W/f)
+        return norm_silu_conv(self.conv_norm_out, self.conv_out, x)  # (B, 2Z, H/f, W/f)
 
 
 class Decoder(nn.Module):
@@ -191,12 +233,11 @@ class Decoder(nn.Module):
         self.conv_norm_out = nn.GroupNorm(config.norm_groups, channels[-1], eps=NORM_EPS)
         self.conv_out = nn.Conv2d(channels[-1], 3, 3, padding=1)
 
-    def forward(self, latents: Tensor) -> Tensor:
-        x = self.mid_block(self.conv_in(latents))  # (B, C_last, H/f, W/f)
+    def forward(self, latents: Tensor, recompute: bool = False) -> Tensor:
+        x = maybe_recomputed(self.mid_block, self.conv_in(latents), recompute)  # (B, C_last, H/f, W/f)
         for block in self.up_blocks:
-            x = block(x)
-        images: Tensor = self.conv_out(F.silu(self.conv_norm_out(x)))  # (B, 3, H, W)
-        return images
+            x = block(x, recompute)
+        return norm_silu_conv(self.conv_norm_out, self.conv_out, x)  # (B, 3, H, W)
 
 
 @dataclass(frozen=True)
@@ -236,7 +277,14 @@ class AutoencoderKL(nn.Module):
     """Encoder, posterior and decoder.
 
     Pictures are (B, 3, H, W) in [-1, 1], with H and W multiples of the downsampling factor.
+
+    Attributes:
+        gradient_checkpointing: in training, compute the activations again in the backward pass instead of keeping them,
+            level by level in the encoder and layer by layer in the decoder, whose maps are alive when memory peaks.
+            The gradients are the same bit for bit.
     """
+
+    gradient_checkpointing: bool = False
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -271,11 +319,11 @@ class AutoencoderKL(nn.Module):
                 f"images of shape {tuple(images.shape)}: expected (B, 3, H, W) with H and W multiples of {factor}; "
                 f"pad or resize them first"
             )
-        return DiagonalGaussian.from_moments(self.quant_conv(self.encoder(images)))
+        return DiagonalGaussian.from_moments(self.quant_conv(self.encoder(images, self.gradient_checkpointing)))
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures (B, 3, H, W), about [-1, 1] but not clamped, of `latents` (B, Z, H/f, W/f)."""
-        images: Tensor = self.decoder(self.post_quant_conv(latents))
+        images: Tensor = self.decoder(self.post_quant_conv(latents), self.gradient_checkpointing)
         return images
 
     def forward(

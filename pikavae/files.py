@@ -77,6 +77,13 @@ def remove_leftovers(folder: Path) -> None:
             leftover.unlink()
 
 
+def remove_folder(path: Path) -> None:
+    """Remove a folder so that no part of it is ever seen under its name."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.old.tmp")
+    path.rename(temporary)
+    shutil.rmtree(temporary)
+
+
 def sync(path: Path) -> None:
     """Make a file's content, or the names in a folder, durable."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -87,13 +94,14 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def exclusive(path: Path, *, busy: str | None = None, waiting: str = "") -> Iterator[None]:
+def exclusive(path: Path, *, busy: str | None = None, waiting: str = "", patience: float = 0.0) -> Iterator[None]:
     """Hold the file lock `path` for the block. The system frees it when the holder ends, however it ends.
 
     Args:
         path: the lock's file.
         busy: what is raised when another process holds the lock; without it, its end is waited for.
         waiting: said before that.
+        patience: seconds to wait before `busy` is raised.
 
     Raises:
         PikavaeError: with the text `busy`.
@@ -101,7 +109,7 @@ def exclusive(path: Path, *, busy: str | None = None, waiting: str = "") -> Iter
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=patience if busy is not None else 0)
     except Timeout:
         if busy is not None:
             raise PikavaeError(busy) from None

@@ -30,9 +30,16 @@ NOT_IN_KEYS = frozenset(
         "checkpoint_every",
         "keep_checkpoints",
         "resident",
+        "start",
+        "processes",
+        "restarts",
+        "gradient_checkpointing",
+        "compile",
     )
 )
-"""Fields that decide where a run computes and how often it writes, but not what comes out of it."""
+"""Fields that decide where and how a run computes and how often it writes, but not what comes out, but for rounding.
+
+What `training.start` names is an input by its content."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pikavae.errors import PikavaeError, TransientError, UserError
 from pikavae.files import exclusive
-from pikavae.registry.store import delete_model, point_time, quiet_mlflow
+from pikavae.registry.store import delete_model, point_time, quiet_mlflow, registered_model_ids
 from pikavae.views import LEADERBOARD, leaderboard
 
 if TYPE_CHECKING:
@@ -83,6 +83,17 @@ def connect(home: Path) -> MlflowClient:
     except sqlite3.DatabaseError as error:
         raise PikavaeError(f"MLflow store {home / 'mlflow.db'}: {error}; restore the file, or move it away") from None
     return client
+
+
+def answers(home: Path) -> bool:
+    """Whether the store can be written to now: MLflow itself would try for four minutes to reach a server."""
+    uri = tracking_uri(home)
+    if uri.startswith(("http://", "https://")):
+        try:
+            _probe(uri)
+        except TransientError:
+            return False
+    return True
 
 
 def _probe(uri: str) -> None:
@@ -198,22 +209,33 @@ class RunLog:
         }
         return cls(client, run_id, run.info.experiment_id, run.info.run_name, last)
 
-    def log(self, metrics: Mapping[str, float], step: int, *, again: bool = False) -> None:
+    def log(self, metrics: Mapping[str, float], step: int, *, again: bool = False, time_ms: int | None = None) -> None:
         """Add a point to each curve. Points are written in batches: at the latest after two seconds, or by `flush`.
 
         A point at or before the last step of its curve is dropped, since a resumed run computes it again; with `again`
         it is written all the same, and MLflow shows the later of two. NaN is kept; a database stores an infinite
         number as the largest finite one.
+
+        Args:
+            metrics: the points by the names of their curves.
+            step: where they are on the curves.
+            again: see above.
+            time_ms: when they were measured, in milliseconds since 1970; now by default.
         """
         from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
+        now = int(time.time() * 1000) if time_ms is None else time_ms
         for key, value in metrics.items():
             if again or key not in self._last or step > self._last[key].step:
                 self._last[key] = Metric(key, float(value), now, step)
                 self._buffer.append(self._last[key])
         if len(self._buffer) >= POINTS_PER_FLUSH or time.monotonic() - self._flushed >= SECONDS_PER_FLUSH:
             self.flush()
+
+    @property
+    def is_holding_back(self) -> bool:
+        """Whether there are points that `flush` would write."""
+        return bool(self._buffer)
 
     def flush(self) -> None:
         """Write the points that are still held back."""
@@ -341,9 +363,11 @@ class RunLog:
             key=lambda checkpoint: checkpoint.step,
         )
 
-    def drop_checkpoint(self, model_id: str) -> None:
-        """Delete a checkpoint and its bytes."""
-        delete_model(self._client, model_id)
+    def drop_checkpoint(self, step: int) -> None:
+        """Delete the checkpoint of a step and its bytes, unless a registered version was made from it."""
+        for model in self._models(f"name = 'step-{step:08d}'"):
+            if str(model.model_id) not in registered_model_ids(self._client):
+                delete_model(self._client, model.model_id)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags on the run, over what they were."""

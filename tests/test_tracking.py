@@ -238,9 +238,9 @@ def test_a_resumed_run_reuses_a_whole_checkpoint_and_replaces_a_part(client, exp
 
 def test_a_dropped_checkpoint_leaves_no_bytes(client, experiment, snapshot):
     log = start(client, experiment)
-    model_id = log.log_checkpoint(snapshot, 100, {})
+    log.log_checkpoint(snapshot, 100, {})
     (checkpoint,) = log.checkpoints()
-    log.drop_checkpoint(model_id)
+    log.drop_checkpoint(100)
     assert log.checkpoints() == []
     assert not local_folder(checkpoint.location).exists()
 

@@ -9,8 +9,8 @@ import torch
 from pikavae.config import load_config
 from pikavae.data.prepare import prepare
 from pikavae.evaluation.evaluate import evaluate
-from pikavae.training.loop import open_loader, optimizer_step
 from pikavae.training.state import TrainState
+from pikavae.training.step import Stepper
 
 
 @pytest.mark.slow
@@ -21,8 +21,9 @@ def test_one_step_and_one_evaluation_at_full_size(tmp_path):
     prepared, _ = prepare(config.data, tmp_path / "prepared")
     state = TrainState.fresh(config, device)
     before = state.model.decoder.conv_in.weight.clone()
-    with open_loader(state, config, prepared.train, device) as loader:
-        metrics = optimizer_step(state, config, loader, device, total=1)
+    stepper = Stepper(state, config, device)
+    with stepper.open_loader(prepared.train) as loader:
+        metrics = stepper.step(loader, 0.0)
     assert (state.step, state.images_seen) == (1, 1)
     assert all(math.isfinite(value) for value in metrics.values())
     assert not torch.equal(state.model.decoder.conv_in.weight, before)

@@ -109,7 +109,9 @@ class Loader:
         pictures, indices = self._pictures, self._order(position)[self.share]
         shape = pictures.one_shape(indices)
         views = [
-            view_at(position + self.share.start + i, pictures.stored_shape(index), shape, seed=self._seed, flip=self._flip)
+            view_at(
+                position + self.share.start + i, pictures.stored_shape(index), shape, seed=self._seed, flip=self._flip
+            )
             for i, index in enumerate(indices)
         ]
         if self._resident is not None:

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,14 @@ from pikavae.config import Config
 from pikavae.data.dataset import PictureSet, PreparedSet
 from pikavae.data.prepare import PAGE_NAME
 from pikavae.data.prepare import prepare as prepare_data
-from pikavae.errors import PikavaeError
+from pikavae.delivery import Delivery
+from pikavae.errors import PikavaeError, PreemptedError
 from pikavae.evaluation.evaluate import evaluate as evaluate_pictures
 from pikavae.evaluation.report import Report
 from pikavae.files import exclusive, folder_atomically, sha256_of, write_atomically
 from pikavae.home import home
 from pikavae.model.snapshot import read_snapshot
+from pikavae.operations.imported import starting_weights
 from pikavae.operations.results import (
     Evaluated,
     Prepared,
@@ -36,11 +38,11 @@ from pikavae.operations.results import (
     find_unfinished,
 )
 from pikavae.operations.summary import summary
-from pikavae.recording import Recorder
+from pikavae.operations.supervision import train_apart
 from pikavae.registry import versions
 from pikavae.runs import RunFolder
-from pikavae.tracking import RunLog, connect, experiment_id, find_run, git_tags, ui_url
-from pikavae.training.loop import train as train_model
+from pikavae.tracking import RunLog, answers, connect, experiment_id, find_run, git_tags, ui_url
+from pikavae.training.worker import Job
 
 logger = logging.getLogger(__name__)
 
@@ -82,10 +84,11 @@ def train(
         config: the whole configuration.
         prepared: what `prepare` returned.
         fresh: train again even if the same was trained before.
-        start: a snapshot folder with the first weights, instead of new ones.
+        start: a snapshot folder with the first weights, instead of those that `training.start` names.
         links: tags that point to where this attempt was started, such as `pikavae.flow_run_id`.
     """
     began = time.monotonic()
+    start = start or starting_weights(config)
     digest = runs.snapshot_digest(start) if start else None
     inputs = stages.train_inputs(config, prepared.pictures.fingerprint, use_threads(config), digest)
     key = stages.key_of(inputs)
@@ -232,15 +235,18 @@ def run_metrics(report: Report) -> dict[str, float]:
 
 @contextmanager
 def recording(log: RunLog) -> Iterator[None]:
-    """End the MLflow run as what happened: FINISHED, FAILED, or KILLED when the process was told to stop."""
+    """End the MLflow run as what happened: FINISHED, FAILED, or KILLED when the process was told to stop.
+
+    A tracker that is away keeps the run as it is: the next attempt goes on with it.
+    """
     try:
         yield
-    except Exception as error:
-        log.set_tags({"pikavae.error": str(error)[:5000]})
-        log.end("FAILED")
-        raise
-    except BaseException:
-        log.end("KILLED")
+    except BaseException as error:
+        stopped = isinstance(error, PreemptedError) or not isinstance(error, Exception)
+        if answers(home()):
+            if not stopped:
+                log.set_tags({"pikavae.error": str(error)[:5000]})
+            log.end("KILLED" if stopped else "FAILED")
         raise
     log.end("FINISHED")
 
@@ -286,20 +292,37 @@ def _open_run(config: Config, prepared: Prepared, inputs: dict[str, Any], *, fre
 
 
 def _train_in(config: Config, pictures: PreparedSet, run: RunFolder, log: RunLog, start: Path | None) -> dict[str, Any]:
-    """Train in the run's folder and record the result."""
-    recorder = Recorder(log, run.path / "previews", pictures.validation, config.training.preview_images)
-    result = train_model(config, pictures, run.path, choose_device(config), recorder, start=start)
-    log.log_image("filmstrip", recorder.filmstrip(), result.steps)
+    """Train in the run's folder, in a process of its own, and record the result when MLflow has everything."""
+    device = choose_device(config).type
+    processes = count_processes(config, device)
+    job = Job(config, pictures.path, start, device, threads_of(config, processes), processes)
+    with Delivery(run.path, log, pictures.validation, config.training.preview_images) as delivery:
+        result = train_apart(run.path, job, config.training.restarts)
+        delivery.finish()
+        log.log_image("filmstrip", delivery.filmstrip(), result["steps"])
+    snapshot = run.path / "snapshots" / str(result["snapshot"])
     values = {
-        **asdict(result),
-        "snapshot": result.snapshot.name,
+        **result,
         "experiment_id": log.experiment_id,
-        "snapshot_sha256": {file.name: sha256_of(file) for file in sorted(result.snapshot.iterdir())},
+        "snapshot_sha256": {file.name: sha256_of(file) for file in sorted(snapshot.iterdir())},
     }
-    log.set_tags({"pikavae.start_step": str(result.start_step), "pikavae.best_step": str(result.best_step)})
+    log.set_tags({f"pikavae.{name}": str(result[name]) for name in ("start_step", "best_step")})
     log.flush()
     run.finish(values)
     return values
+
+
+def count_processes(config: Config, device: str) -> int:
+    """The configured number of training processes; by default as many GPUs as can share a batch, and one on the CPU."""
+    if config.training.processes is not None:
+        return config.training.processes
+    present = torch.cuda.device_count() if device == "cuda" else 1
+    return max(count for count in range(1, present + 1) if config.training.batch_size % count == 0)
+
+
+def threads_of(config: Config, processes: int) -> int:
+    """CPU threads of each training process: as configured, or an equal part of what torch finds."""
+    return config.training.threads or max(1, torch.get_num_threads() // processes)
 
 
 def data_metrics(pictures: PreparedSet) -> dict[str, float]:

@@ -9,6 +9,7 @@ from pikavae.config import Config
 from pikavae.data.dataset import PreparedSet
 from pikavae.data.prepare import find_prepared, fingerprint_of, prepare_inputs
 from pikavae.home import home
+from pikavae.operations.imported import starting_weights
 from pikavae.operations.pipeline import use_threads
 from pikavae.operations.results import (
     Trained,
@@ -29,7 +30,7 @@ def plan(config: Config, *, start: Path | None = None) -> dict[str, Plan]:
 
     Args:
         config: the whole configuration.
-        start: a snapshot folder with the first weights of the training.
+        start: a snapshot folder with the first weights of the training, instead of those that `training.start` names.
     """
     root = home() / "prepared"
     inputs = prepare_inputs(config.data, root)
@@ -47,6 +48,7 @@ def plan(config: Config, *, start: Path | None = None) -> dict[str, Plan]:
 
 
 def _plan_train(config: Config, fingerprint: str, start: Path | None) -> tuple[Plan, Trained | None]:
+    start = start or starting_weights(config)
     digest = runs.snapshot_digest(start) if start else None
     inputs = stages.train_inputs(config, fingerprint, use_threads(config), digest)
     key = stages.key_of(inputs)

@@ -72,6 +72,18 @@ def point_time(client: MlflowClient, run_id: str, key: str, step: int) -> int:
     return next(times, int(time.time() * 1000))
 
 
+def registered_model_ids(client: MlflowClient) -> set[str]:
+    """The logged models that versions of any registered model were made from."""
+    found: set[str] = set()
+    token = None
+    while True:
+        page = client.search_model_versions(page_token=token)
+        found |= {str(version.model_id) for version in page if version.model_id}
+        token = page.token
+        if not token:
+            return found
+
+
 def delete_model(client: MlflowClient, model_id: str) -> None:
     """Delete a logged model: first its record, then its bytes, so that no record ever points to missing bytes."""
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository

@@ -88,7 +88,7 @@ def hinge_generator(fake_logits: Tensor) -> Tensor:
 def adaptive_weight(
     reconstruction: Tensor,
     adversarial: Tensor,
-    last_layer: nn.Parameter,
+    last_layer: Tensor,
     *,
     bound: float,
     scale: float = 1.0,

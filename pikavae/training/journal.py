@@ -1,7 +1,7 @@
 """A run's journal: every point, picture and checkpoint that training tells of, in a file beside its checkpoints.
 
-Training writes it and needs no tracker; whoever brings it to a tracker reads it, while it grows or later, and again from
-the start if need be. A line is one event in JSON:
+Training writes it and needs no tracker. Whoever brings it to a tracker reads it, while it grows or later, and again
+from the start if need be. A line is one event in JSON:
 
     {"event": "metrics", "time": 1764000000000, "step": 40, "values": {"train/loss": 0.1}}
     {"event": "preview", "time": ..., "step": 40}                        the picture is previews/step-00000040.png
@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -117,7 +117,7 @@ class Journal(Observer):
         sync(self._previews)
         self._tell("preview", step)
 
-    def kept(self, snapshot: Path, step: int, metrics: Mapping[str, float]) -> None:
+    def kept(self, step: int, metrics: Mapping[str, float]) -> None:
         """Tell of a checkpoint and its scores."""
         self._tell("kept", step, metrics)
 
@@ -136,7 +136,12 @@ class Journal(Observer):
             self._told.add((kind, step))
 
     def _write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
-        line = {"event": kind, "time": time.time_ns() // 1_000_000, "step": step, **({"values": values} if values else {})}
+        line = {
+            "event": kind,
+            "time": time.time_ns() // 1_000_000,
+            "step": step,
+            **({"values": values} if values else {}),
+        }
         os.write(self._file, json.dumps(line).encode() + b"\n")  # in one call: a killed process leaves whole lines
 
     def _show(self, step: int, progress: float, loss: float | None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from pikavae.config import Config
 from pikavae.data.dataset import PictureSet, PreparedSet
 from pikavae.errors import PreemptedError
 from pikavae.evaluation.metrics import psnr, ssim
-from pikavae.files import folder_atomically
+from pikavae.files import folder_atomically, remove_folder, remove_leftovers
 from pikavae.model.autoencoder import AutoencoderKL
 from pikavae.model.snapshot import write_snapshot
 from pikavae.training.cadence import Moment, is_due
@@ -42,8 +41,8 @@ class Observer:
     def preview(self, reconstructions: Tensor, step: int) -> None:
         """The fixed validation pictures, reconstructed: (N, 3, H, W) float32 in about [-1, 1], on the CPU."""
 
-    def kept(self, snapshot: Path, step: int, metrics: Mapping[str, float]) -> None:
-        """A checkpoint is being written: its snapshot folder and validation scores."""
+    def kept(self, step: int, metrics: Mapping[str, float]) -> None:
+        """A checkpoint is being written, with these validation scores; its snapshot is there."""
 
     def dropped(self, step: int) -> None:
         """The checkpoint of `step` is being pruned."""
@@ -107,6 +106,9 @@ def train(
     total, num_images = total_steps(config, len(prepared.train)), len(prepared.train)
     start_step, start_images, attempt = state.step, state.images_seen, Stopwatch(state.seconds)
     observer.started(start_step)
+    if processes.is_main:
+        for kept in ("checkpoints", "snapshots"):
+            remove_leftovers(folder / kept)
     if start_step == 0 and processes.is_main:
         observer.preview(preview_pictures(state, prepared.validation, config, device), 0)
 
@@ -251,7 +253,7 @@ def save(state: TrainState, config: Config, folder: Path, scores: Mapping[str, f
     snapshot = folder / "snapshots" / step_name(state.step)
     with folder_atomically(snapshot) as temporary:
         write_snapshot(temporary, state.averaged, image_size=config.data.image_size, settings=config.to_yaml())
-    observer.kept(snapshot, state.step, scores)
+    observer.kept(state.step, scores)
     observer.saving()
     save_state(state, config, folder)
     steps = sorted(state.scores)
@@ -260,14 +262,14 @@ def save(state: TrainState, config: Config, folder: Path, scores: Mapping[str, f
         old = folder / "snapshots" / step_name(step)
         if step not in keep and old.exists():
             observer.dropped(step)
-            shutil.rmtree(old)
+            remove_folder(old)
 
 
 def save_state(state: TrainState, config: Config, folder: Path) -> None:
     """Write a checkpoint to resume from, and keep the one before it beside it."""
     state.save(folder / "checkpoints" / step_name(state.step), config.to_yaml())
     for checkpoint in sorted((folder / "checkpoints").glob("step-*"))[:-2]:
-        shutil.rmtree(checkpoint)
+        remove_folder(checkpoint)
 
 
 def best_step(scores: Mapping[int, float]) -> int:

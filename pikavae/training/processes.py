@@ -27,10 +27,10 @@ TIMEOUT = timedelta(minutes=30)
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those that train together.
+    """One process among those that train together.
 
     Attributes:
-        rank: this process, from 0.
+        rank: its number, from 0.
         count: how many there are.
     """
 
@@ -43,7 +43,7 @@ class Processes:
         return self.rank == 0
 
     def share_of(self, batch: int) -> slice:
-        """This process's part of a batch.
+        """The part of a batch that is this process's.
 
         Raises:
             UserError: the batch cannot be shared evenly.

@@ -17,14 +17,13 @@ from pikavae.data.loader import Loader, Order, way_of
 from pikavae.errors import NonFiniteLossError
 from pikavae.training.adversarial import adaptive_weight, adversarial_phase, hinge_discriminator, hinge_generator
 from pikavae.training.equivariance import Transform, transform_at
-from pikavae.training.losses import Term, autoencoder_terms
+from pikavae.training.losses import Term, autoencoder_terms, smallest_side
+from pikavae.training.memory import AUTOCAST_DTYPES
 from pikavae.training.optimizers import learning_rate_factor, set_learning_rate, update_ema
 from pikavae.training.order import BucketOrder, indices_at, noise_at
 from pikavae.training.perceptual import LPIPS
 from pikavae.training.processes import ALONE, Processes
 from pikavae.training.state import TrainState
-
-AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Stepper:
@@ -45,6 +44,7 @@ class Stepper:
         self.discriminator = processes.wrap(state.adversary.network) if state.adversary else None
         self.perceptual = LPIPS(config.loss.perceptual_weights).to(device) if config.loss.perceptual_weight else None
         self._last_layer = state.model.decoder.conv_out.weight
+        self._smallest_latent = math.ceil(smallest_side(config.loss) / config.model.downsampling_factor)
 
     def open_loader(self, pictures: PictureSet) -> Loader:
         """The training pictures from where the state stands, to be closed by a `with`."""
@@ -90,7 +90,7 @@ class Stepper:
 
     def _batch(self, loader: Loader, progress: float, sums: Sums, *, last: bool) -> None:
         """Forward and backward of both networks over one batch."""
-        config, state = self.config, self.state
+        config = self.config
         learns, seen = adversarial_phase(config.loss, progress)
         images, noise, transform = self._next_batch(loader)
         with self.processes.averaging(self.model, last=last):
@@ -136,7 +136,7 @@ class Stepper:
         torch.autograd.backward(self.state.scaler.scale(loss / self.config.training.accumulation))
 
     def _next_batch(self, loader: Loader) -> tuple[Tensor, Tensor, Transform | None]:
-        """This process's part of the next batch: (B, 3, H, W) float32 in [-1, 1], noise (B, Z, H/f, W/f), transform."""
+        """The next batch, or its share here: (B, 3, H, W) float32 in [-1, 1], noise (B, Z, H/f, W/f), transform."""
         state, config = self.state, self.config
         assert loader.position == state.images_seen, "the loader was opened for another place in the stream"
         images, factor, share = next(loader), config.model.downsampling_factor, loader.share
@@ -148,7 +148,11 @@ class Stepper:
             seed=config.training.seed,
         )
         transform = transform_at(
-            state.images_seen, latent, share=config.loss.equivariance, seed=config.training.seed
+            state.images_seen,
+            latent,
+            share=config.loss.equivariance,
+            seed=config.training.seed,
+            smallest=self._smallest_latent,
         )
         state.images_seen += config.training.batch_size
         return images, noise.to(images.device), transform
@@ -172,7 +176,9 @@ class Stepper:
         state, decay = self.state, self.config.training.ema_decay
         state.scaler.step(state.optimizer)
         state.optimizer.zero_grad(set_to_none=True)
-        if state.adversary is not None and any(weight.grad is not None for weight in state.adversary.network.parameters()):
+        if state.adversary is not None and any(
+            weight.grad is not None for weight in state.adversary.network.parameters()
+        ):
             state.scaler.step(state.adversary.optimizer)
             state.adversary.optimizer.zero_grad(set_to_none=True)
         state.scaler.update()

@@ -1,8 +1,9 @@
 """The process that trains: `python -m pikavae.training.worker RUN_FOLDER`, from a job that lies in the run's folder.
 
 It knows no tracker and no orchestrator: what it tells is in the run's journal, and how it ended in `outcome.json`. One
-process needs no launcher. Several on this machine are started by torchrun, which this module calls by itself; on several
-machines start it by torchrun or `accelerate launch` on each, with the run's folder on a file system that all share.
+process needs no launcher. Several on this machine are started by torchrun, which this module calls by itself. On
+several machines start it on each by torchrun or `accelerate launch`; the run's folder must be on a file system that all
+share.
 
 Exit status: 0 done, 75 stopped from outside and saved, 2 the user's mistake, 1 anything else.
 """
@@ -16,6 +17,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -94,7 +97,7 @@ def main() -> int:
     try:
         train_in(folder, job, stop)
     except PikavaeError as error:
-        print(f"pikavae: {error}", file=sys.stderr)
+        sys.stderr.write(f"pikavae: {error}\n")
         return error.exit_status
     return 0
 
@@ -143,3 +146,52 @@ def train_in(folder: Path, job: Job, stop: threading.Event) -> None:
             values = {**asdict(result), "snapshot": result.snapshot.name}
             write_atomically(folder / OUTCOME_NAME, json.dumps({"result": values}, indent=2) + "\n")
     leave()
+
+
+@contextmanager
+def holding(folder: Path, *, writes: bool) -> Iterator[None]:
+    """The right to write in a run's folder, for the process that writes. An orphan's last save is waited for."""
+    if not writes:
+        yield
+        return
+    busy = f"{folder}: another process trains in this run; it must end first"
+    with exclusive(folder / "writer.lock", busy=busy, patience=ORPHAN_SECONDS):
+        (folder / OUTCOME_NAME).unlink(missing_ok=True)
+        yield
+
+
+def write_outcome(folder: Path, error: str, message: str) -> None:
+    """Write why training ended; of several processes that fail, the first is believed."""
+    if not (folder / OUTCOME_NAME).exists():
+        write_atomically(folder / OUTCOME_NAME, json.dumps({"error": error, "message": message}, indent=2) + "\n")
+
+
+def launch(processes: int, folder: Path) -> int:
+    """Start several processes on this machine by torchrun, and end as they do. It passes signals on to them."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as torchrun
+
+    arguments = ["--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", str(processes)]
+    try:
+        torchrun([*arguments, "--module", __spec__.name, str(folder)])
+    except (ChildFailedError, SignalException):
+        return 1  # how it really ended stands in the outcome
+    return 0
+
+
+def end_with(parent: int) -> None:
+    """End when the process `parent` does, however it does: finish the step and save, and if that hangs, at once."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(ORPHAN_SECONDS)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="pikavae-parent", daemon=True).start()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

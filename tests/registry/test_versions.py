@@ -160,8 +160,8 @@ def test_all_of_it_works_through_a_server(server, snapshot, tmp_path, monkeypatc
     experiment = tracking.experiment_id(client, tmp_path, "remote")
     run = tracking.RunLog.start(client, experiment, "a run", tags={}, params={})
     run.log({"train/loss": math.nan, "val/psnr": 21.5}, 400)
-    kept, dropped = (run.log_checkpoint(snapshot, step, {"val/psnr": 21.5}) for step in (400, 300))
-    run.drop_checkpoint(dropped)
+    kept, _ = (run.log_checkpoint(snapshot, step, {"val/psnr": 21.5}) for step in (400, 300))
+    run.drop_checkpoint(300)
     assert [checkpoint.model_id for checkpoint in run.checkpoints()] == [kept]
     made = register(client, run, snapshot, "remote")
     assert register(client, run, snapshot, "remote") == made

@@ -13,8 +13,9 @@ from pikavae.config import load_config
 from pikavae.errors import NonFiniteLossError
 from pikavae.model.snapshot import WEIGHTS_NAME, read_snapshot
 from pikavae.training import loop
-from pikavae.training.loop import Observer, Stopwatch, best_step, open_loader, optimizer_step, train
+from pikavae.training.loop import Observer, Stopwatch, best_step, progress_of, train
 from pikavae.training.state import TrainState, restore_latest
+from pikavae.training.step import Stepper
 from tests.training.conftest import make_config
 
 CPU = torch.device("cpu")
@@ -44,7 +45,7 @@ class Notes(Observer):
     def preview(self, reconstructions, step):
         self.previews.append((step, reconstructions))
 
-    def kept(self, snapshot, step, metrics):
+    def kept(self, step, metrics):
         self.kept_steps.append(step)
 
     def dropped(self, step):
@@ -56,8 +57,9 @@ class Notes(Observer):
 
 def step_of(state, config, prepared, total):
     """One optimizer step, with a loader of its own."""
-    with open_loader(state, config, prepared.train, CPU) as loader:
-        return optimizer_step(state, config, loader, CPU, total)
+    stepper = Stepper(state, config, CPU)
+    with stepper.open_loader(prepared.train) as loader:
+        return stepper.step(loader, progress_of(state, config, total))
 
 
 def weights(folder, step=6):

@@ -10,9 +10,10 @@ from safetensors.torch import load_file
 from pikavae.config import Config
 from pikavae.errors import UserError
 from pikavae.model.snapshot import WEIGHTS_NAME
-from pikavae.training.loop import open_loader, optimizer_step, train
+from pikavae.training.loop import train
 from pikavae.training.order import BucketOrder, indices_at
 from pikavae.training.state import TrainState
+from pikavae.training.step import Stepper
 from tests.data.prepared import make_prepared, random_pictures
 from tests.training.conftest import make_config
 from tests.training.test_loop import CPU, Killed, Notes
@@ -108,17 +109,19 @@ def test_augmentation_changes_what_is_learned(crop):
     losses = []
     for settings in (config, plain):
         state = TrainState.fresh(settings, CPU)
-        with open_loader(state, settings, prepared.train, CPU) as loader:
-            losses.append([optimizer_step(state, settings, loader, CPU, 6)["train/loss"] for _ in range(4)])
+        stepper = Stepper(state, settings, CPU)
+        with stepper.open_loader(prepared.train) as loader:
+            losses.append([stepper.step(loader, step / 6)["train/loss"] for step in range(4)])
     assert losses[0] != losses[1]
 
 
 def test_a_loader_opened_elsewhere_in_the_stream_is_refused(prepared, config):
     state = TrainState.fresh(config, CPU)
-    with open_loader(state, config, prepared.train, CPU) as loader:
+    stepper = Stepper(state, config, CPU)
+    with stepper.open_loader(prepared.train) as loader:
         state.images_seen += 2
         with pytest.raises(AssertionError, match="another place"):
-            optimizer_step(state, config, loader, CPU, 6)
+            stepper.step(loader, 0.0)
 
 
 @pytest.mark.parametrize(("size", "channels", "use"), [(96, 4, 128), (32, 5, 128), (48, 4, 64)])

@@ -1,6 +1,7 @@
 """The main job on real parts: the four stages with MLflow on SQLite, without Prefect and with it."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -13,13 +14,12 @@ from mlflow import MlflowClient
 from pikavae import operations, stages
 from pikavae.config import load_config
 from pikavae.data.dataset import open_prepared
-from pikavae.errors import PikavaeError
+from pikavae.errors import NonFiniteLossError
 from pikavae.evaluation.report import Report
 from pikavae.files import exclusive
 from pikavae.home import home
 from pikavae.runs import find_run
 from pikavae.tracking import tracking_uri
-from pikavae.training import loop
 from tests.conftest import TINY
 
 
@@ -56,7 +56,7 @@ def test_a_run_is_recorded_whole(finished):
     run = client().get_run(finished["run_id"])
     assert run.info.status == "FINISHED"
     assert run.data.params["training.steps"] == "6"
-    assert {name.split("/")[0] for name in run.data.metrics} == {"data", "train", "val"}
+    assert {name.split("/")[0] for name in run.data.metrics} == {"data", "train", "val", "weighted"}
     assert run.data.metrics["val/psnr"] == pytest.approx(finished["metrics"]["psnr"], abs=1e-4)
     assert run.data.tags["pikavae.fingerprint"] == finished["fingerprint"]
     assert len(run.data.tags["mlflow.source.git.commit"]) == 40
@@ -141,29 +141,72 @@ def test_a_changed_picture_is_named(folder_of_pictures):
     assert "1 changed (03.png)" in plans["prepare"].reason
 
 
-KILLED_RUN = """
+DISTURBED_WORKER = """
+# Python reads a module of this name in every process: here it disturbs the one that trains, at a step, once.
 import os, sys
-from pikavae import operations
-from pikavae.training import loop
-from tests.test_pipeline import tiny
+if "pikavae.training.worker" in sys.orig_argv:
+    import pathlib
+    from pikavae.training.step import Stepper
 
-real = loop.optimizer_step
-def dies_at(state, *rest):
-    if state.step == int(sys.argv[1]):
-        os.kill(os.getpid(), 9)
-    return real(state, *rest)
-loop.optimizer_step = dies_at
-operations.run(tiny())
+    real = Stepper.step
+    what, step, once = os.environ["DISTURB"].split(",")
+    def step_or_worse(self, *rest):
+        if self.state.step == int(step) and not pathlib.Path(once).exists():
+            pathlib.Path(once).touch()
+            if what == "kill":
+                os.kill(os.getpid(), 9)
+            if what == "kill everything":
+                os.kill(os.getppid(), 9)
+                os.kill(os.getpid(), 9)
+            if what == "raise":
+                from pikavae.errors import NonFiniteLossError
+                raise NonFiniteLossError("step 3: loss nan")
+        return real(self, *rest)
+    Stepper.step = step_or_worse
 """
 
 
-def test_a_killed_run_goes_on_in_the_same_mlflow_run_and_ends_with_the_same_numbers(monkeypatch, tmp_path):
+@pytest.fixture
+def disturb(monkeypatch, tmp_path):
+    """Makes the process that trains die or fail at a step."""
+
+    def arrange(what, step):
+        folder = tmp_path / "disturbance"
+        folder.mkdir()
+        (folder / "sitecustomize.py").write_text(DISTURBED_WORKER)
+        monkeypatch.setenv("DISTURB", f"{what},{step},{folder / 'once'}")
+        monkeypatch.syspath_prepend(str(folder))
+        return folder
+
+    return arrange
+
+
+def test_a_killed_training_is_started_again_and_ends_with_the_same_numbers(monkeypatch, tmp_path, disturb, caplog):
+    undisturbed = operations.run(tiny())
+    expected = points(undisturbed["run_id"])
+    monkeypatch.setenv("PIKAVAE_HOME", str(tmp_path / "other"))
+    disturb("kill", 5)
+    disturbed = operations.run(tiny())
+    assert "training ended with signal 9" in caplog.text
+    assert "goes on from the checkpoint of step 4" in caplog.text
+    assert disturbed["metrics"] == undisturbed["metrics"]
+    assert points(disturbed["run_id"]) == expected
+    assert client().get_run(disturbed["run_id"]).info.status == "FINISHED"
+
+
+def test_a_killed_run_goes_on_in_the_same_mlflow_run_and_ends_with_the_same_numbers(monkeypatch, tmp_path, disturb):
     undisturbed = operations.run(tiny())
     expected = points(undisturbed["run_id"])
 
     monkeypatch.setenv("PIKAVAE_HOME", str(tmp_path / "other"))
-    root = Path(__file__).parents[1]
-    died = subprocess.run([sys.executable, "-c", KILLED_RUN, "5"], cwd=root, capture_output=True, check=False)
+    folder = disturb("kill everything", 5)
+    died = subprocess.run(
+        [sys.executable, "-c", "from tests.test_pipeline import *; operations.run(tiny())"],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "PYTHONPATH": str(folder)},
+        capture_output=True,
+        check=False,
+    )
     assert died.returncode == -9, died.stderr.decode()
     (unfinished,) = client().search_runs([e.experiment_id for e in client().search_experiments()])
     assert unfinished.info.status == "RUNNING"
@@ -189,13 +232,10 @@ def points(run_id):
     }
 
 
-def test_a_failing_training_leaves_a_failed_run_that_says_why(monkeypatch):
-    def fails(*_):
-        raise PikavaeError("step 3: loss nan")
-
-    monkeypatch.setattr(loop, "optimizer_step", fails)
+def test_a_failing_training_leaves_a_failed_run_that_says_why(disturb):
+    disturb("raise", 3)
     config = tiny()
-    with pytest.raises(PikavaeError, match="loss nan"):
+    with pytest.raises(NonFiniteLossError, match="loss nan"):
         operations.run(config)
     (run,) = client().search_runs([e.experiment_id for e in client().search_experiments()])
     assert run.info.status == "FAILED"

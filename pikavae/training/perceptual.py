@@ -75,11 +75,11 @@ class LPIPS(nn.Module):
         """
         with torch.autocast(images.device.type, enabled=False):
             x = (reconstructions.float() - self.shift) / self.scale
-            y = (images.detach().float() - self.shift) / self.scale
+            y = (images.float() - self.shift) / self.scale
             distances = []
             for layers, head in zip(self.slices, self.heads, strict=True):
                 x = layers(x)  # (B, C, h, w)
-                with torch.no_grad():
+                with torch.no_grad():  # what the pictures are is given
                     y = layers(y)
                 difference = (_unit(x) - _unit(y)).square()
                 distances.append((difference * head).sum(dim=1).mean())

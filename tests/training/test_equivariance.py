@@ -73,10 +73,11 @@ def test_half_the_size_of_a_ramp_is_the_ramp_at_the_new_pixels_centres():
     torch.testing.assert_close(half[0, 0, 5, 1:-1], expected[1:-1])  # the border has a cut filter
 
 
-def test_a_checkerboard_fades_instead_of_aliasing():
-    board = (torch.arange(32)[:, None] + torch.arange(32)).remainder(2).float()[None, None]
-    quarter = Transform(8, 8, 0).of_latent(board)
-    assert (quarter - 0.5).abs().max() < 0.05
+def test_stripes_finer_than_the_new_pixels_fade_instead_of_aliasing():
+    # bilinear samples alone would lie between two dark columns each, and all be 0
+    stripes = torch.tensor([1.0, 0.0, 0.0, 1.0]).repeat(8).expand(1, 1, 32, 32)
+    quarter = Transform(8, 8, 0).of_latent(stripes)
+    assert (quarter[..., 1:-1] - 0.5).abs().max() < 0.01
 
 
 def test_the_same_position_and_seed_give_the_same_transform():
@@ -109,7 +110,7 @@ def test_sides_and_turns_are_each_equally_likely():
     assert all(count == pytest.approx(1000, rel=0.1) for count in turns.values())
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (5, 7), (8, 12), (12, 8), (3, 64), (16, 16), (9, 10)])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (5, 7), (8, 12), (12, 8), (4, 9), (3, 64), (16, 16), (9, 10)])
 def test_sides_keep_the_aspect_as_near_as_whole_numbers_allow(shape):
     for i in range(200):
         transform = transform_at(i, shape, share=1.0, seed=0)

@@ -53,7 +53,7 @@ def test_reconstruction_losses_have_their_closed_forms(kind, expected):
 def test_reconstruction_losses_are_float32_whatever_the_model_computes_in(kind, expected, autocast):
     reconstructions = torch.full((1, 3, 20, 20), 300.0, dtype=torch.float16)  # whose square fp16 cannot hold
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-        loss = reconstruction_loss(kind, reconstructions, torch.zeros(1, 3, 20, 20))
+        loss = reconstruction_loss(kind, reconstructions, torch.zeros_like(reconstructions))
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(expected)
 

@@ -2,6 +2,7 @@
 
 import math
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -93,10 +94,13 @@ def test_equal_pictures_are_at_no_distance_with_a_finite_gradient(network):
     assert not same.grad.any()
 
 
-def test_black_features_give_a_finite_gradient(network):
-    images, flat = pictures(0, 1, (16, 16)), torch.zeros(1, 3, 16, 16, requires_grad=True)
-    network(flat, images).backward()
-    assert flat.grad.isfinite().all()
+def test_features_that_are_all_zero_give_a_finite_value_and_gradient(state, tmp_path):
+    torch.save({name: torch.zeros(1).expand(tensor.shape) for name, tensor in state.items()}, tmp_path / "zero.pth")
+    reconstructions = pictures(1, 1, (16, 16)).requires_grad_()
+    value = LPIPS(tmp_path / "zero.pth")(reconstructions, pictures(0, 1, (16, 16)))
+    value.backward()
+    assert value.item() == 0.0
+    assert not reconstructions.grad.any()
 
 
 def test_gradient_reaches_the_reconstruction_and_nothing_else(network):
@@ -205,9 +209,26 @@ def test_a_file_of_something_else_is_refused(weights, tmp_path):
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
     torch.save([1, 2], tmp_path / "list")
-    torch.save(nn.Linear(1, 1), tmp_path / "module")  # pickled code is never run
+    torch.save(nn.Linear(1, 1), tmp_path / "module")
     for name in (*contents, "list", "module"):
         with pytest.raises(UserError) as caught:
             LPIPS(tmp_path / name)
         assert str(tmp_path / name) in one_line(caught)
         assert "loss.perceptual_weights" in one_line(caught)
+
+
+class Touch:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_code_in_the_file_is_never_run(tmp_path):
+    torch.save({"features.0.weight": Touch(tmp_path / "ran")}, tmp_path / "evil.pth")
+    with pytest.raises(UserError, match=r"evil\.pth"):
+        LPIPS(tmp_path / "evil.pth")
+    assert not (tmp_path / "ran").exists()

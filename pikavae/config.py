@@ -124,9 +124,9 @@ class LossConfig(Section):
     reconstruction: Literal["mse", "l1", "charbonnier"] = "mse"
     """Squared, absolute or Charbonnier error, mean over all elements of the batch, on pictures in [-1, 1]; weight 1."""
     ms_ssim_weight: float = Field(0.0, ge=0)
-    """Weight of 1 - MS-SSIM; sides must be above 160 pixels."""
+    """Weight of 1 - MS-SSIM; sides must be 176 pixels or more."""
     perceptual_weight: float = Field(0.0, ge=0)
-    """Weight of LPIPS (VGG16)."""
+    """Weight of LPIPS (VGG16); sides must be 16 pixels or more."""
     perceptual_weights: str | None = Field(None, min_length=1)
     """The file of VGG16's weights as torchvision publishes them (`vgg16-397923af.pth`); by default torch's cache."""
     kl_weight: float = Field(1e-8, ge=0)
@@ -136,7 +136,9 @@ class LossConfig(Section):
     kl_warmup: float = Field(0.0, ge=0, le=1)
     """The share of the run over which the weight of the KL rises linearly from zero."""
     adversarial_weight: float = Field(0.0, ge=0)
-    """Weight of the hinge loss against a patch discriminator, relative to the pictures' other terms: see below."""
+    """Weight of the hinge loss against a patch discriminator, relative to the pictures' other terms: see below.
+
+    Sides must be 24 pixels or more."""
     adversarial_start: float = Field(0.5, ge=0, lt=1)
     """The share of the run after which the discriminator begins to learn."""
     adversarial_warmup: float = Field(0.05, ge=0, lt=1)

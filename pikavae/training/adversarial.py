@@ -106,7 +106,7 @@ def adaptive_weight(
         reduce: gives the mean over the processes of a tensor, here both gradients at once: (2, *last_layer.shape).
 
     Returns:
-        A detached float32 scalar in [0, bound]; 0 where a gradient was not finite.
+        A detached float32 scalar in [0, bound]; 0 where a gradient or its length is not finite.
     """
     gradients = torch.stack(
         [
@@ -118,7 +118,7 @@ def adaptive_weight(
         gradients = reduce(gradients)
     of_reconstruction, of_adversarial = gradients.flatten(1).norm(dim=1)
     weight = of_reconstruction / (of_adversarial + ADAPTIVE_EPS)
-    return torch.where(gradients.isfinite().all(), weight, 0.0).nan_to_num(0.0).clamp(0.0, bound).detach()
+    return torch.where(weight.isfinite(), weight, 0.0).clamp(0.0, bound)
 
 
 def adversarial_phase(config: LossConfig, progress: float) -> tuple[bool, bool]:

@@ -45,9 +45,9 @@ def reconstruction_loss(kind: str, reconstructions: Tensor, images: Tensor) -> T
 def ms_ssim_loss(reconstructions: Tensor, images: Tensor) -> Tensor:
     """1 - MS-SSIM (Wang, Simoncelli and Bovik 2003, eq. 7), mean over the batch: a float32 scalar.
 
-    The scales' similarities are torchmetrics' and so is the value, as long as each is above 1e-4. Below, it counts as
-    1e-4: torchmetrics' zero has the derivative 0 * infinity under a power below 1, which is NaN; here such a scale
-    gives no gradient and the others go on giving theirs.
+    The factors are torchmetrics' and so is the value, as long as each of the picture's five is above 1e-4. A lower one
+    counts as 1e-4 and gives no gradient. torchmetrics sets a negative one to 0, which takes the gradient of all five:
+    of a model that knows nothing yet, every other picture would teach nothing.
 
     Args:
         reconstructions: (B, 3, H, W) of any floating dtype.

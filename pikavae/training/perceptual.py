@@ -7,6 +7,7 @@ machine: nothing is downloaded here. The linear heads, version 0.1, are those th
 from __future__ import annotations
 
 import pickle
+import struct
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +22,11 @@ VGG16_ADDRESS = f"https://download.pytorch.org/models/{VGG16_NAME}"
 SLICES = ((0, 4), (4, 9), (9, 16), (16, 23), (23, 30))  # up to relu1_2, relu2_2, relu3_3, relu4_3, relu5_3
 CHANNELS = (64, 128, 256, 512, 512)
 NORM_EPS = 1e-8
+# What torch.load raises on files that were cut short or altered, by where in its reader it happens
+UNREADABLE = (
+    OSError, EOFError, RuntimeError, pickle.UnpicklingError, struct.error,
+    ValueError, LookupError, TypeError, AttributeError, AssertionError,
+)  # fmt: skip
 
 
 class LPIPS(nn.Module):
@@ -45,14 +51,16 @@ class LPIPS(nn.Module):
         super().__init__()
         features = _vgg16_features()
         names = {f"features.{name}": value.shape for name, value in features.state_dict().items()}
-        tensors = _read_tensors(vgg16_file(weights), names)
+        tensors = _read_tensors(
+            vgg16_file(weights), names, f"name a whole copy of {VGG16_ADDRESS} in loss.perceptual_weights"
+        )
         features.load_state_dict(
             {name.removeprefix("features."): tensor for name, tensor in tensors.items()}, assign=True
         )
         self.slices = nn.ModuleList([features[start:end] for start, end in SLICES])
 
         heads = {f"lin{i}.model.1.weight": torch.Size((1, channels, 1, 1)) for i, channels in enumerate(CHANNELS)}
-        self.heads = nn.ParameterList(_read_tensors(_heads_file(), heads).values())
+        self.heads = nn.ParameterList(_read_tensors(_heads_file(), heads, "install torchmetrics again").values())
         # ImageNet's mean and standard deviation, for pictures in [-1, 1]
         self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188])[:, None, None], persistent=False)
         self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450])[:, None, None], persistent=False)
@@ -67,11 +75,11 @@ class LPIPS(nn.Module):
         """
         with torch.autocast(images.device.type, enabled=False):
             x = (reconstructions.float() - self.shift) / self.scale
-            y = (images.detach().float() - self.shift) / self.scale
+            y = (images.float() - self.shift) / self.scale
             distances = []
             for layers, head in zip(self.slices, self.heads, strict=True):
                 x = layers(x)  # (B, C, h, w)
-                with torch.no_grad():
+                with torch.no_grad():  # what the pictures are is given
                     y = layers(y)
                 difference = (_unit(x) - _unit(y)).square()
                 distances.append((difference * head).sum(dim=1).mean())
@@ -118,31 +126,23 @@ def _heads_file() -> Path:
     return Path(package.origin).parent / "functional/image/lpips_models/vgg.pth"
 
 
-def _read_tensors(path: Path, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+def _read_tensors(path: Path, shapes: Mapping[str, torch.Size], remedy: str) -> dict[str, Tensor]:
     """The named tensors of a file of `torch.save`, float32, in the order of `shapes`; others are left.
 
     Raises:
         UserError: not such a file, or some tensor is missing or of another shape.
     """
-    remedy = f"name a whole copy of {VGG16_ADDRESS} in loss.perceptual_weights"
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError):
+    except UNREADABLE:
         raise UserError(f"{path}: cannot be read as weights saved by torch; {remedy}") from None
-    found = (
-        {name: value for name, value in tensors.items() if isinstance(value, Tensor)}
-        if isinstance(tensors, Mapping)
-        else {}
-    )
-    missing = [name for name in shapes if name not in found]
-    misshaped = [
-        f"{name} {tuple(found[name].shape)} for {tuple(shape)}"
+    items = tensors.items() if isinstance(tensors, Mapping) else ()
+    found = {name: value for name, value in items if isinstance(value, Tensor)}
+    complaints = [f"{name} is missing" for name in shapes if name not in found] + [
+        f"{name} is {tuple(found[name].shape)} instead of {tuple(shape)}"
         for name, shape in shapes.items()
         if name in found and found[name].shape != shape
     ]
-    if missing or misshaped:
-        complaints = [f"missing: {', '.join(missing)}"] * bool(missing) + [f"shapes: {', '.join(misshaped)}"] * bool(
-            misshaped
-        )
-        raise UserError(f"{path}: not VGG16's weights; {'; '.join(complaints)}; {remedy}")
+    if complaints:
+        raise UserError(f"{path}: not the weights that LPIPS needs: {', '.join(complaints)}; {remedy}")
     return {name: found[name].float() for name in shapes}

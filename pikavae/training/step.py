@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pikavae.config import Config
 from pikavae.data.dataset import PictureSet
 from pikavae.data.loader import Loader, Order, way_of
-from pikavae.errors import NonFiniteLossError
+from pikavae.errors import NonFiniteLossError, UserError
 from pikavae.training.adversarial import adaptive_weight, adversarial_phase, hinge_discriminator, hinge_generator
 from pikavae.training.equivariance import Transform, transform_at
 from pikavae.training.losses import Term, autoencoder_terms, smallest_side
@@ -47,7 +47,17 @@ class Stepper:
         self._smallest_latent = math.ceil(smallest_side(config.loss) / config.model.downsampling_factor)
 
     def open_loader(self, pictures: PictureSet) -> Loader:
-        """The training pictures from where the state stands, to be closed by a `with`."""
+        """The training pictures from where the state stands, to be closed by a `with`.
+
+        Raises:
+            UserError: they are too small for a term of the loss, or a batch cannot be shared by the processes.
+        """
+        smallest, shortest = smallest_side(self.config.loss), min(map(min, pictures.by_shape))
+        if shortest < smallest:
+            raise UserError(
+                f"data.image_size: pictures of {shortest} pixels are too small for section loss, it needs {smallest}; "
+                f"make them larger, or set the weight of MS-SSIM, LPIPS or the discriminator to 0"
+            )
         count, seed = self.config.training.batch_size, self.config.training.seed
         if self.config.data.crop == "buckets":
             order: Order = BucketOrder(pictures.by_shape, count, seed)

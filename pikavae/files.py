@@ -27,7 +27,7 @@ def sha256_of(path: Path) -> str:
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file so that a reader, or the next start after a crash, sees the old content or the new, never a part."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     try:
         with temporary.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
@@ -39,13 +39,21 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it that are missing, so that a loss of power does not take them away again."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        sync(path.parent)
+
+
 @contextmanager
 def folder_atomically(path: Path) -> Iterator[Path]:
     """Fill a temporary folder beside `path`; when the block ends well it is synced and renamed, else it is removed.
 
     A folder that has the name already is replaced.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     temporary.mkdir()
     try:

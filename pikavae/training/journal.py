@@ -76,8 +76,9 @@ class Journal(Observer):
     def __init__(self, folder: Path) -> None:
         self._folder, self._path = folder, folder / JOURNAL_NAME
         self._previews = folder / "previews"
-        self._previews.mkdir(exist_ok=True)
-        remove_leftovers(self._previews)
+        for part in ("previews", "snapshots", "checkpoints"):
+            (folder / part).mkdir(exist_ok=True)
+            remove_leftovers(folder / part)
         events, size = read_events(self._path)
         self._last = {name: event.step for event in events for name in event.values if event.kind == "metrics"}
         self._told = {(event.kind, event.step) for event in events if event.kind != "metrics"}
@@ -85,6 +86,7 @@ class Journal(Observer):
         os.ftruncate(self._file, size)  # a last line that a crash cut short
         os.lseek(self._file, size, os.SEEK_SET)
         self._shown = 0.0
+        self.saving()
 
     def close(self) -> None:
         """Make everything durable and end."""

@@ -16,7 +16,7 @@ from pikavae.config import Config
 from pikavae.data.dataset import PictureSet, PreparedSet
 from pikavae.errors import PreemptedError
 from pikavae.evaluation.metrics import psnr, ssim
-from pikavae.files import folder_atomically, remove_folder, remove_leftovers
+from pikavae.files import folder_atomically, remove_folder
 from pikavae.model.autoencoder import AutoencoderKL
 from pikavae.model.snapshot import write_snapshot
 from pikavae.training.cadence import Moment, is_due
@@ -106,9 +106,6 @@ def train(
     total, num_images = total_steps(config, len(prepared.train)), len(prepared.train)
     start_step, start_images, attempt = state.step, state.images_seen, Stopwatch(state.seconds)
     observer.started(start_step)
-    if processes.is_main:
-        for kept in ("checkpoints", "snapshots"):
-            remove_leftovers(folder / kept)
     if start_step == 0 and processes.is_main:
         observer.preview(preview_pictures(state, prepared.validation, config, device), 0)
 

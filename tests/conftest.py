@@ -59,3 +59,45 @@ def folder_of_pictures(tmp_path):
         small.resize((20, 18), Image.Resampling.BICUBIC).save(folder / f"{i:02d}.png")
         (folder / f"{i:02d}.txt").write_text(f"picture number {i}")
     return folder
+
+
+DISTURBED_WORKER = """
+# Python reads a module of this name in every process: here it disturbs the one that trains, at a step, once.
+import os, sys
+if "pikavae.training.worker" in sys.orig_argv:
+    import pathlib
+    from pikavae.training.step import Stepper
+
+    real = Stepper.step
+    what, step, once = os.environ["DISTURB"].split(",")
+    def step_or_worse(self, *rest):
+        if self.state.step == int(step) and not pathlib.Path(once).exists():
+            if not once.endswith("never"):
+                pathlib.Path(once).touch()
+            if what == "kill":
+                os.kill(os.getpid(), 9)
+            if what == "kill everything":
+                os.kill(os.getppid(), 9)
+                os.kill(os.getpid(), 9)
+            if what == "raise":
+                from pikavae.errors import NonFiniteLossError
+                raise NonFiniteLossError("step 3: loss nan")
+        return real(self, *rest)
+    Stepper.step = step_or_worse
+"""
+
+
+@pytest.fixture
+def disturb(monkeypatch, tmp_path):
+    """Makes the process that trains die or fail at a step."""
+
+    def arrange(what, step, *, always=False):
+        folder = tmp_path / "disturbance"
+        folder.mkdir()
+        (folder / "sitecustomize.py").write_text(DISTURBED_WORKER)
+        once = "never" if always else "once"
+        monkeypatch.setenv("DISTURB", f"{what},{step},{folder / once}")
+        monkeypatch.syspath_prepend(str(folder))
+        return folder
+
+    return arrange

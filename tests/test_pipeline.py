@@ -141,46 +141,6 @@ def test_a_changed_picture_is_named(folder_of_pictures):
     assert "1 changed (03.png)" in plans["prepare"].reason
 
 
-DISTURBED_WORKER = """
-# Python reads a module of this name in every process: here it disturbs the one that trains, at a step, once.
-import os, sys
-if "pikavae.training.worker" in sys.orig_argv:
-    import pathlib
-    from pikavae.training.step import Stepper
-
-    real = Stepper.step
-    what, step, once = os.environ["DISTURB"].split(",")
-    def step_or_worse(self, *rest):
-        if self.state.step == int(step) and not pathlib.Path(once).exists():
-            pathlib.Path(once).touch()
-            if what == "kill":
-                os.kill(os.getpid(), 9)
-            if what == "kill everything":
-                os.kill(os.getppid(), 9)
-                os.kill(os.getpid(), 9)
-            if what == "raise":
-                from pikavae.errors import NonFiniteLossError
-                raise NonFiniteLossError("step 3: loss nan")
-        return real(self, *rest)
-    Stepper.step = step_or_worse
-"""
-
-
-@pytest.fixture
-def disturb(monkeypatch, tmp_path):
-    """Makes the process that trains die or fail at a step."""
-
-    def arrange(what, step):
-        folder = tmp_path / "disturbance"
-        folder.mkdir()
-        (folder / "sitecustomize.py").write_text(DISTURBED_WORKER)
-        monkeypatch.setenv("DISTURB", f"{what},{step},{folder / 'once'}")
-        monkeypatch.syspath_prepend(str(folder))
-        return folder
-
-    return arrange
-
-
 def test_a_killed_training_is_started_again_and_ends_with_the_same_numbers(monkeypatch, tmp_path, disturb, caplog):
     undisturbed = operations.run(tiny())
     expected = points(undisturbed["run_id"])

@@ -1,13 +1,5 @@
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import time
-import urllib.error
-import urllib.request
-from contextlib import closing
-
 import pytest
 import torch
 
@@ -15,6 +7,7 @@ from pikavae import tracking
 from pikavae.config import ModelConfig
 from pikavae.model.autoencoder import AutoencoderKL
 from pikavae.model.snapshot import write_snapshot
+from tests.mlflow_server import free_port, mlflow_server
 
 
 @pytest.fixture(scope="session")
@@ -51,25 +44,5 @@ def run(client, registry_home):
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """The address of an MLflow server with a store of its own."""
-    home = tmp_path_factory.mktemp("server")
-    with closing(socket.socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        tracking.connect(home)
-        command, environment = tracking.ui_argv(home, port)
-    with (home / "log").open("w") as log:
-        process = subprocess.Popen(command, env={**os.environ, **environment}, cwd=home, stdout=log, stderr=log)
-    try:
-        for _ in range(240):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
-                break
-            except (urllib.error.URLError, TimeoutError):
-                assert process.poll() is None, (home / "log").read_text()
-                time.sleep(0.25)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(30)
+    with mlflow_server(tmp_path_factory.mktemp("server"), free_port()) as address:
+        yield address

@@ -19,6 +19,7 @@ import urllib.request
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -489,6 +490,7 @@ class RunModel:
     """Address of its files."""
     is_ready: bool
     """False for one whose writing was cut short, or is under way."""
+    created: datetime
 
 
 def get_run(client: MlflowClient, run_id: str) -> FoundRun | None:
@@ -522,9 +524,13 @@ def _is_ours(model: LoggedModel) -> bool:
 
 
 def _run_model(model: LoggedModel) -> RunModel:
-    is_ready = str(model.status) == "READY"
     return RunModel(
-        str(model.model_id), str(model.model_type), int(model.params["step"]), str(model.artifact_location), is_ready
+        model_id=str(model.model_id),
+        kind=str(model.model_type),
+        step=int(model.params["step"]),
+        location=str(model.artifact_location),
+        is_ready=str(model.status) == "READY",
+        created=datetime.fromtimestamp(model.creation_timestamp / 1000, UTC),
     )
 
 

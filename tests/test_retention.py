@@ -4,17 +4,19 @@ import hashlib
 import json
 import shutil
 import sqlite3
-import threading
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from pikavae import operations
+from flows.cli import main
+from pikavae import operations, runs, stages
 from pikavae.config import load_config
-from pikavae.errors import PikavaeError, UserError
+from pikavae.errors import DamagedFileError, UserError
 from pikavae.files import exclusive
 from pikavae.home import home
 from pikavae.model.snapshot import read_snapshot
@@ -23,15 +25,17 @@ from pikavae.operations.models import find_model
 from pikavae.registry.package import file_hashes
 from pikavae.registry.store import local_folder
 from pikavae.runs import find_run, step_of
-from pikavae.tracking import tracking_uri
+from pikavae.tracking import RunLog, connect, tracking_uri
+from pikavae.training import loop
 from tests.conftest import TINY
 
-STEPS = 12
+DATABASE = ("mlflow.db", "mlflow.db-wal", "mlflow.db-shm")
+STEPS = [2, 4, 6, 8, 10, 12]
 
 
 def tiny(**overrides):
     numbers = {name: json.loads(v) if isinstance(v, str) else [int(x) for x in v] for name, v in TINY.items()}
-    small = {"training.steps": STEPS, "training.keep_checkpoints": 6, "data.sprites_count": 8}
+    small = {"training.steps": STEPS[-1], "training.keep_checkpoints": 6, "data.sprites_count": 8}
     return load_config("demo", {**numbers, **small, **overrides})
 
 
@@ -41,86 +45,388 @@ def client():
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A home with one finished run of six snapshots: 4 is registered, 6 promoted, the last registered."""
+    """A home with one finished run of six snapshots, of which 4 and the last are registered and 6 is promoted."""
     path = tmp_path_factory.mktemp("made") / "home"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PIKAVAE_HOME", str(path))
-        done = operations.run(tiny())
-        operations.register_model(f"run:{done['run_id']}@4", tiny())
-        operations.promote(f"run:{done['run_id']}@6", tiny(), reason="a test")
-    return path, done["run_id"]
+        run_id = operations.run(tiny())["run_id"]
+        operations.register_model(f"run:{run_id}@4", tiny())
+        operations.promote(f"run:{run_id}@6", tiny(), reason="a test")
+    copy = path.with_name("copy")
+    shutil.copytree(path, copy, ignore=shutil.ignore_patterns(*DATABASE))
+    copy_database(path / "mlflow.db", copy / "mlflow.db")
+    return path, copy, run_id
 
 
 @pytest.fixture
 def run(monkeypatch, isolated, made):
-    """That home as it was made, put back afterwards: addresses in it are absolute. The run's folder."""
-    path, run_id = made
+    """The finished run's folder, in that home as it was made. It is put back in place: MLflow's addresses are absolute."""
+    path, copy, run_id = made
     monkeypatch.setenv("PIKAVAE_HOME", str(path))
-    copy = path.with_name("copy")
-    shutil.copytree(path, copy, symlinks=True)
     yield find_run(path, run_id)
-    _make_writable(path)
-    shutil.rmtree(path)
-    copy.rename(path)
+    put_back(path, copy)
 
 
-def _make_writable(path):
-    for folder in (path, *path.rglob("*")):
-        if folder.is_dir():
-            folder.chmod(0o755)
+def put_back(path, copy):
+    for name in [path, *path.rglob("*")]:
+        if name.is_dir():
+            name.chmod(0o755)
+    for name in path.iterdir():
+        if name.is_dir():
+            shutil.rmtree(name)
+        elif name.name not in DATABASE:
+            name.unlink()
+    shutil.copytree(copy, path, ignore=shutil.ignore_patterns(*DATABASE), dirs_exist_ok=True)
+    copy_database(copy / "mlflow.db", path / "mlflow.db")
 
 
-def steps(run, kind):
+def copy_database(source, target):
+    """Through SQLite, into the same file: MLflow keeps connections open."""
+    with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(target)) as new:
+        old.backup(new)
+
+
+def steps_of(run, kind):
     return [step_of(path) for path in sorted((run.path / kind).glob("step-*"))]
 
 
-def logged(run):
-    """Steps of the run's checkpoints in MLflow, and how many packages there are."""
-    experiment = client().get_run(run.run_id).info.experiment_id
-    models = client().search_logged_models([experiment])
-    kinds = [model.model_type for model in models]
-    assert all(local_folder(model.artifact_location).is_dir() for model in models)
+def logged_models(run):
+    return client().search_logged_models([client().get_run(run.run_id).info.experiment_id])
+
+
+def logged_steps(run):
+    """Steps of the run's checkpoints in MLflow; each has its bytes, and there are no others."""
+    models = logged_models(run)
     folders = {local_folder(model.artifact_location) for model in models}
-    root = local_folder(client().get_experiment(experiment).artifact_location) / "models"
-    assert {path for path in root.glob("*/artifacts") if any(path.iterdir())} == folders, "bytes without a record"
-    steps = sorted(int(model.params["step"]) for model in models if model.model_type == "checkpoint")
-    return steps, kinds.count("autoencoder")
+    root = local_folder(client().get_run(run.run_id).info.artifact_uri).parents[1]
+    assert {path for path in root.glob("models/*/artifacts") if any(path.iterdir())} == folders
+    return sorted(int(model.params["step"]) for model in models if model.model_type == "checkpoint")
 
 
 def listing(path):
-    """Every name below a folder, with the hash of every file but the database, and the database's rows."""
-    database = {"mlflow.db", "mlflow.db-wal", "mlflow.db-shm"}
+    """Every name below a folder with the hash of its content; of the database, its rows."""
     names = {
         str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
         for file in path.rglob("*")
-        if file.name not in database
+        if file.name not in DATABASE
     }
     with closing(sqlite3.connect(path / "mlflow.db")) as opened:
         return names, list(opened.iterdump())
 
 
-def test_best_last_and_what_is_referred_to_stay(run):
-    assert steps(run, "snapshots") == [2, 4, 6, 8, 10, 12]
-    best = run.result["best_step"]
-    kept = sorted({4, 6, 12, best})
-    removed = operations.prune(keep=1)
-    assert steps(run, "snapshots") == kept
-    assert logged(run) == (kept, 3)
-    assert steps(run, "checkpoints") == [12]
-    for what in ("snapshot", "logged model"):
-        assert sorted(item.step for item in removed if item.what == what) == sorted({2, 4, 6, 8, 10, 12} - set(kept))
-    assert all(item.bytes > 0 and item.run_id == run.run_id for item in removed)
+def kept_anyway(run):
+    """Steps that stay with --keep 1: registered, promoted, best and last."""
+    return sorted({4, 6, 12, run.result["best_step"]})
 
+
+def assert_versions_are_whole():
     for version in client().search_model_versions():
         files = local_folder(client().get_model_version_download_uri(version.name, version.version))
         assert file_hashes(files) == json.loads(version.tags["pikavae.manifest"])
-    read_snapshot(find_model("champion", "pikavae"))
-    import mlflow
 
+
+def test_best_last_and_what_is_referred_to_stay(run):
+    kept = kept_anyway(run)
+    gone = sorted(set(STEPS) - set(kept))
+    assert steps_of(run, "snapshots") == logged_steps(run) == STEPS
+    removed = operations.prune(keep=1)
+    assert steps_of(run, "snapshots") == logged_steps(run) == kept
+    assert steps_of(run, "checkpoints") == [12]
+    for what in ("snapshot", "logged model"):
+        assert sorted(item.step for item in removed if item.what == what) == gone
+    assert all(item.bytes > 0 and item.run_id == run.run_id for item in removed)
+
+    assert_versions_are_whole()
+    read_snapshot(find_model("champion", "pikavae"))
     mlflow.set_tracking_uri(tracking_uri(home()))
     champion = mlflow.pyfunc.load_model("models:/pikavae-production@champion")
-    assert champion.predict(np.zeros((1, 3, 16, 16), np.float32)).shape == (1, 3, 16, 16)
     mlflow.set_tracking_uri(None)
+    assert champion.predict(np.zeros((1, 3, 16, 16), np.float32)).shape == (1, 3, 16, 16)
 
     assert operations.prune(keep=1) == []
     assert operations.run(tiny())["stages"]["train"]["status"] == "reused"
+
+
+def test_each_run_keeps_as_many_as_it_was_told(run):
+    removed = operations.prune()
+    assert {(item.what, item.step) for item in removed} == {("checkpoint", 10)}
+    assert steps_of(run, "snapshots") == STEPS
+
+
+def test_a_dry_run_changes_nothing_and_names_what_would_go(run):
+    (run.path / "snapshots" / ".step-00000014.x.tmp").mkdir()
+    before = listing(home())
+    would_go = operations.prune(keep=1, dry_run=True)
+    assert listing(home()) == before
+    assert operations.prune(keep=1) == would_go
+    assert listing(home()) != before
+
+
+def test_a_dry_run_of_an_empty_home_makes_nothing():
+    assert operations.prune(dry_run=True) == []
+    assert not home().exists()
+
+
+@pytest.mark.parametrize("lock", ["of the training's key", "in the run's folder"])
+def test_a_run_whose_lock_is_held_is_not_touched(run, caplog, lock):
+    key = home() / "runs" / f"{run.record['key']}.lock"
+    with exclusive(key if lock == "of the training's key" else run.path / "writer.lock"):
+        assert operations.prune(keep=1) == []
+    assert f"kept run {run.run_id}: its lock is held" in caplog.text
+    assert steps_of(run, "snapshots") == STEPS
+
+
+def test_a_run_that_is_evaluated_or_registered_now_is_not_touched(run, caplog):
+    log = RunLog.resume(connect(home()), run.run_id)
+    assert operations.prune(keep=1) == []
+    assert "it is being evaluated or registered" in caplog.text
+    log.end("FINISHED")
+    assert operations.prune(keep=1) != []
+
+
+def test_a_run_that_this_store_does_not_know_is_not_touched(run, monkeypatch, tmp_path):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'other.db'}")
+    before = listing(home())
+    assert operations.prune(keep=1) == []
+    assert listing(home()) == before
+
+
+def test_nothing_goes_while_the_ledger_is_damaged(run):
+    ledger = home() / "production" / "ledger.jsonl"
+    ledger.write_text(ledger.read_text().replace("a test", "no test"))
+    before = listing(home())
+    with pytest.raises(DamagedFileError, match="line 1 was edited"):
+        operations.prune(keep=1)
+    assert listing(home()) == before
+
+
+class Killed(BaseException):
+    """The end of the process, as far as a test in the same process can have it."""
+
+
+def dies_after(monkeypatch, count, *, torn):
+    """Let the process end at the `count`-th change to disk or store: before it, or (`torn`) half way through or after."""
+    left = [count]
+
+    def deadly(real, torn_real):
+        def change(*args, **kwargs):
+            left[0] -= 1
+            if left[0] > 0:
+                return real(*args, **kwargs)
+            if torn:
+                torn_real(*args, **kwargs)
+            raise Killed
+
+        return change
+
+    def delete_half(folder):
+        for file in sorted(Path(folder).iterdir())[:1]:
+            file.unlink() if file.is_file() else shutil.rmtree(file)
+
+    rmtree, rename, write, unlink = shutil.rmtree, Path.rename, retention.write_atomically, Path.unlink
+    delete_files, delete_record = retention.delete_files, MlflowClient.delete_logged_model
+
+    def delete_half_the_files(client, location):
+        delete_half(local_folder(location))
+
+    monkeypatch.setattr(retention, "write_atomically", deadly(write, write))
+    monkeypatch.setattr(retention, "delete_files", deadly(delete_files, delete_half_the_files))
+    monkeypatch.setattr(MlflowClient, "delete_logged_model", deadly(delete_record, delete_record))
+    monkeypatch.setattr(retention.shutil, "rmtree", deadly(rmtree, delete_half))
+    monkeypatch.setattr(retention.Path, "rename", deadly(rename, rename))
+    monkeypatch.setattr(retention.Path, "unlink", deadly(unlink, unlink))
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_after_a_kill_at_any_moment_the_next_prune_finishes_and_nothing_referred_to_is_lost(run, monkeypatch, torn):
+    kept, kills, count = kept_anyway(run), 0, 1
+    while True:
+        with monkeypatch.context() as patch:
+            dies_after(patch, count, torn=torn)
+            try:
+                operations.prune(keep=1)
+            except Killed:
+                kills += 1
+                count = 1 + kills % 4
+                assert set(kept) <= set(steps_of(run, "snapshots"))
+                for step in kept:
+                    read_snapshot(run.snapshot(str(step)))
+            else:
+                break
+        assert kills < 200
+    assert kills > 8
+    assert steps_of(run, "snapshots") == logged_steps(run) == kept
+    assert steps_of(run, "checkpoints") == [12]
+    assert not [path for path in run.path.rglob("*") if path.name.startswith(".") or path.name == retention.LIST_NAME]
+    assert_versions_are_whole()
+    assert operations.prune(keep=1) == []
+
+
+def free_step(run):
+    """A step that nothing refers to yet."""
+    return next(step for step in STEPS if step not in kept_anyway(run))
+
+
+def test_what_a_person_registered_from_a_checkpoint_stays(run):
+    step = free_step(run)
+    model = next(m for m in logged_models(run) if m.params["step"] == str(step) and m.model_type == "checkpoint")
+    client().create_registered_model("by hand")
+    folder = run.snapshot(str(next(s for s in STEPS if s not in {step, *kept_anyway(run)})))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", tracking_uri(home()))
+        client().create_model_version("by hand", model.artifact_location)
+        client().create_model_version("by hand", folder.as_uri())
+    operations.prune(keep=1)
+    assert steps_of(run, "snapshots") == sorted({step, step_of(folder), *kept_anyway(run)})
+    assert local_folder(model.artifact_location).is_dir()
+
+
+def test_a_version_that_names_the_run_alone_keeps_all_its_snapshots(run, caplog):
+    client().create_registered_model("by hand")
+    client().create_model_version("by hand", f"runs:/{run.run_id}/model", run_id=run.run_id)
+    operations.prune(keep=1)
+    assert steps_of(run, "snapshots") == STEPS
+    assert "by hand version 1" in caplog.text
+
+
+@pytest.mark.parametrize("who", ["latents", "a run that began with it"])
+def test_what_was_made_with_a_snapshot_keeps_it(run, who):
+    step = free_step(run)
+    digest = runs.snapshot_digest(run.snapshot(str(step)))
+    if who == "latents":
+        (home() / "latents" / "some").mkdir(parents=True)
+        (home() / "latents" / "some" / "latents.json").write_text(json.dumps({"model": digest}))
+    else:
+        runs.create_run_folder(home(), "another", {**run.record, "inputs": {stages.START: digest}})
+    operations.prune(keep=1)
+    assert steps_of(run, "snapshots") == logged_steps(run) == sorted({step, *kept_anyway(run)})
+
+
+def test_the_ledger_keeps_what_was_promoted_when_the_candidate_is_deleted(run, monkeypatch):
+    monkeypatch.setattr(retention, "REGISTERING", timedelta(0))
+    promoted = next(
+        version
+        for version in client().search_model_versions("name='pikavae'")
+        if version.tags["pikavae.snapshot"] == runs.snapshot_digest(run.snapshot("6"))
+    )
+    client().delete_model_version("pikavae", promoted.version)
+    client().delete_model_version("pikavae", "2")
+    packages = [model for model in logged_models(run) if model.model_type == "autoencoder"]
+    removed = operations.prune(keep=1)
+    assert 6 in steps_of(run, "snapshots")
+    assert (4 in steps_of(run, "snapshots")) == (run.result["best_step"] == 4)
+    assert len([model for model in logged_models(run) if model.model_type == "autoencoder"]) == len(packages) - 2
+    assert [item.reason for item in removed].count("the version that was made of it is deleted") == 2
+    assert_versions_are_whole()
+
+
+def test_files_that_a_version_is_about_to_be_made_of_stay(run):
+    client().delete_model_version("pikavae", "2")
+    packages = [model.model_id for model in logged_models(run) if model.model_type == "autoencoder"]
+    operations.prune(keep=1)
+    assert [model.model_id for model in logged_models(run) if model.model_type == "autoencoder"] == packages
+
+
+def test_models_of_others_and_runs_of_others_are_not_touched(run):
+    experiment = client().get_run(run.run_id).info.experiment_id
+    stranger = client().create_run(experiment)
+    theirs = [
+        client().create_logged_model(experiment, name, run_id, params=params, model_type=kind).model_id
+        for name, run_id, params, kind in [
+            ("mine", run.run_id, {"step": "2"}, "checkpoint"),
+            ("step-00000002", stranger.info.run_id, {"step": "2"}, "checkpoint"),
+            ("autoencoder", run.run_id, {"step": "2"}, "autoencoder"),
+            ("anything", run.run_id, {}, "classifier"),
+        ]
+    ]
+    operations.prune(keep=1)
+    assert {model.model_id for model in logged_models(run)} >= set(theirs)
+
+
+def test_a_logged_model_whose_snapshot_is_gone_goes(run):
+    step = free_step(run)
+    shutil.rmtree(run.snapshot(str(step)))
+    removed = operations.prune()
+    assert [(item.step, item.reason) for item in removed if item.what == "logged model"] == [
+        (step, "its snapshot is gone or goes")
+    ]
+    assert logged_steps(run) == [other for other in STEPS if other != step]
+
+
+def test_what_killed_writers_left_goes_unless_somebody_writes_there(run):
+    report = next(path for path in (home() / "evaluations").iterdir() if path.is_dir())
+    for folder in (run.path, run.path / "checkpoints", run.path / "previews"):
+        (folder / ".half.0123.tmp").write_bytes(b"1234")
+    left = home() / "evaluations" / f".{report.name}.0123.tmp"
+    left.mkdir()
+    with exclusive(report.with_suffix(".lock")):
+        removed = operations.prune()
+        assert left.is_dir()
+    assert [item.bytes for item in removed if item.what == "leftover"] == [4, 4, 4]
+    assert [item.where for item in operations.prune()] == [str(left)]
+    assert not left.exists()
+    assert not list(run.path.rglob(".*"))
+
+
+@pytest.fixture
+def unfinished(monkeypatch):
+    """A run that failed after its fourth checkpoint."""
+    real = loop.optimizer_step
+
+    def fails(state, *rest):
+        if state.step == 8:
+            raise DamagedFileError("the end")
+        return real(state, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "optimizer_step", fails)
+        with pytest.raises(DamagedFileError):
+            operations.run(tiny())
+    (run,) = runs.run_folders(home())
+    shutil.copytree(run.path / "checkpoints" / "step-00000006", run.path / "checkpoints" / "step-00000004")
+    shutil.copytree(run.path / "checkpoints" / "step-00000006", run.path / "checkpoints" / "step-00000002")
+    return run
+
+
+def test_an_unfinished_run_keeps_two_states_its_best_and_its_last_and_goes_on(unfinished):
+    scores = json.loads((unfinished.path / "checkpoints" / "step-00000008" / "state.json").read_text())["scores"]
+    best = int(max(scores, key=lambda step: scores[step]))
+    operations.prune(keep=1)
+    assert steps_of(unfinished, "checkpoints") == [6, 8]
+    assert steps_of(unfinished, "snapshots") == logged_steps(unfinished) == sorted({best, 8})
+    done = operations.run(tiny())
+    assert done["run_id"] == unfinished.run_id
+    assert client().get_run(done["run_id"]).data.tags["pikavae.start_step"] == "8"
+
+
+def test_a_damaged_state_does_not_count_as_one_to_resume_from(unfinished):
+    (unfinished.path / "checkpoints" / "step-00000008" / "optimizer.pt").write_bytes(b"rot")
+    operations.prune()
+    assert steps_of(unfinished, "checkpoints") == [4, 6, 8]
+
+
+def test_where_no_checkpoint_tells_the_best_all_snapshots_stay(unfinished):
+    shutil.rmtree(unfinished.path / "checkpoints")
+    operations.prune(keep=1)
+    assert steps_of(unfinished, "snapshots") == [2, 4, 6, 8]
+
+
+def test_fewer_than_one_cannot_be_kept():
+    with pytest.raises(UserError, match="--keep 0: at least the last snapshot of each run stays"):
+        operations.prune(keep=0)
+
+
+def test_the_command_lists_what_would_go_and_then_removes_it(run, capsys, caplog):
+    assert main(["prune", "--keep", "1", "--dry-run"]) == 0
+    would_go = capsys.readouterr().out.splitlines()
+    best = run.result["best_step"]
+    assert f"kept snapshot, run {run.run_id} step {best}, " in caplog.text
+    assert any(line.startswith(f"would go snapshot, run {run.run_id} step {free_step(run)}, ") for line in would_go)
+    assert main(["prune", "--keep", "1", "--json"]) == 0
+    done = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert done["dry_run"] is False
+    assert len(done["removed"]) == len(would_go) - 1
+    assert all(set(item) == {"what", "run_id", "step", "bytes"} for item in done["removed"])
+    assert done["bytes"] == sum(item["bytes"] for item in done["removed"]) > 0
+    assert main(["prune", "--keep", "1"]) == 0
+    assert capsys.readouterr().out == "0 things, 0.0 MB removed.\n"

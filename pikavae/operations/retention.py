@@ -15,21 +15,20 @@ import json
 import logging
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pikavae import runs, stages
+from pikavae import runs
 from pikavae.errors import DamagedFileError, PikavaeError, UserError
-from pikavae.evaluation.latent_set import RECORD_NAME
 from pikavae.files import exclusive, write_atomically
 from pikavae.home import home
+from pikavae.operations.references import Reference, references_in_home, references_in_registry, referred_steps
 from pikavae.operations.results import is_whole
-from pikavae.registry import production
-from pikavae.registry.store import all_versions, delete_files, size_of, size_of_files
-from pikavae.registry.versions import MODEL_ID_TAG
+from pikavae.registry.store import delete_files, size_of, size_of_files
 from pikavae.runs import RunFolder, step_of
 from pikavae.tracking import CHECKPOINT_TYPE, RunModel, connect, get_run, model_exists, models_of_run
 from pikavae.training.loop import best_step
@@ -37,11 +36,12 @@ from pikavae.training.state import read_state
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities.model_registry import ModelVersion
 
 logger = logging.getLogger(__name__)
 
 LIST_NAME = "pruning.json"
+REGISTERING = timedelta(hours=1)
+"""How young a version's files may be without a version: it may be about to be made."""
 RESUMABLE = {"finished": 1, "unfinished": 2}
 """States to resume from that stay: whole ones, the newest."""
 
@@ -70,20 +70,6 @@ class Removed:
     model_id: str | None = None
 
 
-@dataclass(frozen=True)
-class References:
-    """What refers to a run's snapshots, in words, by what it names."""
-
-    models: Mapping[str, str]
-    """By the id of a logged model."""
-    digests: Mapping[str, str]
-    """By the digest of sizes and weights."""
-    addresses: Mapping[str, str]
-    """By the address that a version was registered with."""
-    unclear: tuple[str, ...]
-    """Those that name the run and no step."""
-
-
 def prune(*, keep: int | None = None, dry_run: bool = False) -> list[Removed]:
     """Remove from all runs of this home what is neither the best, nor among the last, nor referred to.
 
@@ -105,40 +91,55 @@ def prune(*, keep: int | None = None, dry_run: bool = False) -> list[Removed]:
     removed: list[Removed] = []
     if found := list(runs.run_folders(home())):
         client = connect(home())
+        home_references = references_in_home()
+        references = [*home_references, *references_in_registry(client)]
         for run in found:
-            removed += _prune_run(client, run, keep, dry_run=dry_run)
+            with ExitStack() as held:
+                if reason := _untouchable(client, run, held, dry_run=dry_run):
+                    logger.info("kept run %s: %s", run.run_id, reason)
+                    continue
+                kept, gone = _judge(client, run, keep, references)
+                if gone and not dry_run:  # a version may have been registered since
+                    kept, gone = _judge(client, run, keep, [*home_references, *references_in_registry(client)])
+                    _remove(client, run, gone)
+                for line in kept:
+                    logger.info("kept %s", line)
+                removed += gone
     return [*removed, *_prune_leftovers(dry_run=dry_run)]
 
 
-def _prune_run(client: MlflowClient, run: RunFolder, keep: int | None, *, dry_run: bool) -> list[Removed]:
-    with ExitStack() as held:
-        if not _hold(held, [home() / "runs" / f"{run.record['key']}.lock", *run.path.glob("*.lock")], dry_run=dry_run):
-            logger.info("kept run %s: somebody trains in it, its lock is held", run.run_id)
-            return []
-        if reason := _untouchable(client, run):
-            logger.info("kept run %s: %s", run.run_id, reason)
-            return []
-        models = models_of_run(client, run.run_id)
-        snapshots = {step_of(path): path for path in sorted((run.path / "snapshots").glob("step-*"))}
-        found = references(client, run, all_versions(client))
-        reasons = kept_steps(run, snapshots, models, found, keep)
-        there = {step: why for step, why in reasons.items() if step in snapshots}
-        for step, why in there.items():
-            size = _megabytes(size_of(snapshots[step]))
-            logger.info("kept snapshot, run %s step %d, %s: %s", run.run_id, step, size, "; ".join(why))
-        gone = [
-            *_interrupted(client, run),
-            *_superfluous_models(client, run, models, there, found),
-            *_superfluous_snapshots(run, snapshots, reasons),
-            *_superfluous_states(run),
-            *_leftovers([run.path, *(path for path in run.path.iterdir() if path.is_dir())], run.run_id),
-        ]
-        if not dry_run:
-            _remove_models(client, run, [item for item in gone if item.what == "logged model"])
-            for item in gone:
-                if item.what != "logged model":
-                    remove_path(Path(item.where))
-    return gone
+def _untouchable(client: MlflowClient, run: RunFolder, held: ExitStack, *, dry_run: bool) -> str | None:
+    """Why a run cannot be judged now, if so; else its locks are held."""
+    if not _hold(held, [home() / "runs" / f"{run.record['key']}.lock", *run.path.glob("*.lock")], dry_run=dry_run):
+        return "its lock is held: somebody trains in it"
+    tracked = get_run(client, run.run_id)
+    if tracked is None:
+        return "its MLflow run is deleted or in another store, so that nothing tells who refers to it"
+    if tracked.tags.get("pikavae.train_key") != run.record["key"]:
+        return "its MLflow run is another's"
+    if run.result is not None and tracked.status == "RUNNING":
+        return "it is being evaluated or registered, or was killed at that; the same command ends it"
+    return None
+
+
+def _judge(
+    client: MlflowClient, run: RunFolder, keep: int | None, references: Sequence[Reference]
+) -> tuple[list[str], list[Removed]]:
+    """What of a run stays, a line each with its reasons, and what goes."""
+    models = models_of_run(client, run.run_id)
+    snapshots = {step_of(path): path for path in sorted((run.path / "snapshots").glob("step-*"))}
+    reasons = kept_steps(run, snapshots, models, references, keep)
+    lines = [
+        f"snapshot, run {run.run_id} step {step}, {size_of(snapshots[step]) / 1e6:.1f} MB: {'; '.join(why)}"
+        for step, why in reasons.items()
+    ]
+    return lines, [
+        *_interrupted(client, run),
+        *_superfluous_models(client, run, models, reasons, references),
+        *_superfluous_snapshots(run, snapshots, reasons),
+        *_superfluous_states(run),
+        *_leftovers([run.path, *(path for path in run.path.iterdir() if path.is_dir())], run.run_id),
+    ]
 
 
 def _hold(held: ExitStack, locks: Iterable[Path], *, dry_run: bool) -> bool:
@@ -152,53 +153,14 @@ def _hold(held: ExitStack, locks: Iterable[Path], *, dry_run: bool) -> bool:
     return True
 
 
-def _untouchable(client: MlflowClient, run: RunFolder) -> str | None:
-    """Why a run cannot be judged now, if so."""
-    tracked = get_run(client, run.run_id)
-    if tracked is None:
-        return "its MLflow run is deleted or in another store, so that nothing tells who refers to it"
-    if tracked.tags.get("pikavae.train_key") != run.record["key"]:
-        return "its MLflow run is another's"
-    if run.result is not None and tracked.status == "RUNNING":
-        return "it is being evaluated or registered; after a kill, the command that did it ends it"
-    return None
-
-
-def references(client: MlflowClient, run: RunFolder, versions: Iterable[ModelVersion]) -> References:
-    """Everything that refers to snapshots of a run."""
-    models: dict[str, str] = {}
-    digests: dict[str, str] = {}
-    addresses: dict[str, str] = {}
-    unclear: list[str] = []
-    for version in versions:
-        name = f"{version.name} version {version.version}"
-        ids = {version.model_id, version.tags.get(MODEL_ID_TAG), str(version.source).removeprefix("models:/")} - {None}
-        models |= dict.fromkeys(map(str, ids), name)
-        addresses[str(version.source)] = name
-        if digest := version.tags.get("pikavae.snapshot"):
-            digests[digest] = name
-        elif version.run_id == run.run_id and not any(model_exists(client, str(model)) for model in ids if model):
-            unclear.append(name)
-    for event in production.history(home()):
-        if event["run_id"] == run.run_id:
-            line = f"line {event['sequence']} of the ledger"
-            if event["snapshot"]:
-                digests[event["snapshot"]] = line
-            else:
-                unclear.append(line)
-    for other in runs.run_folders(home()):
-        if start := other.record["inputs"].get(stages.START):
-            digests[start] = f"run {other.run_id} began with it"
-    for record in (home() / "latents").glob(f"*/{RECORD_NAME}"):
-        if digest := runs.read_json(record).get("model"):
-            digests[digest] = f"latents/{record.parent.name}"
-    return References(models, digests, addresses, tuple(unclear))
-
-
 def kept_steps(
-    run: RunFolder, snapshots: Mapping[int, Path], models: Iterable[RunModel], found: References, keep: int | None
+    run: RunFolder,
+    snapshots: Mapping[int, Path],
+    models: Collection[RunModel],
+    references: Iterable[Reference],
+    keep: int | None,
 ) -> dict[int, list[str]]:
-    """The steps that stay, each with its reasons."""
+    """The steps whose snapshots stay, each with its reasons."""
     reasons: dict[int, list[str]] = {}
 
     def stays(steps: Iterable[int], why: str) -> None:
@@ -209,25 +171,14 @@ def kept_steps(
     stays(sorted(snapshots)[-last:], f"among the last {last}")
     best = _best(run)
     if best is None:
-        stays(snapshots, "no whole checkpoint tells which is the best")
+        stays(snapshots, "no checkpoint tells which is the best")
     else:
         stays([best], "the best")
     if run.result is not None:
         stays([step_of(Path(run.result["snapshot"]))], "the run's result")
-    for model in models:
-        if model.model_id in found.models:
-            stays([model.step], found.models[model.model_id])
-    for step, snapshot in snapshots.items():
-        for address, why in found.addresses.items():
-            if run.run_id in address and snapshot.name in address:
-                stays([step], why)
-        if step not in reasons and found.digests:  # reads the weights
-            digest = runs.snapshot_digest(snapshot)
-            if digest in found.digests:
-                stays([step], found.digests[digest])
-    for why in found.unclear:
-        stays(snapshots, f"{why} is of this run, and of which step is not known")
-    return dict(sorted(reasons.items()))
+    for step, who in referred_steps(run.run_id, snapshots, models, references, unread=set(reasons)):
+        stays([step], who)
+    return {step: why for step, why in sorted(reasons.items()) if step in snapshots}
 
 
 def _best(run: RunFolder) -> int | None:
@@ -251,14 +202,17 @@ def _superfluous_models(
     run: RunFolder,
     models: Iterable[RunModel],
     kept: Mapping[int, list[str]],
-    found: References,
+    references: Sequence[Reference],
 ) -> Iterator[Removed]:
     for model in models:
-        if model.model_id in found.models:
+        is_package = model.kind != CHECKPOINT_TYPE
+        if any(reference.holds(model) for reference in references) or (
+            is_package and datetime.now(UTC) - model.created < REGISTERING
+        ):
             continue
         if not model.is_ready:
             why = "its writing was cut short"
-        elif model.kind != CHECKPOINT_TYPE:
+        elif is_package:
             why = "the version that was made of it is deleted"
         elif model.step not in kept:
             why = "its snapshot is gone or goes"
@@ -333,6 +287,15 @@ def _interrupted(client: MlflowClient, run: RunFolder) -> Iterator[Removed]:
             yield Removed("logged model", run.run_id, item["step"], size, why, item["where"], item["model_id"])
 
 
+def _remove(client: MlflowClient, run: RunFolder, items: Iterable[Removed]) -> None:
+    """Remove them; first what only MLflow has, for a logged model without its snapshot is found again."""
+    models = [item for item in items if item.what == "logged model"]
+    _remove_models(client, run, models)
+    for item in items:
+        if item.what != "logged model":
+            remove_path(Path(item.where))
+
+
 def _remove_models(client: MlflowClient, run: RunFolder, items: list[Removed]) -> None:
     """Delete logged models, the record of each before its bytes, so that no record ever points to missing bytes."""
     if items:
@@ -355,7 +318,3 @@ def remove_path(path: Path) -> None:
     if not path.name.startswith("."):
         path = path.rename(path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp"))
     shutil.rmtree(path)
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.1f} MB"

@@ -22,6 +22,7 @@ from pikavae.home import home
 from pikavae.model.snapshot import read_snapshot
 from pikavae.operations import retention
 from pikavae.operations.models import find_model
+from pikavae.registry import store
 from pikavae.registry.package import file_hashes
 from pikavae.registry.store import local_folder
 from pikavae.runs import find_run, step_of
@@ -230,7 +231,8 @@ def dies_after(monkeypatch, count, *, torn):
         delete_half(local_folder(location))
 
     monkeypatch.setattr(retention, "write_atomically", deadly(write, write))
-    monkeypatch.setattr(retention, "delete_files", deadly(delete_files, delete_half_the_files))
+    for module in (retention, store):
+        monkeypatch.setattr(module, "delete_files", deadly(delete_files, delete_half_the_files))
     monkeypatch.setattr(MlflowClient, "delete_logged_model", deadly(delete_record, delete_record))
     monkeypatch.setattr(retention.shutil, "rmtree", deadly(rmtree, delete_half))
     monkeypatch.setattr(retention.Path, "rename", deadly(rename, rename))

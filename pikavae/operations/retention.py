@@ -1,9 +1,10 @@
 """Free disk space: what of the runs is kept, and what goes.
 
 Of each run stay the best snapshot, the last few, and every one that something refers to: a registered version of any
-model, a line of production's ledger, a training that began with it, a set of latents. The copy of a snapshot among
-MLflow's logged models stays and goes with it. To resume from, the last state of a finished run stays, so that it can be
-prolonged, and the last two of an unfinished one. A run that somebody works on is not touched.
+model, a line of production's ledger, a training that began with it, a set of latents. A report does not: its numbers
+need no model. The copy of a snapshot among MLflow's logged models stays and goes with it. To resume from, the last
+state of a finished run stays, so that it can be prolonged, and the last two of an unfinished one. A run that somebody
+works on is not touched, nor are reports, prepared sets and imported models.
 
 A kill at any moment leaves only things that the next prune removes: files are renamed before they are deleted, and a
 logged model is written down in `runs/<run id>/pruning.json` before its record goes, for its bytes go after it.
@@ -28,7 +29,7 @@ from pikavae.files import exclusive, write_atomically
 from pikavae.home import home
 from pikavae.operations.references import Reference, references_in_home, references_in_registry, referred_steps
 from pikavae.operations.results import is_whole
-from pikavae.registry.store import delete_files, size_of, size_of_files
+from pikavae.registry.store import delete_files, delete_model, size_of, size_of_files
 from pikavae.runs import RunFolder, step_of
 from pikavae.tracking import CHECKPOINT_TYPE, RunModel, connect, get_run, model_exists, models_of_run
 from pikavae.training.loop import best_step
@@ -305,8 +306,9 @@ def _remove_models(client: MlflowClient, run: RunFolder, items: list[Removed]) -
         write_atomically(run.path / LIST_NAME, json.dumps({"models": named}, indent=2) + "\n")
     for item in items:
         if item.model_id is not None and model_exists(client, item.model_id):
-            client.delete_logged_model(item.model_id)
-        delete_files(client, item.where)
+            delete_model(client, item.model_id)
+        else:
+            delete_files(client, item.where)
     (run.path / LIST_NAME).unlink(missing_ok=True)
 
 

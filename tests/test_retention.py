@@ -19,7 +19,7 @@ from pikavae.config import load_config
 from pikavae.errors import DamagedFileError, UserError
 from pikavae.files import exclusive
 from pikavae.home import home
-from pikavae.model.snapshot import read_snapshot
+from pikavae.model.snapshot import WEIGHTS_NAME, read_snapshot
 from pikavae.operations import retention
 from pikavae.operations.models import find_model
 from pikavae.registry import store
@@ -353,6 +353,12 @@ def test_a_logged_model_whose_snapshot_is_gone_goes(run):
         (step, "its snapshot is gone or goes")
     ]
     assert logged_steps(run) == [other for other in STEPS if other != step]
+
+
+def test_a_snapshot_without_weights_is_none(run):
+    (run.snapshot(str(free_step(run))) / WEIGHTS_NAME).unlink()
+    operations.prune(keep=1)
+    assert steps_of(run, "snapshots") == kept_anyway(run)
 
 
 def test_what_killed_writers_left_goes_unless_somebody_writes_there(run):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pikavae import runs, stages
 from pikavae.evaluation.latent_set import RECORD_NAME
 from pikavae.home import home
+from pikavae.model.snapshot import CONFIG_NAME, WEIGHTS_NAME
 from pikavae.registry import production
 from pikavae.registry.production_model import RUN_TAG
 from pikavae.registry.store import all_versions
@@ -111,7 +112,11 @@ def referred_steps(
         for reference in concerned
         if reference.run_id in {None, run_id} and reference.digest is not None
     }
-    digests = {step: runs.snapshot_digest(path) for step, path in snapshots.items() if wanted and step not in unread}
+    digests = {
+        step: runs.snapshot_digest(path)
+        for step, path in snapshots.items()
+        if wanted and step not in unread and all((path / name).is_file() for name in (CONFIG_NAME, WEIGHTS_NAME))
+    }
     for reference in concerned:
         found = {model.step for model in models if reference.holds(model)}
         for step, path in snapshots.items():

@@ -27,7 +27,7 @@ from pikavae.registry.package import file_hashes
 from pikavae.registry.store import local_folder
 from pikavae.runs import find_run, step_of
 from pikavae.tracking import RunLog, connect, tracking_uri
-from pikavae.training import loop
+from pikavae.training.state import read_state
 from tests.conftest import TINY
 
 DATABASE = ("mlflow.db", "mlflow.db-wal", "mlflow.db-shm")
@@ -53,6 +53,8 @@ def made(tmp_path_factory):
         run_id = operations.run(tiny())["run_id"]
         operations.register_model(f"run:{run_id}@4", tiny())
         operations.promote(f"run:{run_id}@6", tiny(), reason="a test")
+        run = find_run(path, run_id)
+        run.finish({**run.result, "best_step": 2})  # so small a training gets better to the end
     copy = path.with_name("copy")
     shutil.copytree(path, copy, ignore=shutil.ignore_patterns(*DATABASE))
     copy_database(path / "mlflow.db", copy / "mlflow.db")
@@ -115,9 +117,8 @@ def listing(path):
         return names, list(opened.iterdump())
 
 
-def kept_anyway(run):
-    """Steps that stay with --keep 1: registered, promoted, best and last."""
-    return sorted({4, 6, 12, run.result["best_step"]})
+KEPT = [2, 4, 6, 12]
+"""Steps that stay with --keep 1: the best, two that are registered, and the last; 8 and 10 are free."""
 
 
 def assert_versions_are_whole():
@@ -127,14 +128,12 @@ def assert_versions_are_whole():
 
 
 def test_best_last_and_what_is_referred_to_stay(run):
-    kept = kept_anyway(run)
-    gone = sorted(set(STEPS) - set(kept))
     assert steps_of(run, "snapshots") == logged_steps(run) == STEPS
     removed = operations.prune(keep=1)
-    assert steps_of(run, "snapshots") == logged_steps(run) == kept
+    assert steps_of(run, "snapshots") == logged_steps(run) == KEPT
     assert steps_of(run, "checkpoints") == [12]
     for what in ("snapshot", "logged model"):
-        assert sorted(item.step for item in removed if item.what == what) == gone
+        assert sorted(item.step for item in removed if item.what == what) == [8, 10]
     assert all(item.bytes > 0 and item.run_id == run.run_id for item in removed)
 
     assert_versions_are_whole()
@@ -240,46 +239,45 @@ def dies_after(monkeypatch, count, *, torn):
 
 
 @pytest.mark.parametrize("torn", [False, True])
-def test_after_a_kill_at_any_moment_the_next_prune_finishes_and_nothing_referred_to_is_lost(run, monkeypatch, torn):
-    kept, kills, count = kept_anyway(run), 0, 1
-    while True:
-        with monkeypatch.context() as patch:
-            dies_after(patch, count, torn=torn)
-            try:
-                operations.prune(keep=1)
-            except Killed:
-                kills += 1
-                count = 1 + kills % 8
-                assert set(kept) <= set(steps_of(run, "snapshots"))
-                for step in steps_of(run, "snapshots"):  # none is there in part
-                    read_snapshot(run.snapshot(str(step)))
-            else:
-                break
-        assert kills < 200
-    assert kills > 8
-    assert steps_of(run, "snapshots") == logged_steps(run) == kept
-    assert steps_of(run, "checkpoints") == [12]
-    assert not [path for path in run.path.rglob("*") if path.name.startswith(".") or path.name == retention.LIST_NAME]
-    assert_versions_are_whole()
-    assert operations.prune(keep=1) == []
-
-
-def free_step(run):
-    """A step that nothing refers to yet."""
-    return next(step for step in STEPS if step not in kept_anyway(run))
+def test_after_a_kill_at_any_moment_the_next_prune_finishes_and_nothing_referred_to_is_lost(
+    run, made, monkeypatch, torn
+):
+    home_path, copy, _ = made
+    moment, was_killed = 0, True
+    while was_killed:
+        moment += 1
+        assert moment < 60
+        was_killed = False
+        for count in (moment, 3):  # the second prune is killed as well
+            with monkeypatch.context() as patch:
+                dies_after(patch, count, torn=torn)
+                try:
+                    operations.prune(keep=1)
+                except Killed:
+                    was_killed |= count == moment
+            assert set(KEPT) <= set(steps_of(run, "snapshots"))
+            for step in steps_of(run, "snapshots"):  # none is there in part
+                read_snapshot(run.snapshot(str(step)))
+        operations.prune(keep=1)
+        assert steps_of(run, "snapshots") == logged_steps(run) == KEPT
+        assert steps_of(run, "checkpoints") == [12]
+        assert not [name for name in run.path.rglob("*") if name.name.startswith(".")]
+        assert not (run.path / retention.LIST_NAME).exists()
+        assert_versions_are_whole()
+        assert operations.prune(keep=1) == []
+        put_back(home_path, copy)
+    assert moment > 10
 
 
 def test_what_a_person_registered_from_a_checkpoint_stays(run):
-    step = free_step(run)
-    model = next(m for m in logged_models(run) if m.params["step"] == str(step) and m.model_type == "checkpoint")
+    model = next(m for m in logged_models(run) if m.name == "step-00000008")
     client().create_registered_model("by hand")
-    folder = run.snapshot(str(next(s for s in STEPS if s not in {step, *kept_anyway(run)})))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", tracking_uri(home()))
         client().create_model_version("by hand", model.artifact_location)
-        client().create_model_version("by hand", folder.as_uri())
+        client().create_model_version("by hand", run.snapshot("10").as_uri())
     operations.prune(keep=1)
-    assert steps_of(run, "snapshots") == sorted({step, step_of(folder), *kept_anyway(run)})
+    assert steps_of(run, "snapshots") == STEPS
     assert local_folder(model.artifact_location).is_dir()
 
 
@@ -293,15 +291,14 @@ def test_a_version_that_names_the_run_alone_keeps_all_its_snapshots(run, caplog)
 
 @pytest.mark.parametrize("who", ["latents", "a run that began with it"])
 def test_what_was_made_with_a_snapshot_keeps_it(run, who):
-    step = free_step(run)
-    digest = runs.snapshot_digest(run.snapshot(str(step)))
+    digest = runs.snapshot_digest(run.snapshot("8"))
     if who == "latents":
         (home() / "latents" / "some").mkdir(parents=True)
         (home() / "latents" / "some" / "latents.json").write_text(json.dumps({"model": digest}))
     else:
         runs.create_run_folder(home(), "another", {**run.record, "inputs": {stages.START: digest}})
     operations.prune(keep=1)
-    assert steps_of(run, "snapshots") == logged_steps(run) == sorted({step, *kept_anyway(run)})
+    assert steps_of(run, "snapshots") == logged_steps(run) == [2, 4, 6, 8, 12]
 
 
 def test_the_ledger_keeps_what_was_promoted_when_the_candidate_is_deleted(run, monkeypatch):
@@ -312,11 +309,11 @@ def test_the_ledger_keeps_what_was_promoted_when_the_candidate_is_deleted(run, m
         if version.tags["pikavae.snapshot"] == runs.snapshot_digest(run.snapshot("6"))
     )
     client().delete_model_version("pikavae", promoted.version)
-    client().delete_model_version("pikavae", "2")
+    client().delete_model_version("pikavae", "2")  # of step 4
+    client().delete_model_version("pikavae-production", "1")
     packages = [model for model in logged_models(run) if model.model_type == "autoencoder"]
     removed = operations.prune(keep=1)
-    assert 6 in steps_of(run, "snapshots")
-    assert (4 in steps_of(run, "snapshots")) == (run.result["best_step"] == 4)
+    assert steps_of(run, "snapshots") == [2, 6, 12]
     assert len([model for model in logged_models(run) if model.model_type == "autoencoder"]) == len(packages) - 2
     assert [item.reason for item in removed].count("the version that was made of it is deleted") == 2
     assert_versions_are_whole()
@@ -346,19 +343,18 @@ def test_models_of_others_and_runs_of_others_are_not_touched(run):
 
 
 def test_a_logged_model_whose_snapshot_is_gone_goes(run):
-    step = free_step(run)
-    shutil.rmtree(run.snapshot(str(step)))
+    shutil.rmtree(run.snapshot("8"))
     removed = operations.prune()
     assert [(item.step, item.reason) for item in removed if item.what == "logged model"] == [
-        (step, "its snapshot is gone or goes")
+        (8, "its snapshot is gone or goes")
     ]
-    assert logged_steps(run) == [other for other in STEPS if other != step]
+    assert logged_steps(run) == [2, 4, 6, 10, 12]
 
 
 def test_a_snapshot_without_weights_is_none(run):
-    (run.snapshot(str(free_step(run))) / WEIGHTS_NAME).unlink()
+    (run.snapshot("8") / WEIGHTS_NAME).unlink()
     operations.prune(keep=1)
-    assert steps_of(run, "snapshots") == kept_anyway(run)
+    assert steps_of(run, "snapshots") == KEPT
 
 
 def test_what_killed_writers_left_goes_unless_somebody_writes_there(run):
@@ -377,46 +373,36 @@ def test_what_killed_writers_left_goes_unless_somebody_writes_there(run):
 
 
 @pytest.fixture
-def unfinished(monkeypatch):
-    """A run that failed after its fourth checkpoint."""
-    real = loop.optimizer_step
-
-    def fails(state, *rest):
-        if state.step == 8:
-            raise DamagedFileError("the end")
-        return real(state, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "optimizer_step", fails)
-        with pytest.raises(DamagedFileError):
-            operations.run(tiny())
-    (run,) = runs.run_folders(home())
-    shutil.copytree(run.path / "checkpoints" / "step-00000006", run.path / "checkpoints" / "step-00000004")
-    shutil.copytree(run.path / "checkpoints" / "step-00000006", run.path / "checkpoints" / "step-00000002")
+def unfinished(run):
+    """The run as if it had been killed after its last checkpoint, with two older states than training leaves."""
+    (run.path / runs.TRAIN_NAME).unlink()
+    for step in ("06", "08"):
+        shutil.copytree(run.path / "checkpoints" / "step-00000010", run.path / "checkpoints" / f"step-000000{step}")
     return run
 
 
-def test_an_unfinished_run_keeps_two_states_its_best_and_its_last_and_goes_on(unfinished):
-    scores = json.loads((unfinished.path / "checkpoints" / "step-00000008" / "state.json").read_text())["scores"]
-    best = int(max(scores, key=lambda step: scores[step]))
-    operations.prune(keep=1)
-    assert steps_of(unfinished, "checkpoints") == [6, 8]
-    assert steps_of(unfinished, "snapshots") == logged_steps(unfinished) == sorted({best, 8})
+def test_an_unfinished_run_keeps_two_states_its_best_and_its_last_and_goes_on(unfinished, monkeypatch):
+    scores = {"scores": {str(step): float(step == 8) for step in STEPS}}
+    with monkeypatch.context() as patch:
+        patch.setattr(retention, "read_state", lambda folder: {**read_state(folder), **scores})
+        operations.prune(keep=1)
+    assert steps_of(unfinished, "checkpoints") == [10, 12]
+    assert steps_of(unfinished, "snapshots") == logged_steps(unfinished) == [4, 6, 8, 12]
     done = operations.run(tiny())
     assert done["run_id"] == unfinished.run_id
-    assert client().get_run(done["run_id"]).data.tags["pikavae.start_step"] == "8"
+    assert client().get_run(done["run_id"]).data.tags["pikavae.start_step"] == "12"
 
 
 def test_a_damaged_state_does_not_count_as_one_to_resume_from(unfinished):
-    (unfinished.path / "checkpoints" / "step-00000008" / "optimizer.pt").write_bytes(b"rot")
+    (unfinished.path / "checkpoints" / "step-00000012" / "optimizer.pt").write_bytes(b"rot")
     operations.prune()
-    assert steps_of(unfinished, "checkpoints") == [4, 6, 8]
+    assert steps_of(unfinished, "checkpoints") == [8, 10, 12]
 
 
 def test_where_no_checkpoint_tells_the_best_all_snapshots_stay(unfinished):
     shutil.rmtree(unfinished.path / "checkpoints")
     operations.prune(keep=1)
-    assert steps_of(unfinished, "snapshots") == [2, 4, 6, 8]
+    assert steps_of(unfinished, "snapshots") == STEPS
 
 
 def test_fewer_than_one_cannot_be_kept():
@@ -427,9 +413,8 @@ def test_fewer_than_one_cannot_be_kept():
 def test_the_command_lists_what_would_go_and_then_removes_it(run, capsys, caplog):
     assert main(["prune", "--keep", "1", "--dry-run"]) == 0
     would_go = capsys.readouterr().out.splitlines()
-    best = run.result["best_step"]
-    assert f"kept snapshot, run {run.run_id} step {best}, " in caplog.text
-    assert any(line.startswith(f"would go snapshot, run {run.run_id} step {free_step(run)}, ") for line in would_go)
+    assert f"kept snapshot, run {run.run_id} step 2, " in caplog.text
+    assert any(line.startswith(f"would go snapshot, run {run.run_id} step 8, ") for line in would_go)
     assert main(["prune", "--keep", "1", "--json"]) == 0
     done = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert done["dry_run"] is False

@@ -100,8 +100,9 @@ def prune(*, keep: int | None = None, dry_run: bool = False) -> list[Removed]:
                     logger.info("kept run %s: %s", run.run_id, reason)
                     continue
                 kept, gone = _judge(client, run, keep, references)
-                if gone and not dry_run:  # a version may have been registered since
-                    kept, gone = _judge(client, run, keep, [*home_references, *references_in_registry(client)])
+                if not dry_run:
+                    if gone:  # a version may have been registered since
+                        kept, gone = _judge(client, run, keep, [*home_references, *references_in_registry(client)])
                     _remove(client, run, gone)
                 for line in kept:
                     logger.info("kept %s", line)

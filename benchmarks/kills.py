@@ -71,7 +71,8 @@ def main() -> int:
     """Print what happened at each kill, and compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=30)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--seconds", type=float, default=6.0, help="the most that a training may go on")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     chance = random.Random(arguments.seed)
@@ -79,11 +80,9 @@ def main() -> int:
         calm, rough = Path(folder, "calm"), Path(folder, "rough")
         began = time.monotonic()
         assert run_to_end(calm, arguments.steps) == 0
-        seconds = time.monotonic() - began
-        print(f"undisturbed: {seconds:.0f} s")
+        print(f"undisturbed: {time.monotonic() - began:.0f} s", flush=True)
         for number in range(arguments.kills):
-            after = chance.uniform(0.1 * seconds, 0.9 * seconds)
-            lost = kill_after(rough, arguments.steps, after, chance)
+            lost, after = kill_once(rough, arguments.steps, arguments.seconds, chance)
             print(f"kill {number + 1:3} after {after:5.1f} s at {place(rough)}; lost {lost}", flush=True)
         assert run_to_end(rough, arguments.steps) == 0
         same_weights = weights(calm) == weights(rough)
@@ -128,17 +127,32 @@ def run_to_end(home: Path, steps: int) -> int:
     return process.returncode
 
 
-def kill_after(home: Path, steps: int, seconds: float, chance: random.Random) -> str:
-    """Start it, kill all its processes after a while, and lose what was not synced; what was lost, in words."""
-    process = begin(home, steps)
+def kill_once(home: Path, steps: int, seconds: float, chance: random.Random) -> tuple[str, float]:
+    """Start it, kill all its processes at a random moment, and lose what was not synced.
+
+    One time in five the moment lies in its start, else up to `seconds` after the first word of the training.
+
+    Returns:
+        What was lost, in words, and how many seconds it went on.
+    """
+    process, began = begin(home, steps), time.monotonic()
+    moment = chance.uniform(0.0, seconds)
+    if chance.random() >= 0.2:
+        before = progress(home)
+        while progress(home) == before and process.poll() is None:
+            time.sleep(0.02)
     with contextlib.suppress(subprocess.TimeoutExpired):
-        process.communicate(timeout=seconds)
-    tree = descendants(process.pid)
-    for pid in tree:
+        process.communicate(timeout=moment)
+    for pid in descendants(process.pid):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     process.communicate()
-    return lose_unsynced(home, chance)
+    return lose_unsynced(home, chance), time.monotonic() - began
+
+
+def progress(home: Path) -> list[tuple[str, int]]:
+    """Changes whenever a training says how far it is."""
+    return [(str(path), path.stat().st_mtime_ns) for path in (home / "runs").glob("*/progress.json")]
 
 
 def descendants(pid: int) -> list[int]:
@@ -189,10 +203,8 @@ def place(home: Path) -> str:
 
 
 def weights(home: Path) -> list[str]:
-    """The hashes of the last snapshots and states."""
-    paths = sorted((home / "runs").glob("*/snapshots/*/*.safetensors")) + sorted(
-        (home / "runs").glob("*/checkpoints/*/*.safetensors")
-    )
+    """The hashes of all snapshots and states that are kept."""
+    paths = sorted((home / "runs").glob("*/*/step-*/*.safetensors"))
     return [f"{path.parent.name}/{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in paths]
 
 

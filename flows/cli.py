@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from flows.commands.exchange import export, import_
 from flows.commands.models import models, promote, rollback
+from flows.commands.prune import prune
 from flows.commands.services import doctor, schedule, ui, up
 from flows.commands.stages import encode, evaluate, plan, prepare, reconstruct, register, run, train
 from flows.words import Command
@@ -40,6 +41,7 @@ COMMANDS: dict[str, Command] = {
     "promote": promote,
     "rollback": rollback,
     "models": models,
+    "prune": prune,
     "up": up,
     "schedule": schedule,
     "ui": ui,

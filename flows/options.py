@@ -62,6 +62,16 @@ class ReasonOptions(Options):
 
 
 @dataclass(frozen=True)
+class PruneOptions(Options):
+    """What `prune` takes."""
+
+    dry_run: bool = False
+    """List what would go, and change nothing."""
+    keep: int | None = None
+    """How many of the last snapshots of each run stay; by default as many as the run was told to keep."""
+
+
+@dataclass(frozen=True)
 class UiOptions(Options):
     """What `ui` takes."""
 

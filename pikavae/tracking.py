@@ -19,12 +19,14 @@ import urllib.request
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pikavae.errors import PikavaeError, TransientError, UserError
 from pikavae.files import exclusive
-from pikavae.registry.store import delete_model, point_time, quiet_mlflow, registered_model_ids
+from pikavae.registry.store import all_versions, delete_model, point_time, quiet_mlflow
+from pikavae.registry.versions import KEY_TAG, PACKAGE_NAME
 from pikavae.views import LEADERBOARD, leaderboard
 
 if TYPE_CHECKING:
@@ -366,7 +368,7 @@ class RunLog:
     def drop_checkpoint(self, step: int) -> None:
         """Delete the checkpoint of a step and its bytes, unless a registered version was made from it."""
         for model in self._models(f"name = 'step-{step:08d}'"):
-            if str(model.model_id) not in registered_model_ids(self._client):
+            if all(version.model_id != model.model_id for version in all_versions(self._client)):
                 delete_model(self._client, model.model_id)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
@@ -498,3 +500,72 @@ def _git(folder: Path, *arguments: str) -> bytes:
         return subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return b""
+
+
+@dataclass(frozen=True)
+class RunModel:
+    """A logged model of a run, a checkpoint or the package of a version."""
+
+    model_id: str
+    kind: str
+    """MLflow's model type."""
+    step: int
+    location: str
+    """Address of its files."""
+    is_ready: bool
+    """False for one whose writing was cut short, or is under way."""
+    created: datetime
+
+
+def get_run(client: MlflowClient, run_id: str) -> FoundRun | None:
+    """A run by its id; None when the store has no such run or it is deleted."""
+    if not run_exists(client, run_id):
+        return None
+    run = client.get_run(run_id)
+    return FoundRun(run.info.run_id, run.info.run_name, run.info.status, run.data.tags, run.data.metrics)
+
+
+def models_of_run(client: MlflowClient, run_id: str) -> list[RunModel]:
+    """The logged models that pikavae made of a run's snapshots, by step; none that somebody else added to the run."""
+    experiment = client.get_run(run_id).info.experiment_id
+    found: list[RunModel] = []
+    token = None
+    while True:
+        page = client.search_logged_models([experiment], f"source_run_id = '{run_id}'", page_token=token)
+        found += [_run_model(model) for model in page if _is_ours(model)]
+        token = page.token
+        if not token:
+            return sorted(found, key=lambda model: model.step)
+
+
+def _is_ours(model: LoggedModel) -> bool:
+    step = (model.params or {}).get("step", "")
+    if not step.isdecimal():
+        return False
+    if model.model_type == CHECKPOINT_TYPE:
+        return bool(model.name == f"step-{int(step):08d}")
+    return model.model_type == PACKAGE_NAME and KEY_TAG in (model.tags or {})
+
+
+def _run_model(model: LoggedModel) -> RunModel:
+    return RunModel(
+        model_id=str(model.model_id),
+        kind=str(model.model_type),
+        step=int(model.params["step"]),
+        location=str(model.artifact_location),
+        is_ready=str(model.status) == "READY",
+        created=datetime.fromtimestamp(model.creation_timestamp / 1000, UTC),
+    )
+
+
+def model_exists(client: MlflowClient, model_id: str) -> bool:
+    """Whether the store has this logged model and it is not deleted."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.get_logged_model(model_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
+    return True

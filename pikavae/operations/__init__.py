@@ -18,6 +18,7 @@ from pikavae.operations.pipeline import evaluate, prepare, register, run, train
 from pikavae.operations.planning import plan
 from pikavae.operations.promotion import history, promote, promotion_result, rollback
 from pikavae.operations.results import Evaluated, Prepared, Registered, Trained
+from pikavae.operations.retention import Removed, prune
 from pikavae.operations.retraining import Retraining, plan_retraining
 from pikavae.operations.summary import data_markdown, result_markdown, summary
 from pikavae.operations.ui import mlflow_page, serve_mlflow, start_mlflow
@@ -29,6 +30,7 @@ __all__ = [
     "Plan",
     "Prepared",
     "Registered",
+    "Removed",
     "Retraining",
     "Trained",
     "config_of_model",
@@ -49,6 +51,7 @@ __all__ = [
     "prepare",
     "promote",
     "promotion_result",
+    "prune",
     "reconstruct",
     "register",
     "register_model",

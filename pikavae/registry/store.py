@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlparse
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
 
 _address = threading.Lock()
 
@@ -24,6 +25,7 @@ def quiet_mlflow() -> None:
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # its seven take four minutes; ours are further up
 
 
 @contextmanager
@@ -72,22 +74,49 @@ def point_time(client: MlflowClient, run_id: str, key: str, step: int) -> int:
     return next(times, int(time.time() * 1000))
 
 
-def registered_model_ids(client: MlflowClient) -> set[str]:
-    """The logged models that versions of any registered model were made from."""
-    found: set[str] = set()
+def delete_model(client: MlflowClient, model_id: str) -> None:
+    """Delete a logged model: first its record, then its bytes, so that no record ever points to missing bytes."""
+    location = client.get_logged_model(model_id).artifact_location
+    client.delete_logged_model(model_id)
+    delete_files(client, location)
+
+
+def delete_files(client: MlflowClient, location: str) -> None:
+    """Delete what lies at an artifact location; nothing is there any more when this was done before."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    get_artifact_repository(location, tracking_uri=client.tracking_uri).delete_artifacts()
+
+
+def size_of_files(client: MlflowClient, location: str) -> int:
+    """The bytes at an artifact location, on this machine or a server; 0 when there are none."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    if (folder := local_folder(location)) is not None:
+        return size_of(folder)
+    repository, folders, total = get_artifact_repository(location, tracking_uri=client.tracking_uri), [""], 0
+    while folders:
+        for file in repository.list_artifacts(folders.pop()):
+            if file.is_dir:
+                folders.append(file.path)
+            else:
+                total += int(file.file_size or 0)
+    return total
+
+
+def size_of(path: Path) -> int:
+    """The bytes of a file or of all files in a folder; 0 when it is not there."""
+    files = [path] if path.is_file() else path.rglob("*")
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def all_versions(client: MlflowClient) -> list[ModelVersion]:
+    """The versions of all registered models, whoever made them."""
+    found: list[ModelVersion] = []
     token = None
     while True:
         page = client.search_model_versions(page_token=token)
-        found |= {str(version.model_id) for version in page if version.model_id}
+        found += page
         token = page.token
         if not token:
             return found
-
-
-def delete_model(client: MlflowClient, model_id: str) -> None:
-    """Delete a logged model: first its record, then its bytes, so that no record ever points to missing bytes."""
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    location = client.get_logged_model(model_id).artifact_location
-    client.delete_logged_model(model_id)
-    get_artifact_repository(location, tracking_uri=client.tracking_uri).delete_artifacts()

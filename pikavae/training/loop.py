@@ -106,6 +106,8 @@ def train(
     total, num_images = total_steps(config, len(prepared.train)), len(prepared.train)
     start_step, start_images, attempt = state.step, state.images_seen, Stopwatch(state.seconds)
     observer.started(start_step)
+    if processes.is_main:
+        prune(state, config, folder, observer)  # what a kill left undone
     if start_step == 0 and processes.is_main:
         observer.preview(preview_pictures(state, prepared.validation, config, device), 0)
 
@@ -253,8 +255,13 @@ def save(state: TrainState, config: Config, folder: Path, scores: Mapping[str, f
     observer.kept(state.step, scores)
     observer.saving()
     save_state(state, config, folder)
+    prune(state, config, folder, observer)
+
+
+def prune(state: TrainState, config: Config, folder: Path, observer: Observer) -> None:
+    """Keep the snapshots of the last few checkpoints and of the best one."""
     steps = sorted(state.scores)
-    keep = {*steps[-config.training.keep_checkpoints :], best_step(state.scores)}
+    keep = {*steps[-config.training.keep_checkpoints :], *([best_step(state.scores)] if steps else [])}
     for step in steps:
         old = folder / "snapshots" / step_name(step)
         if step not in keep and old.exists():

@@ -1,0 +1,25 @@
+"""The bytes at an artifact location: counted and deleted alike on this machine and on a server."""
+
+import pytest
+
+from pikavae import tracking
+from pikavae.registry.store import delete_files, size_of_files
+
+
+@pytest.mark.parametrize("place", ["here", "on a server"])
+def test_files_are_counted_in_all_folders_and_deleted(request, client, registry_home, tmp_path, monkeypatch, place):
+    if place == "on a server":
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", request.getfixturevalue("server"))
+        client = tracking.connect(registry_home)
+    experiment = tracking.experiment_id(client, registry_home, "sizes")
+    log = tracking.RunLog.start(client, experiment, "a run", tags={}, params={})
+    (tmp_path / "files" / "deeper").mkdir(parents=True)
+    (tmp_path / "files" / "config.json").write_bytes(b"12345")
+    (tmp_path / "files" / "deeper" / "weights").write_bytes(b"1234567")
+    model = log.log_checkpoint(tmp_path / "files", 2, {})
+    location = client.get_logged_model(model).artifact_location
+    assert location.startswith("file:") == (place == "here")
+    assert size_of_files(client, location) == 12
+    delete_files(client, location)
+    assert size_of_files(client, location) == 0
+    delete_files(client, location)  # a second time does no harm

@@ -35,7 +35,7 @@ PATIENCE_SECONDS = 600.0
 """How long a finished training waits for a tracker that is away."""
 GRACE_SECONDS = 10.0
 """How long one that was stopped does."""
-PERMANENT = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "INVALID_STATE", "PERMISSION_DENIED", "BAD_REQUEST"}
+PERMANENT = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "INVALID_STATE", "PERMISSION_DENIED"}
 """Answers of MLflow that another try would not change."""
 
 
@@ -57,6 +57,7 @@ class Delivery:
         self._finish, self._done = threading.Event(), threading.Event()
         self._error: Exception | None = None
         self._delivered = False
+        self._abandoned = False
         self._complained = False
         self._thread = threading.Thread(target=self._work, name="pikavae-delivery", daemon=True)
 
@@ -69,6 +70,7 @@ class Delivery:
     ) -> None:
         self._finish.set()
         self._done.wait(GRACE_SECONDS)
+        self._abandoned = True  # what is left is for the next attempt, with which this thread must not interfere
 
     def finish(self) -> None:
         """Wait until everything is delivered.
@@ -107,7 +109,7 @@ class Delivery:
         from mlflow.exceptions import MlflowException
         from requests import RequestException
 
-        while True:
+        while not self._abandoned:
             last = self._finish.is_set()
             try:
                 self._deliver()

@@ -4,6 +4,7 @@ mlflow.db, artifacts/     runs, pictures and models, as MLflow keeps them
 prepared/<fingerprint>/   prepared data sets, immutable
 prepared/shards/          what they are made of, shared
 runs/<run id>/            what a run needs to resume, and its snapshots
+imported/<key>/           weights of other makers, as snapshots
 evaluations/<key>/        reports
 prefect/                  Prefect's own state, unless PREFECT_HOME or PREFECT_API_URL is set
 """

@@ -5,6 +5,8 @@ runs/<run id>/train.json     the result of a finished training, with the hashes 
 runs/<run id>/checkpoints/   states to resume from
 runs/<run id>/snapshots/     weights to use
 runs/<run id>/previews/      the fixed validation pictures by step
+runs/<run id>/job.json       what the process that trains is to do; outcome.json how it ended
+runs/<run id>/journal.jsonl  every point, picture and checkpoint that it told of; training.log what it printed
 """
 
 from __future__ import annotations

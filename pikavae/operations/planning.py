@@ -56,7 +56,8 @@ def _plan_train(config: Config, fingerprint: str, start: Path | None) -> tuple[P
         return Plan("hit", f"run {trained.run.run_id}"), trained
     if begun := find_unfinished(key):
         return Plan("resume", f"run {begun.run_id} was begun and is not finished"), None
-    return Plan("miss", stages.why_miss(inputs, (run.record["inputs"] for run in runs.run_folders(home())))), None
+    earlier = (run.record["inputs"] for run in runs.run_folders(home()))
+    return Plan("miss", stages.why_miss(inputs, (old for old in earlier if "imported" not in old))), None
 
 
 def _plan_evaluate_and_register(config: Config, pictures: PreparedSet, trained: Trained) -> dict[str, Plan]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pikavae.config import Config, parse_config
-from tests.data.prepared import make_prepared
+from tests.data.prepared import make_prepared, random_pictures
 
 
 @pytest.fixture(scope="session")
@@ -14,6 +14,13 @@ def prepared(tmp_path_factory):
     smooth = torch.nn.functional.interpolate(noise, scale_factor=4, mode="bilinear")
     pictures = list((smooth * 255).to(torch.uint8).permute(0, 2, 3, 1).numpy())
     return make_prepared(tmp_path_factory.mktemp("prepared") / "set", pictures[:10], pictures[10:], image_size=16)
+
+
+@pytest.fixture(scope="session")
+def larger(tmp_path_factory):
+    """Six pictures of 32 px to train on, and two to validate."""
+    drawn = random_pictures(8, (32, 32))
+    return make_prepared(tmp_path_factory.mktemp("larger") / "set", drawn[:6], drawn[6:], image_size=32)
 
 
 def make_config(**overrides) -> Config:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from pikavae.config import load_config
-from pikavae.errors import NonFiniteLossError
+from pikavae.errors import NonFiniteLossError, UserError
 from pikavae.model.snapshot import WEIGHTS_NAME, read_snapshot
 from pikavae.training import loop
 from pikavae.training.loop import Observer, Stopwatch, best_step, progress_of, train
@@ -79,14 +79,25 @@ VARIANTS = {
     "bf16": {"training.precision": "bf16"},
     "channels last": {"training.channels_last": True},
     "shortcuts": {"model.resample_shortcuts": True, "model.zero_init_residuals": True, "model.initial_logvar": -6.0},
+    "adversarial": {
+        "data.image_size": 32,
+        "loss.adversarial_weight": 0.5,
+        "loss.adversarial_start": 0.3,
+        "loss.adversarial_warmup": 0.2,
+    },
+    "equivariance": {"loss.equivariance": 0.5, "loss.kl_warmup": 1.0, "loss.reconstruction": "charbonnier"},
+    "decoder alone": {"training.trainable": "decoder"},
+    "recomputed": {"training.gradient_checkpointing": True},
+    "fp16": {"training.precision": "fp16"},
     "cosine": {"optimizer.schedule": "cosine", "optimizer.warmup_steps": 2, "optimizer.max_grad_norm": 0.1},
 }
 
 
 @pytest.mark.parametrize("overrides", VARIANTS.values(), ids=VARIANTS)
 @pytest.mark.parametrize("kill_at", [1, 3, 4, 5])
-def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(tmp_path, prepared, overrides, kill_at):
+def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(tmp_path, prepared, larger, overrides, kill_at):
     config = make_config(**overrides)
+    prepared = larger if config.data.image_size == 32 else prepared
     undisturbed = Notes()
     train(config, prepared, tmp_path / "a", CPU, undisturbed)
     with pytest.raises(Killed):
@@ -100,6 +111,87 @@ def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(tmp_path, prep
     for name in ("train/loss", "train/learning_rate", "val/psnr"):
         later = {step: value for step, value in undisturbed.values(name).items() if step > result.start_step}
         assert resumed.values(name) == later
+
+
+def test_a_decoder_trained_alone_leaves_the_latents_as_they_are(tmp_path, prepared):
+    config = make_config(**{"training.trainable": "decoder", "training.ema_decay": 0.9})
+    first = TrainState.fresh(config, CPU).model.state_dict()
+    train(config, prepared, tmp_path, CPU)
+    for name, value in weights(tmp_path).items():
+        frozen = name.startswith(("encoder.", "quant_conv."))
+        assert torch.equal(value, first[name]) is frozen, name
+
+
+@pytest.mark.parametrize("phase", ["before", "alone", "both"])
+def test_the_discriminator_learns_alone_before_the_autoencoder_sees_it(larger, phase):
+    """What it does to the weights of both, against a run without it."""
+    start, warmup, progress = 0.4, 0.2, {"before": 0.39, "alone": 0.41, "both": 0.61}[phase]
+    own = {"data.image_size": 32, "loss.adversarial_start": start, "loss.adversarial_warmup": warmup}
+    states = {}
+    for weight in (0.0, 1.0):
+        config = make_config(**own, **{"loss.adversarial_weight": weight})
+        states[weight] = state = TrainState.fresh(config, CPU)
+        stepper = Stepper(state, config, CPU)
+        with stepper.open_loader(larger.train) as loader:
+            metrics = stepper.step(loader, progress)
+    network = states[1.0].adversary.network.state_dict()
+    fresh = TrainState.fresh(config, CPU).adversary.network.state_dict()
+    moved = any(not torch.equal(value, fresh[name]) for name, value in network.items())
+    assert moved is (phase != "before")
+    assert ("train/discriminator" in metrics) is (phase != "before")
+    same = all(
+        torch.equal(a, b) for a, b in zip(states[0.0].model.parameters(), states[1.0].model.parameters(), strict=True)
+    )
+    assert same is (phase != "both")
+    assert ("weighted/adversarial" in metrics) is (phase == "both")
+
+
+def test_every_term_is_told_raw_and_weighted(prepared):
+    config = make_config(**{"loss.kl_weight": 0.25, "loss.kl_warmup": 0.5, "loss.reconstruction": "l1"})
+    stepper = Stepper(TrainState.fresh(config, CPU), config, CPU)
+    with stepper.open_loader(prepared.train) as loader:
+        metrics = stepper.step(loader, 0.25)
+    assert metrics["weighted/l1"] == metrics["train/l1"]
+    assert metrics["weighted/kl_nats_per_image"] == pytest.approx(0.125 * metrics["train/kl_nats_per_image"])
+    assert metrics["train/loss"] == pytest.approx(metrics["weighted/l1"] + metrics["weighted/kl_nats_per_image"])
+
+
+def test_pictures_too_small_for_a_loss_are_refused(prepared):
+    config = make_config(**{"loss.ms_ssim_weight": 1.0})
+    with pytest.raises(UserError, match="pictures of 16 pixels are too small for section loss, it needs 176"):
+        Stepper(TrainState.fresh(config, CPU), config, CPU).open_loader(prepared.train)
+
+
+def test_training_ends_when_patience_does_and_keeps_the_best(tmp_path, prepared, monkeypatch):
+    scores = iter([10.0, 12.0, 11.0, 11.5, 13.0])
+    monkeypatch.setattr(loop, "validate", lambda *_: {"val/psnr": next(scores)})
+    config = make_config(**{"training.steps": 100, "training.patience": 2})
+    notes = Notes()
+    result = train(config, prepared, tmp_path, CPU, notes)
+    assert (result.steps, result.best_step, result.snapshot.name) == (8, 4, "step-00000004")
+    assert train(config, prepared, tmp_path, CPU).start_step == 8  # it does not go on
+
+
+@pytest.mark.parametrize(
+    ("every", "steps"),
+    [(3, [3, 6, 9, 10]), ("1 epoch", [5, 10]), ("0.5 epochs", [3, 5, 8, 10]), ("2 minutes", [4, 8, 10])],
+)
+def test_cadence_is_in_steps_epochs_or_minutes(tmp_path, prepared, monkeypatch, every, steps):
+    clock = itertools.count(step=30.0)  # seconds, at each look: one when training begins, and one at each step
+    monkeypatch.setattr(loop, "Stopwatch", lambda before: Stopwatch(before, lambda: next(clock)))
+    config = make_config(
+        **{"training.steps": 10, "training.log_every": every, "training.validate_every": 100},
+        **{"training.checkpoint_every": 100},
+    )
+    notes = Notes()
+    train(config, prepared, tmp_path, CPU, notes)
+    assert list(notes.values("train/loss")) == steps
+
+
+@pytest.mark.parametrize("every", ["0 epochs", "minutes", "5 hours", "-1", "0"])
+def test_a_cadence_that_is_none_is_refused(every):
+    with pytest.raises(UserError, match=r"training.log_every"):
+        make_config(**{"training.log_every": every})
 
 
 def test_a_finished_run_is_not_trained_further(tmp_path, prepared, config):

@@ -9,21 +9,30 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pikavae.errors import UserError
 
 Byte = Annotated[int, Field(ge=0, le=255)]
 
-Cadence = (
-    Annotated[int, Field(ge=1)]
-    | Annotated[str, Field(pattern=r"^([1-9]\d*(\.\d+)?|0\.\d*[1-9]\d*) (epochs?|minutes?)$")]
-)
+CADENCE = re.compile(r"([1-9]\d*(\.\d+)?|0\.\d*[1-9]\d*) (epochs?|minutes?)")
+
+
+def _check_cadence(value: int | str) -> int | str:
+    if isinstance(value, str) and value.isdecimal():
+        value = int(value)
+    if value < 1 if isinstance(value, int) else not CADENCE.fullmatch(value):
+        raise ValueError("expected a number of steps from 1, or a text such as `2 epochs` or `10 minutes`")
+    return value
+
+
+Cadence = Annotated[int | str, AfterValidator(_check_cadence)]
 """How often: a number of optimizer steps, or a text such as `2 epochs` or `10 minutes`."""
 
 
@@ -374,11 +383,14 @@ def parse_config(tree: object, *, where: str = "configuration", overrides: Mappi
 def explain(error: ValidationError) -> str:
     """One line for the first thing that `error` complains of: field, value, remedy."""
     first = error.errors(include_url=False)[0]
-    dotted = ".".join(str(part) for part in first["loc"])
+    # After section and field, only positions in a list are the user's words; the rest names what pydantic tried.
+    parts = [part for place, part in enumerate(first["loc"]) if place < 2 or isinstance(part, int)]
+    dotted = ".".join(map(str, parts))
     if first["type"] == "extra_forbidden":
         return f"{dotted}: no such field; {unknown_field_hint(dotted)}"
     if first["type"] == "value_error":
-        return str(first["ctx"]["error"])
+        said = str(first["ctx"]["error"])
+        return said if len(parts) < 2 else f"{dotted} {first['input']!r}: {said}"
     message = first["msg"][0].lower() + first["msg"][1:]
     return f"{dotted} {first['input']!r}: {message}"
 

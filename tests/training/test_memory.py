@@ -184,8 +184,17 @@ def test_advice_for_what_cannot_be_made_smaller_by_a_setting():
     assert "model.channels" in out_of_memory_advice(config)
 
 
+@pytest.fixture
+def one_thread():
+    """Small models on several threads of a busy machine wait for each other most of the time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call:UserWarning")  # diffusers under torch.compile
-def test_the_benchmark_for_gpus_runs_on_the_cpu(capsys):
+def test_the_benchmark_for_gpus_runs_on_the_cpu(capsys, one_thread):
     gpu_training.main(["--device", "cpu", "--tiny", "--seconds", "0", "--parts", "memory", "training", "finite"])
     results = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert {row["way"] for row in results["memory"]} == {"as written", "norms twice", "default", "checkpointing"}

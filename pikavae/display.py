@@ -42,8 +42,8 @@ class Display:
         step, progress = int(now["step"]), float(now["progress"])
         if self._began is None:
             self._began = (time.monotonic(), step, progress)
-            if step:
-                logger.info("training goes on from the checkpoint of step %d", step)
+            if now["start"]:
+                logger.info("training goes on from the checkpoint of step %d", now["start"])
             if sys.stderr.isatty():
                 form = "{l_bar}{bar}| {n:.0f}% [{elapsed}<{remaining}{postfix}]"
                 self._bar = tqdm(total=100.0, initial=0.0, desc="train", bar_format=form, dynamic_ncols=True)

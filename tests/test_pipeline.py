@@ -148,7 +148,8 @@ def test_a_killed_training_is_started_again_and_ends_with_the_same_numbers(monke
     disturb("kill", 5)
     disturbed = operations.run(tiny())
     assert "training ended with signal 9" in caplog.text
-    assert "goes on from the checkpoint of step 4" in caplog.text
+    assert "it goes on from step-00000004" in caplog.text
+    assert "training goes on from the checkpoint of step 4" in caplog.text
     assert disturbed["metrics"] == undisturbed["metrics"]
     assert points(disturbed["run_id"]) == expected
     assert client().get_run(disturbed["run_id"]).info.status == "FINISHED"

@@ -53,7 +53,14 @@ def test_a_training_that_gets_no_further_is_given_up_and_says_where_and_how(dist
 def test_a_command_that_is_told_to_stop_saves_and_ends_its_run_as_killed(number, tiny_flags):
     command = [sys.executable, "-m", "flows.cli", "train", "demo", *tiny_flags]
     flags = [word for name, value in LONG.items() for word in (f"--{name}", str(value))]
-    process = subprocess.Popen([*command, *flags], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, *flags],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Where the tests run in the background, SIGINT is ignored, and what they start inherits that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no other thread runs here
+    )
     wait_for(lambda: told() >= 3)
     process.send_signal(number)
     _, said = process.communicate(timeout=60)

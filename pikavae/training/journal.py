@@ -85,7 +85,7 @@ class Journal(Observer):
         self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o666)
         os.ftruncate(self._file, size)  # a last line that a crash cut short
         os.lseek(self._file, size, os.SEEK_SET)
-        self._shown = 0.0
+        self._shown, self._start = 0.0, 0
         self.saving()
 
     def close(self) -> None:
@@ -95,6 +95,7 @@ class Journal(Observer):
 
     def started(self, step: int) -> None:
         """Say where training begins."""
+        self._start = step
         self._show(step, 0.0, None)
 
     def stepped(self, state: TrainState, loss: float, progress: float) -> None:
@@ -149,5 +150,5 @@ class Journal(Observer):
     def _show(self, step: int, progress: float, loss: float | None) -> None:
         self._shown = time.monotonic()
         temporary = self._folder / f".{PROGRESS_NAME}.tmp"
-        temporary.write_text(json.dumps({"step": step, "progress": progress, "loss": loss}))
+        temporary.write_text(json.dumps({"start": self._start, "step": step, "progress": progress, "loss": loss}))
         temporary.replace(self._folder / PROGRESS_NAME)

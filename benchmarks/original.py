@@ -120,7 +120,7 @@ def pikavae(source: Path, out: Path, size: int) -> None:
     flags = ["--data.source", str(source), "--data.image_size", str(size), "--json"]
     words = [sys.executable, "-m", "flows.cli", "prepare", "demo", *flags]
     environment = {**os.environ, "PIKAVAE_HOME": str(out)}
-    done = subprocess.run(words, check=True, env=environment, capture_output=True, text=True)
+    done = subprocess.run(words, check=True, env=environment, stdout=subprocess.PIPE, text=True)
     json.loads(done.stdout)
 
 

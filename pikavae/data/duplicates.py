@@ -39,11 +39,8 @@ class NearPairs(NamedTuple):
     distance: np.ndarray
 
 
-def perceptual_hash(pixels: np.ndarray) -> int:
-    """The DCT hash of a picture, 0 for all blank ones.
-
-    Args:
-        pixels: (H, W, 3) uint8.
+def perceptual_hash(image: Image.Image) -> int:
+    """The DCT hash of an RGB picture, 0 for all blank ones.
 
     Returns:
         64 bits, as `imagehash.phash` gives them where the picture is not blank.
@@ -51,17 +48,17 @@ def perceptual_hash(pixels: np.ndarray) -> int:
     import imagehash
 
     size = (GREY_SIZE, GREY_SIZE)
-    grey = Image.fromarray(pixels).convert("L").resize(size, Image.Resampling.LANCZOS)
+    grey = image.convert("L").resize(size, Image.Resampling.LANCZOS)
     if np.ptp(np.asarray(grey)) <= FLAT_RANGE:
         return 0
     bits = imagehash.phash(grey).hash  # of this size it is hashed as it is
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
-def thumbnail(pixels: np.ndarray) -> np.ndarray:
-    """Area averages of a picture, (H, W, 3) uint8, as (8, 8, 3) uint8."""
+def thumbnail(image: Image.Image) -> np.ndarray:
+    """Area averages of an RGB picture, as (8, 8, 3) uint8."""
     size = (THUMBNAIL_SIZE, THUMBNAIL_SIZE)
-    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
+    return np.asarray(image.resize(size, Image.Resampling.BOX, reducing_gap=1.0))
 
 
 def components(count: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:

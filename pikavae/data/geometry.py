@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 
-import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 MAX_SCALED_RATIO = 8
@@ -16,14 +14,11 @@ LEAST_BUCKET_AREA = 0.75
 """Of size * size: smaller shapes would waste a step's work."""
 
 
-def to_cover(image: Image.Image, height: int, width: int) -> npt.NDArray[np.uint8]:
+def to_cover(image: Image.Image, height: int, width: int) -> Image.Image:
     """Scale an RGB picture (bilinear, antialiased) until it covers the shape, and crop it centrally.
 
-    Of extreme shapes (20000x10) only the part that is kept is scaled: memory stays bounded, and values are within 1 of
-    those of scaling the whole.
-
-    Returns:
-        (height, width, 3) uint8, writable.
+    For a square this is torchvision's `Resize(size)` and `CenterCrop(size)`, bit for bit. Of extreme shapes (20000x10)
+    only the part that is kept is scaled: memory stays bounded, and values are within 1 of those of scaling the whole.
     """
     scaled_width, scaled_height = _covering(image.size, height, width)
     left, top = round((scaled_width - width) / 2.0), round((scaled_height - height) / 2.0)
@@ -32,29 +27,13 @@ def to_cover(image: Image.Image, height: int, width: int) -> npt.NDArray[np.uint
         rows = _part(image.height, scaled_height, top, height)
         part = image.crop((columns[0], rows[0], columns[1], rows[1]))
         box = (columns[2], rows[2], columns[3], rows[3])
-        return np.array(part.resize((width, height), Image.Resampling.BILINEAR, box=box))
+        return part.resize((width, height), Image.Resampling.BILINEAR, box=box)
     scaled = image.resize((scaled_width, scaled_height), Image.Resampling.BILINEAR)
-    return np.array(scaled.crop((left, top, left + width, top + height)))
+    return scaled.crop((left, top, left + width, top + height))
 
 
-def to_square(image: Image.Image, size: int) -> npt.NDArray[np.uint8]:
-    """The shorter side of an RGB picture to `size`, then a centre crop.
-
-    This is torchvision's `Resize(size)` and `CenterCrop(size)`, bit for bit; within 1 where the longer side is more
-    than `MAX_SCALED_RATIO` shorter ones.
-
-    Returns:
-        (size, size, 3) uint8, writable.
-    """
-    return to_cover(image, size, size)
-
-
-def to_shorter(image: Image.Image, size: int, max_ratio: float = 2.0) -> npt.NDArray[np.uint8]:
-    """The shorter side of an RGB picture to `size` and the longer in proportion, cropped to `max_ratio * size`.
-
-    Returns:
-        (H, W, 3) uint8 with min(H, W) == size and max(H, W) <= max_ratio * size, writable.
-    """
+def to_shorter(image: Image.Image, size: int, max_ratio: float = 2.0) -> Image.Image:
+    """The shorter side of an RGB picture to `size` and the longer in proportion, cropped to `max_ratio * size`."""
     shorter = min(image.size)
     width, height = (min(size * side // shorter, int(max_ratio * size)) for side in image.size)
     return to_cover(image, height, width)

@@ -56,8 +56,8 @@ class Recipe:
         """Pictures in a chunk, so that a shard stays below 64 MiB, two pictures apart."""
         return max(1, min(MAX_PICTURES, SHARD_BYTES // (3 * self.image_size**2)))
 
-    def fit(self, image: Image.Image) -> np.ndarray:
-        """The picture as it is stored: (H, W, 3) uint8."""
+    def fit(self, image: Image.Image) -> Image.Image:
+        """The picture as it is stored."""
         if self.crop == "random":
             return to_shorter(image, self.image_size)
         if self.crop == "buckets":
@@ -145,8 +145,7 @@ class ShardJob:
 
 def warm_up() -> None:
     """Load the libraries that are imported where they are first used."""
-    perceptual_hash(np.zeros((8, 8, 3), np.uint8))
-    perceptual_hash(np.arange(192, dtype=np.uint8).reshape(8, 8, 3))
+    perceptual_hash(Image.radial_gradient("L"))
 
 
 def make_shard(job: ShardJob) -> Shard:
@@ -189,15 +188,16 @@ def describe(picture: SourcePicture, recipe: Recipe) -> tuple[np.ndarray, dict[s
     if picture.content is None:
         raise UnreadablePictureError(picture.problem)
     decoded = decode(picture.content, recipe.background, recipe.max_pixels)
-    pixels = recipe.fit(decoded.image)
+    image = recipe.fit(decoded.image)
+    pixels = np.frombuffer(image.tobytes(), np.uint8).reshape(image.height, image.width, 3)
     caption = clean_caption(picture.caption)
     return pixels, {
         "name": picture.name,
         "caption": caption.text,
         "note": caption.note,
         "identity": identity_of(decoded.image),
-        "perceptual_hash": perceptual_hash(pixels),
-        "thumbnail": thumbnail(pixels).tobytes(),
+        "perceptual_hash": perceptual_hash(image),
+        "thumbnail": thumbnail(image).tobytes(),
         "source_width": decoded.size[0],
         "source_height": decoded.size[1],
         "changes": list(decoded.changes),

@@ -178,9 +178,9 @@ def measure_colours(indices: Iterable[int], pixels: Callable[[int], np.ndarray])
     for index in indices:
         picture = pixels(index)
         num_pictures += 1
-        num_plain += bool((picture == picture[0, 0]).all())
         rows, columns = (np.array(evenly(range(length), GRID_SIDE)) for length in picture.shape[:2])
         grid = picture[rows[:, None], columns].reshape(-1, 3).astype(np.uint32)
+        num_plain += bool((grid == grid[0]).all() and (picture == picture[0, 0]).all())
         num_grey += bool((grid == grid[:, :1]).all())
         codes.append(grid[:, 0] << 16 | grid[:, 1] << 8 | grid[:, 2])
     distinct, counts = np.unique(np.concatenate(codes), return_counts=True)

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError, features
 
 from pikavae.data.colours import Encoding, UnreadablePictureError, to_rgb
-from pikavae.data.geometry import bucket_of, buckets, to_cover, to_shorter, to_square
+from pikavae.data.geometry import bucket_of, buckets, to_cover, to_shorter
 from pikavae.data.signatures import format_of, other_kind
 
 __all__ = [
@@ -26,7 +26,6 @@ __all__ = [
     "decode",
     "to_cover",
     "to_shorter",
-    "to_square",
 ]
 
 TOLD_IN_WORDS = (OSError, SyntaxError, ValueError, RuntimeError)

@@ -227,7 +227,9 @@ def _assemble(
             record = {**name, **counts, **_set_aside(sources, made)}
             page = data_page(facts_of(config, record, inputs, dealt, lengths), pixels_of(files, dealt))
             (folder / PAGE_NAME).write_text(page, encoding="utf-8")
-            _write_record(folder, record)
+            _write_record(
+                folder, record, {file.name: shard.sha256 for file, (_, shard) in zip(files, filled, strict=True)}
+            )
         prepared = open_prepared(root / fingerprint)
     history.remember(content_hash(inputs), fingerprint, dealt.by_identity())
     return prepared
@@ -245,10 +247,10 @@ def _set_aside(sources: Mapping[str, Source], made: Made) -> dict[str, Any]:
     }
 
 
-def _write_record(folder: Path, record: dict[str, Any]) -> None:
-    """Write the record last: it has the hash of every other file."""
+def _write_record(folder: Path, record: dict[str, Any], shards: Mapping[str, str]) -> None:
+    """Write the record last: it has the hash of every other file, of the shards by name that of when they were made."""
     files = sorted(file for file in folder.rglob("*") if file.is_file())
-    hashes = {file.relative_to(folder).as_posix(): sha256_of(file) for file in files}
+    hashes = {file.relative_to(folder).as_posix(): shards.get(file.name) or sha256_of(file) for file in files}
     sizes = {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
     text = json.dumps({**record, "files": sizes, "sha256": hashes}, indent=1, ensure_ascii=False)
     (folder / RECORD_NAME).write_text(text + "\n", encoding="utf-8")

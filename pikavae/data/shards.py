@@ -105,7 +105,7 @@ class ShardWriter:
             raise ValueError(f"pixels of shape {pixels.shape} and type {pixels.dtype}: (H, W, 3) uint8 is stored")
         if differing := columns.keys() ^ (set(SHARD_SCHEMA.names) - DERIVED):
             raise ValueError(f"columns that are missing, or unknown to a shard: {', '.join(sorted(differing))}")
-        content = pixels.tobytes()
+        content = np.ascontiguousarray(pixels).reshape(-1).data
         height, width = pixels.shape[:2]
         sha256 = hashlib.sha256(content).hexdigest()
         self._rows.append({"pixels": content, "height": height, "width": width, "sha256": sha256, **columns})

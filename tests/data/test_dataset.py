@@ -61,7 +61,6 @@ def test_all_256_values_become_the_floats_of_torchvision_bit_for_bit(shape):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_gives_the_same_floats():
     pixels = torch.arange(256, dtype=torch.uint8)
     assert torch.equal(to_float(pixels.cuda()).cpu(), to_float(pixels))

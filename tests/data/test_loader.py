@@ -95,7 +95,6 @@ def test_every_way_gives_the_bits_that_follow_from_the_pictures(kind, way, layou
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("way", ["streamed", "resident"])
 def test_a_gpu_gets_the_bits_that_a_cpu_gets(kind, way):
     crop, _, prepared = kind

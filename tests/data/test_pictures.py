@@ -7,11 +7,15 @@ import pytest
 from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
-from pikavae.data.pictures import bucket_of, buckets, to_cover, to_shorter, to_square
+from pikavae.data.pictures import bucket_of, buckets, to_cover, to_shorter
 
 
 def noise(width, height, seed=0):
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def square(image, size):
+    return np.asarray(to_cover(image, size, size))
 
 
 def torchvisions(image, size):
@@ -24,31 +28,26 @@ def test_squares_are_torchvisions_bit_for_bit(size):
     for width, height in [(40, 40), (33, 32), (31, 90), (16, 17), (8, 8), (1, 1), (1, 8), (8, 64), *shapes]:
         if max(width, height) <= 8 * min(width, height):
             image = noise(width, height)
-            np.testing.assert_array_equal(to_square(image, size), torchvisions(image, size), f"{width}x{height}")
+            np.testing.assert_array_equal(square(image, size), torchvisions(image, size), f"{width}x{height}")
 
 
 @pytest.mark.parametrize("size", [1, 7, 32])
 @pytest.mark.parametrize("shape", [(900, 10), (10, 901), (333, 1), (1, 50), (999, 70), (91, 11), (2, 1001)])
 def test_squares_of_extreme_shapes_are_torchvisions_within_one(shape, size):
     image = noise(*shape)
-    difference = np.abs(to_square(image, size).astype(int) - torchvisions(image, size))
+    difference = np.abs(square(image, size).astype(int) - torchvisions(image, size))
     assert difference.max() <= 1
 
 
 @pytest.mark.parametrize("shape", [(20000, 10), (10, 20000), (1_000_000, 1)])
 def test_an_extreme_shape_does_not_explode(shape):
-    square = to_square(noise(*shape), 512)
-    assert square.shape == (512, 512, 3)
+    assert square(noise(*shape), 512).shape == (512, 512, 3)
 
 
 def test_the_middle_of_an_extreme_shape_is_kept():
     image = Image.new("RGB", (20000, 10), (255, 0, 0))
     image.paste((0, 0, 255), (9990, 0, 10010, 10))
-    assert (to_square(image, 64) == (0, 0, 255)).all()
-
-
-def test_results_may_be_written_to():
-    assert all(pixels.flags.writeable for pixels in (to_square(noise(9, 7), 4), to_shorter(noise(90, 7), 4)))
+    assert (square(image, 64) == (0, 0, 255)).all()
 
 
 @pytest.mark.parametrize("target", [(16, 24), (24, 16), (8, 8), (33, 17)])
@@ -59,7 +58,7 @@ def test_covering_scales_as_little_as_needed_and_crops_the_middle(shape, target)
     scaled = image.resize((math.floor(image.width * scale + 1e-9), math.floor(image.height * scale + 1e-9)), 2)
     left, top = round((scaled.width - width) / 2), round((scaled.height - height) / 2)
     expected = np.asarray(scaled.crop((left, top, left + width, top + height))).astype(int)
-    covered = to_cover(image, height, width)
+    covered = np.asarray(to_cover(image, height, width))
     assert covered.shape == (height, width, 3)
     assert np.abs(covered - expected).max() <= 1
 
@@ -69,7 +68,7 @@ def test_covering_scales_as_little_as_needed_and_crops_the_middle(shape, target)
     [((40, 20), (16, 32)), ((20, 40), (32, 16)), ((50, 20), (16, 32)), ((30, 20), (16, 24)), ((5000, 3), (16, 32))],
 )
 def test_the_shorter_side_is_met_and_the_longer_one_bounded(shape, stored):
-    assert to_shorter(noise(*shape), 16).shape == (*stored, 3)
+    assert to_shorter(noise(*shape), 16).size == stored[::-1]
 
 
 def test_a_shorter_side_is_torchvisions_resize():

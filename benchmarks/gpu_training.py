@@ -195,15 +195,11 @@ def measure_memory(setting: Setting) -> list[dict[str, object]]:
         }
         peaks = {name: peak_gib(setting, way) for name, way in ways.items()}
         seconds = in_turn(setting, {name: way for name, way in ways.items() if peaks[name] is not None})
-        config = Config.model_validate(
-            {
-                "model": setting.model.model_dump(),
-                "data": {"image_size": size},
-                "training": {"precision": precision, "device": setting.device.type},
-            }
-        )
+        training = {"precision": precision, "device": setting.device.type, "batch_size": 1}
+        fields = {"model": setting.model.model_dump(), "data": {"image_size": size}}
         for name, peak in peaks.items():
-            counted = estimate(config, batch_size=1, gradient_checkpointing=name == "checkpointing").total / GIB
+            fields["training"] = {**training, "gradient_checkpointing": name == "checkpointing"}
+            counted = estimate(Config.model_validate(fields)).total / GIB
             found.append(
                 {
                     "precision": precision,

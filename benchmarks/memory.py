@@ -25,19 +25,16 @@ def rows(preset: str, batch_size: int, sizes: list[int]) -> list[tuple[str, Memo
     for size, precision, trainable, checkpointing in product(
         sizes, ("float32", "bf16"), ("all", "decoder"), (False, True)
     ):
-        config = load_config(
-            preset,
-            {
-                "data.image_size": size,
-                "training.precision": precision,
-                "training.trainable": trainable,
-                "training.gradient_checkpointing": checkpointing,
-                "training.device": "cuda",
-            },
-        )
-        counted = estimate(config, batch_size=batch_size)
+        fields = {
+            "data.image_size": size,
+            "training.batch_size": batch_size,
+            "training.precision": precision,
+            "training.trainable": trainable,
+            "training.device": "cuda",
+        }
+        counted = estimate(load_config(preset, {**fields, "training.gradient_checkpointing": checkpointing}))
         with mock.patch.object(autoencoder, "RECOMPUTE_ABOVE", float("inf")):
-            plain = estimate(config, batch_size=batch_size, gradient_checkpointing=False)
+            plain = estimate(load_config(preset, {**fields, "training.gradient_checkpointing": False}))
         name = f"{size} | {precision} | {trainable} | {'yes' if checkpointing else 'no'}"
         found.append((name, counted, plain))
     return found

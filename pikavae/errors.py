@@ -25,6 +25,10 @@ class TransientError(PikavaeError):
     """Something that may pass by itself, such as a server that does not answer: worth another try."""
 
 
+class BusyError(PikavaeError):
+    """Another process works on the same thing, and must end first."""
+
+
 class PreemptedError(PikavaeError):
     """Training was told to stop, and saved what it had: the same command goes on."""
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from pikavae.errors import PikavaeError
+from pikavae.errors import BusyError
 
 logger = logging.getLogger(__name__)
 
@@ -62,8 +62,7 @@ def folder_atomically(path: Path) -> Iterator[Path]:
             sync(file)
         sync(temporary)
         if path.exists():
-            old = path.with_name(f".{path.name}.{uuid.uuid4().hex}.old.tmp")
-            path.rename(old)
+            old = path.rename(path.with_name(f".{path.name}.{uuid.uuid4().hex}.old.tmp"))
             temporary.rename(path)
             shutil.rmtree(old)
         else:
@@ -79,17 +78,22 @@ def remove_leftovers(folder: Path) -> None:
     Call it only under the lock of whoever writes there.
     """
     for leftover in folder.glob(".*.tmp"):
-        if leftover.is_dir():
-            shutil.rmtree(leftover)
-        else:
-            leftover.unlink()
+        remove_path(leftover)
+
+
+def remove_path(path: Path) -> None:
+    """Remove a file, or a folder as `remove_folder` does."""
+    if path.is_dir():
+        remove_folder(path)
+    else:
+        path.unlink()
 
 
 def remove_folder(path: Path) -> None:
     """Remove a folder so that no part of it is ever seen under its name."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.old.tmp")
-    path.rename(temporary)
-    shutil.rmtree(temporary)
+    if not path.name.startswith("."):
+        path = path.rename(path.with_name(f".{path.name}.{uuid.uuid4().hex}.old.tmp"))
+    shutil.rmtree(path)
 
 
 def sync(path: Path) -> None:
@@ -112,7 +116,7 @@ def exclusive(path: Path, *, busy: str | None = None, waiting: str = "", patienc
         patience: seconds to wait before `busy` is raised.
 
     Raises:
-        PikavaeError: with the text `busy`.
+        BusyError: with the text `busy`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
@@ -120,7 +124,7 @@ def exclusive(path: Path, *, busy: str | None = None, waiting: str = "", patienc
         lock.acquire(timeout=patience if busy is not None else 0)
     except Timeout:
         if busy is not None:
-            raise PikavaeError(busy) from None
+            raise BusyError(busy) from None
         if waiting:
             logger.info(waiting)
         lock.acquire()

@@ -233,7 +233,7 @@ def dies_after(monkeypatch, count, *, torn):
     for module in (retention, store):
         monkeypatch.setattr(module, "delete_files", deadly(delete_files, delete_half_the_files))
     monkeypatch.setattr(MlflowClient, "delete_logged_model", deadly(delete_record, delete_record))
-    monkeypatch.setattr(retention.shutil, "rmtree", deadly(rmtree, delete_half))
+    monkeypatch.setattr(shutil, "rmtree", deadly(rmtree, delete_half))
     monkeypatch.setattr(retention.Path, "rename", deadly(rename, rename))
     monkeypatch.setattr(retention.Path, "unlink", deadly(unlink, unlink))
 

@@ -12,10 +12,12 @@ import pytest
 from mlflow import MlflowClient
 
 from pikavae import delivery, operations
-from pikavae.errors import PikavaeError, TransientError
+from pikavae.errors import BusyError, PikavaeError, TransientError
 from pikavae.home import home
+from pikavae.operations import supervision
 from pikavae.tracking import tracking_uri
 from pikavae.training.journal import read_events
+from pikavae.training.worker import REFUSED
 from tests.mlflow_server import free_port, mlflow_server
 from tests.test_pipeline import points, tiny
 
@@ -47,6 +49,26 @@ def test_a_training_that_gets_no_further_is_given_up_and_says_where_and_how(dist
     with pytest.raises(PikavaeError, match=r"ended with signal 9 .* kept up to its beginning.*training.log"):
         operations.run(tiny())
     assert only_run().info.status == "FAILED"
+
+
+def test_memory_that_runs_out_ends_the_run_with_advice(disturb):
+    disturb("run out of memory", 3, always=True)
+    with pytest.raises(PikavaeError, match=r"more than the device's 11\.91 GiB had left; .*batch_size 1 with"):
+        operations.run(tiny())
+    assert only_run().info.status == "FAILED"
+
+
+def test_another_process_in_the_run_is_no_crash_to_be_made_good(monkeypatch):
+    attempts = []
+
+    def refused(folder):
+        attempts.append(folder)
+        return REFUSED
+
+    monkeypatch.setattr(supervision, "_run", refused)
+    with pytest.raises(BusyError, match="another process trains in this run"):
+        operations.run(tiny())
+    assert len(attempts) == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

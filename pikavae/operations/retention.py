@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
-import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -24,8 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pikavae import runs
-from pikavae.errors import DamagedFileError, PikavaeError, UserError
-from pikavae.files import exclusive, write_atomically
+from pikavae.errors import BusyError, DamagedFileError, UserError
+from pikavae.files import exclusive, remove_path, write_atomically
 from pikavae.home import home
 from pikavae.operations.references import Reference, references_in_home, references_in_registry, referred_steps
 from pikavae.operations.results import is_whole
@@ -150,7 +148,7 @@ def _hold(held: ExitStack, locks: Iterable[Path], *, dry_run: bool) -> bool:
         for lock in locks:
             if lock.exists() or not dry_run:
                 held.enter_context(exclusive(lock, busy="held"))
-    except PikavaeError:
+    except BusyError:
         return False
     return True
 
@@ -311,13 +309,3 @@ def _remove_models(client: MlflowClient, run: RunFolder, items: list[Removed]) -
         else:
             delete_files(client, item.where)
     (run.path / LIST_NAME).unlink(missing_ok=True)
-
-
-def remove_path(path: Path) -> None:
-    """Delete a file or a folder. A folder gets the name of a leftover first: it is never there in part."""
-    if not path.is_dir():
-        path.unlink()
-        return
-    if not path.name.startswith("."):
-        path = path.rename(path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp"))
-    shutil.rmtree(path)

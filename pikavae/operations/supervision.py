@@ -15,8 +15,8 @@ from typing import Any
 
 from pikavae import errors
 from pikavae.display import Display
-from pikavae.errors import PikavaeError
-from pikavae.training.worker import OUTCOME_NAME, PARENT, Job
+from pikavae.errors import BusyError, PikavaeError
+from pikavae.training.worker import OUTCOME_NAME, PARENT, REFUSED, Job
 
 logger = logging.getLogger(__name__)
 
@@ -40,13 +40,15 @@ def train_apart(folder: Path, job: Job, restarts: int) -> dict[str, Any]:
         restarts: how many crashes are made good.
 
     Raises:
+        BusyError: another process trains in the folder, such as one that was left alone and does not end.
         PikavaeError: what training raised, or that it crashed.
     """
     job.write(folder)
     (folder / OUTCOME_NAME).unlink(missing_ok=True)
     before, attempt = _newest_checkpoint(folder), 0
     while True:
-        status = _run(folder)
+        if (status := _run(folder)) == REFUSED:
+            raise BusyError(f"{folder}: another process trains in this run; end it and run the command again")
         if (outcome := _outcome(folder)) is not None:
             break
         crash, after = _described(status), _newest_checkpoint(folder)

@@ -53,7 +53,7 @@ class Memory:
         return self.weights + self.gradients + self.moments + self.ema + self.activations
 
 
-def estimate(config: Config, *, batch_size: int | None = None, gradient_checkpointing: bool | None = None) -> Memory:
+def estimate(config: Config) -> Memory:
     """The memory of an uncompiled training step on one device, with square pictures of `data.image_size`.
 
     Where this process has no CUDA device but `training.device` is `cuda`, attention counts with all its scores, which
@@ -61,17 +61,13 @@ def estimate(config: Config, *, batch_size: int | None = None, gradient_checkpoi
 
     Args:
         config: `training.device` decides whose rules of autocast count; `auto` is CUDA where there is such a device.
-        batch_size: pictures on this device in one forward pass; by default `training.batch_size` over
-            `training.processes`.
-        gradient_checkpointing: instead of the configuration's.
+            The `training.processes` share `training.batch_size`.
     """
     training = config.training
-    count = batch_size or -(-training.batch_size // (training.processes or 1))
+    count = -(-training.batch_size // (training.processes or 1))
     with FakeTensorMode(), torch.device(_device_type(config)):
         model = AutoencoderKL(config.model).train()
-        model.gradient_checkpointing = (
-            training.gradient_checkpointing if gradient_checkpointing is None else gradient_checkpointing
-        )
+        model.gradient_checkpointing = training.gradient_checkpointing
         if training.trainable == "decoder":
             model.encoder.requires_grad_(False)
             model.quant_conv.requires_grad_(False)

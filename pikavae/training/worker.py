@@ -5,7 +5,8 @@ process needs no launcher. Several on this machine are started by torchrun, whic
 several machines start it on each by torchrun or `accelerate launch`; the run's folder must be on a file system that all
 share.
 
-Exit status: 0 done, 75 stopped from outside and saved, 2 the user's mistake, 1 anything else.
+Exit status: 0 done, 75 stopped from outside and saved, 73 another process trains in the folder, 2 the user's mistake, 1
+anything else.
 """
 
 from __future__ import annotations
@@ -24,13 +25,15 @@ from pathlib import Path
 from typing import Any
 
 from pikavae.config import Config
-from pikavae.errors import PikavaeError
+from pikavae.errors import BusyError, PikavaeError
 from pikavae.files import exclusive, write_atomically
 
 JOB_NAME = "job.json"
 OUTCOME_NAME = "outcome.json"
 PARENT = "PIKAVAE_TRAINING_PARENT"
 """The variable that names the process with which a training ends."""
+REFUSED = 73
+"""The exit status where another process trains in the folder; the outcome is that one's to write."""
 ORPHAN_SECONDS = 120
 """How long an orphan may take to finish its step and save."""
 
@@ -98,7 +101,7 @@ def main() -> int:
         train_in(folder, job, stop)
     except PikavaeError as error:
         sys.stderr.write(f"pikavae: {error}\n")
-        return error.exit_status
+        return REFUSED if isinstance(error, BusyError) else error.exit_status
     return 0
 
 
@@ -106,7 +109,8 @@ def train_in(folder: Path, job: Job, stop: threading.Event) -> None:
     """Train, and write how it ended; one process of the group writes.
 
     Raises:
-        PikavaeError: as `training.loop.train`, and where another process trains in the folder or memory ran out.
+        BusyError: another process trains in the folder.
+        PikavaeError: as `training.loop.train`, and where memory ran out.
     """
     import torch
 
@@ -136,7 +140,7 @@ def train_in(folder: Path, job: Job, stop: threading.Event) -> None:
             write_outcome(folder, type(error).__name__, str(error))
             raise
         except (torch.OutOfMemoryError, MemoryError) as error:
-            said = out_of_memory_advice(job.config)
+            said = out_of_memory_advice(job.config, error)
             write_outcome(folder, PikavaeError.__name__, said)
             raise PikavaeError(said) from error
         finally:
@@ -175,8 +179,11 @@ def launch(processes: int, folder: Path) -> int:
     arguments = ["--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", str(processes)]
     try:
         torchrun([*arguments, "--module", __spec__.name, str(folder)])
-    except (ChildFailedError, SignalException):
-        return 1  # how it really ended stands in the outcome
+    except ChildFailedError as error:
+        _, first = error.get_first_failure()
+        return first.exitcode if first.exitcode > 0 else 1
+    except SignalException:
+        return 1
     return 0
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pikavae.errors import PikavaeError, UserError
+from pikavae.errors import UserError
 from pikavae.files import exclusive
 from pikavae.model.snapshot import WEIGHTS_NAME
 from pikavae.training import worker
@@ -174,11 +174,13 @@ def test_it_ends_with_its_parent_however_that_died_and_saves(tmp_path, pictures,
         assert list((folder / "checkpoints").glob("step-*"))
 
 
-def test_a_second_writer_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(worker, "ORPHAN_SECONDS", 0.2)
-    with (
-        exclusive(tmp_path / "writer.lock"),
-        pytest.raises(PikavaeError, match="another process trains in this run"),
-        worker.holding(tmp_path, writes=True),
-    ):
-        pass
+def test_a_second_writer_is_refused_and_leaves_the_outcome_to_the_first(tmp_path, pictures):
+    folder = write_job(tmp_path / "run", pictures)
+    (folder / OUTCOME_NAME).write_text("{}")
+    program = "import sys; from pikavae.training import worker; worker.ORPHAN_SECONDS = 0.2; sys.exit(worker.main())"
+    with exclusive(folder / "writer.lock"):
+        command = [sys.executable, "-c", program, folder]
+        second = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
+    assert second.returncode == worker.REFUSED
+    assert "another process trains in this run" in second.stderr
+    assert (folder / OUTCOME_NAME).read_text() == "{}"

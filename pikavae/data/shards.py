@@ -73,8 +73,8 @@ class ShardWriter:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.num_rows = 0
+        self._pixels: list[np.ndarray] = []
         self._rows: list[dict[str, Any]] = []
-        self._bytes = 0
 
     def __enter__(self) -> Self:
         self._sink = pa.OSFile(str(self.path), "wb")
@@ -95,7 +95,7 @@ class ShardWriter:
         """Add a picture.
 
         Args:
-            pixels: (H, W, 3) uint8.
+            pixels: (H, W, 3) uint8, not to be changed afterwards.
             columns: a value for every column of `SHARD_SCHEMA` but those in `DERIVED`.
 
         Raises:
@@ -105,19 +105,28 @@ class ShardWriter:
             raise ValueError(f"pixels of shape {pixels.shape} and type {pixels.dtype}: (H, W, 3) uint8 is stored")
         if differing := columns.keys() ^ (set(SHARD_SCHEMA.names) - DERIVED):
             raise ValueError(f"columns that are missing, or unknown to a shard: {', '.join(sorted(differing))}")
-        content = np.ascontiguousarray(pixels).reshape(-1).data
         height, width = pixels.shape[:2]
-        sha256 = hashlib.sha256(content).hexdigest()
-        self._rows.append({"pixels": content, "height": height, "width": width, "sha256": sha256, **columns})
-        self._bytes += len(content)
+        flat = np.ascontiguousarray(pixels).reshape(-1)
+        sha256 = hashlib.sha256(flat).hexdigest()
+        self._pixels.append(flat)
+        self._rows.append({"height": height, "width": width, "sha256": sha256, **columns})
         self.num_rows += 1
-        if self._bytes >= BATCH_BYTES:
+        if sum(map(len, self._pixels)) >= BATCH_BYTES:
             self._flush()
 
     def _flush(self) -> None:
         if self._rows:
-            self._stream.write_batch(pa.RecordBatch.from_pylist(self._rows, schema=SHARD_SCHEMA))
-            self._rows, self._bytes = [], 0
+            others = pa.RecordBatch.from_pylist(self._rows, schema=SHARD_SCHEMA.remove(0))
+            batch = pa.record_batch([_large_binaries(self._pixels), *others.columns], schema=SHARD_SCHEMA)
+            self._stream.write_batch(batch)
+            self._pixels, self._rows = [], []
+
+
+def _large_binaries(values: list[np.ndarray]) -> pa.Array:
+    """Arrays of bytes as a column, copied once. Arrow would copy `bytes`, and never free a `memoryview` (pyarrow 25)."""
+    ends = np.cumsum([0, *map(len, values)], dtype=np.int64)
+    buffers = [None, pa.py_buffer(ends), pa.py_buffer(np.concatenate(values))]
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(values), buffers)
 
 
 def write_index(path: Path, batches: Iterable[pa.RecordBatch]) -> None:

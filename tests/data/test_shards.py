@@ -3,6 +3,7 @@
 import hashlib
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import datasets
@@ -85,6 +86,17 @@ def test_a_writer_keeps_no_more_than_a_batch_and_a_picture(tmp_path):
     table = open_shard(tmp_path / "a.arrow")
     assert {len(batch) for batch in table.to_batches()} == {2}  # the first picture leaves room, the second fills it
     assert pa.total_allocated_bytes() < BATCH_BYTES
+
+
+def test_a_picture_that_was_written_is_freed(tmp_path):
+    written = []
+    with ShardWriter(tmp_path / "a.arrow") as writer:
+        for i in range(3):
+            picture = np.full((8, 8, 3), i, np.uint8)
+            writer.write(picture, **shard_columns("x", picture))
+            written.append(weakref.ref(picture))
+            del picture
+    assert [picture() for picture in written] == [None] * 3
 
 
 def test_reading_copies_nothing_and_leaves_no_file_open(tmp_path):

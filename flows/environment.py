@@ -14,8 +14,8 @@ import psutil
 
 from pikavae.errors import UserError
 from pikavae.files import write_atomically
+from pikavae.mlflow_ui import MLFLOW_UI
 from pikavae.servers import end_processes
-from pikavae.tracking import MLFLOW_UI
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from pikavae import operations
 from pikavae.config import Config
 from pikavae.errors import PikavaeError, UserError
 from pikavae.files import exclusive
+from pikavae.mlflow_ui import MLFLOW_UI, ui_base
 from pikavae.servers import START_SECONDS, Server, end_processes, family, require_free_port
-from pikavae.tracking import MLFLOW_UI, ui_base
 
 logger = logging.getLogger(__name__)
 

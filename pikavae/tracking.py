@@ -11,22 +11,19 @@ import json
 import os
 import re
 import sqlite3
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pikavae.errors import PikavaeError, TransientError, UserError
 from pikavae.files import exclusive
-from pikavae.registry.store import all_versions, delete_model, point_time, quiet_mlflow
-from pikavae.registry.versions import KEY_TAG, PACKAGE_NAME
+from pikavae.registry.store import all_pages, all_versions, delete_model, point_time, quiet_mlflow
+from pikavae.tracked import CHECKPOINT_TYPE
 from pikavae.views import LEADERBOARD, leaderboard
 
 if TYPE_CHECKING:
@@ -35,9 +32,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
 ATTEMPTS_TAG = "pikavae.flow_run_ids"
-CHECKPOINT_TYPE = "checkpoint"
-MLFLOW_UI = "PIKAVAE_MLFLOW_UI"
-"""The variable that names the address of MLflow's UI where the store itself is none."""
 NOTE_TAG = "mlflow.note.content"
 VIEW_TAG = f"mlflow.sharedViewState.{LEADERBOARD}"
 PARAMS_PER_BATCH = 100
@@ -340,14 +334,7 @@ class RunLog:
                 *([condition] if condition else []),
             ]
         )
-        found: list[LoggedModel] = []
-        token = None
-        while True:
-            page = self._client.search_logged_models([self.experiment_id], query, page_token=token)
-            found += page
-            token = page.token
-            if not token:
-                return found
+        return all_pages(lambda token: self._client.search_logged_models([self.experiment_id], query, page_token=token))
 
     def checkpoints(self) -> list[Checkpoint]:
         """The checkpoints that the run keeps, by step."""
@@ -397,175 +384,3 @@ class RunLog:
 def _param_text(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= PARAM_LENGTH else text[: PARAM_LENGTH - 1] + "…"
-
-
-@dataclass(frozen=True)
-class FoundRun:
-    """What `find_run` tells of a run."""
-
-    run_id: str
-    name: str
-    status: str
-    tags: Mapping[str, str]
-    metrics: Mapping[str, float]
-
-
-def find_run(client: MlflowClient, experiment_id: str, tags: Mapping[str, str]) -> list[FoundRun]:
-    """The runs of an experiment that have all of `tags`, newest first; the values must hold no quote."""
-    query = " AND ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
-    found: list[FoundRun] = []
-    token = None
-    while True:
-        page = client.search_runs([experiment_id], query, order_by=["attributes.start_time DESC"], page_token=token)
-        found += [
-            FoundRun(run.info.run_id, run.info.run_name, run.info.status, run.data.tags, run.data.metrics)
-            for run in page
-        ]
-        token = page.token
-        if not token:
-            return found
-
-
-def run_exists(client: MlflowClient, run_id: str) -> bool:
-    """Whether the store has this run and it is not deleted."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return str(client.get_run(run_id).info.lifecycle_stage) == "active"
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return False
-
-
-def ui_base(home: Path) -> str | None:
-    """The address of MLflow's UI, where one is known: the store itself, or what MLFLOW_UI names."""
-    uri = tracking_uri(home)
-    return uri if uri.startswith(("http://", "https://")) else os.environ.get(MLFLOW_UI)
-
-
-def leaderboard_url(base: str, experiment_id: str) -> str:
-    """The table of an experiment's runs, in the prepared view."""
-    view = f"workflowType=machine_learning&viewStateShareKey={LEADERBOARD}&compareRunsMode=TABLE"
-    return f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs?{view}"
-
-
-def ui_url(base: str, experiment_id: str, run_id: str, part: str = "") -> str:
-    """The page of a run, or a part of it such as `artifacts/config.yaml`.
-
-    What follows the question mark opens it in the mode that shows runs, models and the registry.
-    """
-    page = f"experiments/{experiment_id}/runs/{run_id}/{part}".rstrip("/")
-    return f"{base.rstrip('/')}/#/{page}?workflowType=machine_learning"
-
-
-def ui_argv(home: Path, port: int) -> tuple[list[str], dict[str, str]]:
-    """The command that serves the store of `home` on 127.0.0.1, and what it needs in its environment beside ours.
-
-    Call `connect` first: a server must not be the one that makes the database while others look for it.
-
-    Raises:
-        UserError: the store is a server already.
-    """
-    uri = tracking_uri(home)
-    if uri.startswith(("http://", "https://")):
-        raise UserError(f"MLFLOW_TRACKING_URI {uri}: already a server; open that address in a browser")
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", uri, "--artifacts-destination", (home / "artifacts").as_uri()]
-    environment = {
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # with it, sixteen processes and 4 GB
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "DO_NOT_TRACK": "true",
-    }
-    return command, environment
-
-
-def git_tags(folder: Path) -> dict[str, str]:
-    """The commit of the checkout `folder`, and a hash of what is changed since; nothing when it is no checkout.
-
-    A folder that lies in somebody's checkout without being part of it (an installed package) counts as none.
-    """
-    if not _git(folder, "ls-tree", "--name-only", "HEAD"):
-        return {}
-    diff = _git(folder, "diff", "HEAD")
-    return {
-        "mlflow.source.git.commit": _git(folder, "rev-parse", "HEAD").decode().strip(),
-        "pikavae.git.dirty": hashlib.sha256(diff).hexdigest()[:16] if diff else "",
-    }
-
-
-def _git(folder: Path, *arguments: str) -> bytes:
-    """Standard output of git in `folder`; nothing when git fails or is not installed."""
-    try:
-        return subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return b""
-
-
-@dataclass(frozen=True)
-class RunModel:
-    """A logged model of a run, a checkpoint or the package of a version."""
-
-    model_id: str
-    kind: str
-    """MLflow's model type."""
-    step: int
-    location: str
-    """Address of its files."""
-    is_ready: bool
-    """False for one whose writing was cut short, or is under way."""
-    created: datetime
-
-
-def get_run(client: MlflowClient, run_id: str) -> FoundRun | None:
-    """A run by its id; None when the store has no such run or it is deleted."""
-    if not run_exists(client, run_id):
-        return None
-    run = client.get_run(run_id)
-    return FoundRun(run.info.run_id, run.info.run_name, run.info.status, run.data.tags, run.data.metrics)
-
-
-def models_of_run(client: MlflowClient, run_id: str) -> list[RunModel]:
-    """The logged models that pikavae made of a run's snapshots, by step; none that somebody else added to the run."""
-    experiment = client.get_run(run_id).info.experiment_id
-    found: list[RunModel] = []
-    token = None
-    while True:
-        page = client.search_logged_models([experiment], f"source_run_id = '{run_id}'", page_token=token)
-        found += [_run_model(model) for model in page if _is_ours(model)]
-        token = page.token
-        if not token:
-            return sorted(found, key=lambda model: model.step)
-
-
-def _is_ours(model: LoggedModel) -> bool:
-    step = (model.params or {}).get("step", "")
-    if not step.isdecimal():
-        return False
-    if model.model_type == CHECKPOINT_TYPE:
-        return bool(model.name == f"step-{int(step):08d}")
-    return model.model_type == PACKAGE_NAME and KEY_TAG in (model.tags or {})
-
-
-def _run_model(model: LoggedModel) -> RunModel:
-    return RunModel(
-        model_id=str(model.model_id),
-        kind=str(model.model_type),
-        step=int(model.params["step"]),
-        location=str(model.artifact_location),
-        is_ready=str(model.status) == "READY",
-        created=datetime.fromtimestamp(model.creation_timestamp / 1000, UTC),
-    )
-
-
-def model_exists(client: MlflowClient, model_id: str) -> bool:
-    """Whether the store has this logged model and it is not deleted."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        client.get_logged_model(model_id)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return False
-    return True

@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 
 import pytest
 
-from pikavae import tracking
+from pikavae import mlflow_ui, tracking
 
 
 def free_port():
@@ -25,7 +25,7 @@ def mlflow_server(home, port):
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         tracking.connect(home)
-        command, environment = tracking.ui_argv(home, port)
+        command, environment = mlflow_ui.ui_argv(home, port)
     with (home / "log").open("a") as log:
         process = subprocess.Popen(command, env={**os.environ, **environment}, cwd=home, stdout=log, stderr=log)
     try:

@@ -15,9 +15,11 @@ import pytest
 from mlflow import MlflowClient
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.exceptions import PrefectHTTPStatusError
+from prefect.states import Cancelling
 
 from flows.environment import OWNER
 from pikavae.config import Config, load_config
+from pikavae.training.journal import read_events
 from tests.conftest import TINY
 
 ROOT = Path(__file__).parents[1]
@@ -277,6 +279,29 @@ def test_after_a_kill_a_second_start_ends_the_orphans_and_a_retry_goes_on(house,
     mlflow_run = house.mlflow().get_run(run_id)
     assert mlflow_run.info.status == "FINISHED"
     assert int(mlflow_run.data.tags["pikavae.start_step"]) >= 50
+
+
+def test_a_cancelled_flow_saves_its_training(house, scheduled):
+    config = tiny(**{"training.steps": 10**5, "training.checkpoint_every": 10**5, "training.validate_every": 10**5})
+    config["training"]["preview_every"] = 10**5
+    known = {path.name for path in (house.home / "runs").iterdir()}
+    with house.prefect() as client:
+        deployment = client.read_deployment_by_name("pipeline/pipeline")
+        flow_run = client.create_flow_run_from_deployment(deployment.id, parameters={"config": config})
+
+    def steps_told():
+        journals = [path for path in house.home.glob("runs/*/journal.jsonl") if path.parent.name not in known]
+        return [path for path in journals if len(read_events(path)[0]) >= 20]
+
+    (journal,) = wait_for(steps_told, "the twentieth step")
+    with house.prefect() as client:
+        client.set_flow_run_state(flow_run.id, Cancelling())
+    run = wait_for(lambda: house.finished(flow_run.id), "the end of a cancelled run")
+    assert run.state.is_cancelled(), run.state
+    (state,) = journal.parent.glob("checkpoints/step-*/state.json")
+    assert json.loads(state.read_text())["step"] == max(event.step for event in read_events(journal)[0])
+    assert house.mlflow().get_run(journal.parent.name).info.status == "KILLED"
+    assert not [process for process in house.processes() if "pikavae.training.worker" in process.cmdline()]
 
 
 def test_ctrl_c_ends_everything(house, scheduled):

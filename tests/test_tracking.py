@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pikavae import tracking
+from pikavae import mlflow_ui, tracked, tracking
 from pikavae.errors import PikavaeError, UserError
+from pikavae.git import git_tags
 from pikavae.registry.store import local_folder
 
 
@@ -260,23 +261,23 @@ def test_runs_are_found_by_all_their_tags_newest_first(client, experiment):
     logs = [start(client, experiment, tags={"pikavae.run_key": "k", "pikavae.n": str(n)}) for n in (1, 2)]
     start(client, experiment, tags={"pikavae.run_key": "other"})
     logs[0].end("FINISHED")
-    found = tracking.find_run(client, experiment, {"pikavae.run_key": "k"})
+    found = tracked.find_run(client, experiment, {"pikavae.run_key": "k"})
     assert [(run.run_id, run.status) for run in found] == [(logs[1].run_id, "RUNNING"), (logs[0].run_id, "FINISHED")]
-    (second,) = tracking.find_run(client, experiment, {"pikavae.run_key": "k", "pikavae.n": "2"})
+    (second,) = tracked.find_run(client, experiment, {"pikavae.run_key": "k", "pikavae.n": "2"})
     assert second.tags["pikavae.n"] == "2"
 
 
 def test_a_run_exists_until_it_is_deleted(client, experiment):
     log = start(client, experiment)
-    assert tracking.run_exists(client, log.run_id)
+    assert tracked.run_exists(client, log.run_id)
     client.delete_run(log.run_id)
-    assert not tracking.run_exists(client, log.run_id)
-    assert not tracking.run_exists(client, "0" * 32)
+    assert not tracked.run_exists(client, log.run_id)
+    assert not tracked.run_exists(client, "0" * 32)
 
 
 def test_the_address_of_a_run_opens_the_mode_with_the_registry():
     assert (
-        tracking.ui_url("http://127.0.0.1:5000/", "3", "abc")
+        mlflow_ui.ui_url("http://127.0.0.1:5000/", "3", "abc")
         == "http://127.0.0.1:5000/#/experiments/3/runs/abc?workflowType=machine_learning"
     )
 
@@ -284,7 +285,7 @@ def test_the_address_of_a_run_opens_the_mode_with_the_registry():
 def test_a_store_that_is_a_server_needs_no_other(home, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracker:5000")
     with pytest.raises(UserError, match="http://tracker:5000"):
-        tracking.ui_argv(home, 5000)
+        mlflow_ui.ui_argv(home, 5000)
 
 
 @pytest.fixture
@@ -303,11 +304,11 @@ def git(folder, *arguments):
 
 
 def test_git_tags_tell_a_clean_checkout_from_each_change(checkout):
-    clean = tracking.git_tags(checkout)
+    clean = git_tags(checkout)
     (checkout / "file").write_text("two")
-    two = tracking.git_tags(checkout)
+    two = git_tags(checkout)
     (checkout / "file").write_text("three")
-    three = tracking.git_tags(checkout)
+    three = git_tags(checkout)
     assert len(clean["mlflow.source.git.commit"]) == 40
     assert clean["mlflow.source.git.commit"] == two["mlflow.source.git.commit"]
     assert clean["pikavae.git.dirty"] == ""
@@ -316,5 +317,5 @@ def test_git_tags_tell_a_clean_checkout_from_each_change(checkout):
 
 def test_a_folder_that_is_no_part_of_a_checkout_has_no_git_tags(checkout, tmp_path):
     (checkout / "site-packages").mkdir()
-    assert tracking.git_tags(tmp_path) == {}
-    assert tracking.git_tags(checkout / "site-packages") == {}
+    assert git_tags(tmp_path) == {}
+    assert git_tags(checkout / "site-packages") == {}

@@ -107,7 +107,7 @@ class ShardWriter:
             raise ValueError(f"columns that are missing, or unknown to a shard: {', '.join(sorted(differing))}")
         height, width = pixels.shape[:2]
         flat = np.ascontiguousarray(pixels).reshape(-1)
-        sha256 = hashlib.sha256(flat).hexdigest()
+        sha256 = hashlib.sha256(flat.data).hexdigest()
         self._pixels.append(flat)
         self._rows.append({"height": height, "width": width, "sha256": sha256, **columns})
         self.num_rows += 1
@@ -123,7 +123,7 @@ class ShardWriter:
 
 
 def _large_binaries(values: list[np.ndarray]) -> pa.Array:
-    """Arrays of bytes as a column, copied once. Arrow would copy `bytes`, and never free a `memoryview` (pyarrow 25)."""
+    """Arrays of bytes as a column, copied once; pyarrow 25 never frees a `memoryview` that it makes a value of."""
     ends = np.cumsum([0, *map(len, values)], dtype=np.int64)
     buffers = [None, pa.py_buffer(ends), pa.py_buffer(np.concatenate(values))]
     return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(values), buffers)

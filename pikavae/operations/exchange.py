@@ -11,6 +11,7 @@ from pikavae import runs
 from pikavae.config import Config, ModelConfig, content_hash, load_config
 from pikavae.errors import DamagedFileError, UserError
 from pikavae.files import exclusive, folder_atomically, sha256_of
+from pikavae.git import git_tags
 from pikavae.home import home
 from pikavae.model.published import sizes_of
 from pikavae.model.snapshot import SETTINGS_NAME
@@ -27,7 +28,8 @@ from pikavae.operations.pipeline import CHECKOUT, recording
 from pikavae.operations.results import Registered
 from pikavae.registry import versions
 from pikavae.runs import RunFolder
-from pikavae.tracking import RunLog, connect, experiment_id, find_run, git_tags
+from pikavae.tracked import find_run
+from pikavae.tracking import RunLog, connect, experiment_id
 
 KEY_TAG = "pikavae.import_key"
 SNAPSHOT_NAME = "step-00000000"

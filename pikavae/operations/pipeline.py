@@ -25,7 +25,9 @@ from pikavae.errors import PikavaeError, PreemptedError
 from pikavae.evaluation.evaluate import evaluate as evaluate_pictures
 from pikavae.evaluation.report import Report
 from pikavae.files import exclusive, folder_atomically, sha256_of, write_atomically
+from pikavae.git import git_tags
 from pikavae.home import home
+from pikavae.mlflow_ui import ui_url
 from pikavae.model.snapshot import read_snapshot
 from pikavae.operations.imported import starting_weights
 from pikavae.operations.results import (
@@ -41,7 +43,8 @@ from pikavae.operations.summary import summary
 from pikavae.operations.supervision import train_apart
 from pikavae.registry import versions
 from pikavae.runs import RunFolder
-from pikavae.tracking import RunLog, answers, connect, experiment_id, find_run, git_tags, ui_url
+from pikavae.tracked import find_run
+from pikavae.tracking import RunLog, answers, connect, experiment_id
 from pikavae.training.worker import Job
 
 logger = logging.getLogger(__name__)

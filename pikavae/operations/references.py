@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-    from pikavae.tracking import RunModel
+    from pikavae.tracked import RunModel
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from pikavae.files import sha256_of
 from pikavae.home import home
 from pikavae.registry.versions import Version
 from pikavae.runs import RunFolder, step_of
-from pikavae.tracking import connect, run_exists
+from pikavae.tracked import run_exists
+from pikavae.tracking import connect
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ from pikavae.operations.references import Reference, references_in_home, referen
 from pikavae.operations.results import is_whole
 from pikavae.registry.store import delete_files, delete_model, size_of, size_of_files
 from pikavae.runs import RunFolder, step_of
-from pikavae.tracking import CHECKPOINT_TYPE, RunModel, connect, get_run, model_exists, models_of_run
+from pikavae.tracked import CHECKPOINT_TYPE, RunModel, get_run, model_exists, models_of_run
+from pikavae.tracking import connect
 from pikavae.training.loop import best_step
 from pikavae.training.state import read_state
 

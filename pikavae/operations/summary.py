@@ -7,8 +7,8 @@ from typing import Any
 
 from pikavae.data.prepare import PAGE_NAME
 from pikavae.home import home
+from pikavae.mlflow_ui import ui_base, ui_url
 from pikavae.operations.results import Evaluated, Prepared, Registered, Trained
-from pikavae.tracking import ui_base, ui_url
 
 MAX_LISTED = 20
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from pikavae.config import Config
 from pikavae.home import home
+from pikavae.mlflow_ui import leaderboard_url, ui_argv, ui_url
 from pikavae.runs import find_run
 from pikavae.servers import Server, require_free_port
-from pikavae.tracking import connect, experiment_id, leaderboard_url, ui_argv, ui_url
+from pikavae.tracking import connect, experiment_id
 
 logger = logging.getLogger(__name__)
 

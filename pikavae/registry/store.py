@@ -6,15 +6,18 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote, urlparse
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
+    from mlflow.store.entities import PagedList
+
+Found = TypeVar("Found")
 
 _address = threading.Lock()
 
@@ -112,10 +115,19 @@ def size_of(path: Path) -> int:
 
 def all_versions(client: MlflowClient) -> list[ModelVersion]:
     """The versions of all registered models, whoever made them."""
-    found: list[ModelVersion] = []
+    return all_pages(lambda token: client.search_model_versions(page_token=token))
+
+
+def all_pages(search: Callable[[str | None], PagedList[Found]]) -> list[Found]:
+    """What a search of MLflow's client finds, page by page.
+
+    Args:
+        search: does it from a page's token on, at first None.
+    """
+    found: list[Found] = []
     token = None
     while True:
-        page = client.search_model_versions(page_token=token)
+        page = search(token)
         found += page
         token = page.token
         if not token:

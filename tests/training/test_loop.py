@@ -8,9 +8,11 @@ import time
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch._dynamo.backends.debugging import aot_eager
 
 from pikavae.config import load_config
 from pikavae.errors import NonFiniteLossError, UserError
+from pikavae.model.autoencoder import AutoencoderKL
 from pikavae.model.snapshot import WEIGHTS_NAME, read_snapshot
 from pikavae.training import loop
 from pikavae.training.loop import Observer, Stopwatch, best_step, progress_of, train
@@ -369,3 +371,24 @@ def test_training_learns(tmp_path, prepared):
     train(config, prepared, tmp_path, CPU, notes)
     losses = notes.values("train/loss")
     assert losses[60] < losses[1] / 4
+
+
+def test_a_compiled_model_trains_to_the_same_weights_under_the_same_names(tmp_path, prepared, monkeypatch):
+    """Compiled for its graph alone: a machine without a C++ compiler has no other backend."""
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return aot_eager(graph, inputs)
+
+    monkeypatch.setattr(AutoencoderKL, "compile", lambda model: torch.nn.Module.compile(model, backend=count))
+    plain, compiled = make_config(), make_config(**{"training.compile": True})
+    for name, config in (("plain", plain), ("compiled", compiled)):
+        train(config, prepared, tmp_path / name, CPU)
+    assert graphs
+    weights, expected = (
+        load_file(tmp_path / name / "snapshots" / "step-00000006" / WEIGHTS_NAME) for name in ("compiled", "plain")
+    )
+    assert weights.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-5, msg=lambda said, n=name: f"{n}: {said}")

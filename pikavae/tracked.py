@@ -41,25 +41,19 @@ def find_run(client: MlflowClient, experiment_id: str, tags: Mapping[str, str]) 
 
 def get_run(client: MlflowClient, run_id: str) -> FoundRun | None:
     """A run by its id; None when the store has no such run or it is deleted."""
-    if not run_exists(client, run_id):
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
         return None
-    return _found(client.get_run(run_id))
+    return _found(run) if run.info.lifecycle_stage == "active" else None
 
 
 def _found(run: Run) -> FoundRun:
     return FoundRun(run.info.run_id, run.info.run_name, run.info.status, run.data.tags, run.data.metrics)
-
-
-def run_exists(client: MlflowClient, run_id: str) -> bool:
-    """Whether the store has this run and it is not deleted."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return str(client.get_run(run_id).info.lifecycle_stage) == "active"
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return False
 
 
 @dataclass(frozen=True)

@@ -269,10 +269,10 @@ def test_runs_are_found_by_all_their_tags_newest_first(client, experiment):
 
 def test_a_run_exists_until_it_is_deleted(client, experiment):
     log = start(client, experiment)
-    assert tracked.run_exists(client, log.run_id)
+    assert tracked.get_run(client, log.run_id).name == log.name
     client.delete_run(log.run_id)
-    assert not tracked.run_exists(client, log.run_id)
-    assert not tracked.run_exists(client, "0" * 32)
+    assert tracked.get_run(client, log.run_id) is None
+    assert tracked.get_run(client, "0" * 32) is None
 
 
 def test_the_address_of_a_run_opens_the_mode_with_the_registry():

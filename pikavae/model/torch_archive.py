@@ -53,9 +53,11 @@ def read_inert(path: Path) -> dict[str, object]:
         with zipfile.ZipFile(path) as archive:
             entries = {info.filename: info for info in archive.infolist()}
         reader = _TensorReader(path, entries)
-    # What fuzzing 30,000 damaged files gave: a broken directory, a version of zip that Python does not read, and names
-    # of entries that are no UTF-8.
-    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError) as error:
+    except (  # each was seen on 30,000 files damaged at random, and nothing else was
+        zipfile.BadZipFile,  # the directory of entries is broken
+        NotImplementedError,  # it asks for a version of zip that Python does not read
+        UnicodeDecodeError,  # the name of an entry is no UTF-8
+    ) as error:
         raise InertPickleError(str(error)) from None
     value = read_structure(reader.pickled())
     if isinstance(value, Call) and "_modules" in _mapping(value.state):

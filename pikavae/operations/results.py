@@ -17,7 +17,7 @@ from pikavae.files import sha256_of
 from pikavae.home import home
 from pikavae.registry.versions import Version
 from pikavae.runs import RunFolder, step_of
-from pikavae.tracked import run_exists
+from pikavae.tracked import get_run
 from pikavae.tracking import connect
 
 
@@ -78,7 +78,7 @@ def find_trained(key: str) -> Trained | None:
         if run.record["key"] != key or result is None:
             continue
         snapshot = run.path / "snapshots" / str(result["snapshot"])
-        if is_whole(snapshot, result["snapshot_sha256"]) and run_exists(connect(home()), run.run_id):
+        if is_whole(snapshot, result["snapshot_sha256"]) and get_run(connect(home()), run.run_id):
             return Trained(run, result, snapshot, reused=True)
     return None
 
@@ -86,7 +86,7 @@ def find_trained(key: str) -> Trained | None:
 def find_unfinished(key: str) -> RunFolder | None:
     """The newest training of this key that was begun and not finished, and whose MLflow run is still there."""
     for run in runs.run_folders(home()):
-        if run.record["key"] == key and run.result is None and run_exists(connect(home()), run.run_id):
+        if run.record["key"] == key and run.result is None and get_run(connect(home()), run.run_id):
             return run
     return None
 

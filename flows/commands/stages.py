@@ -10,7 +10,7 @@ from typing import Any
 from flows.options import EncodeOptions, Options, ReconstructOptions, RunOptions
 from flows.progress import progress
 from flows.words import Result, model_options, preset_options, refuse_extra
-from pikavae.errors import UserError
+from pikavae.errors import PikavaeError, UserError
 
 
 def run(words: list[str]) -> Result:
@@ -27,10 +27,23 @@ def run(words: list[str]) -> Result:
 
         set_up_prefect(operations.home())
         end_orphans(operations.home())
-        from flows.pipeline import pipeline
-
-        done = pipeline(options.config, fresh=options.fresh)
+        done = run_flow(options)
     return done, closing_lines(done)
+
+
+def run_flow(options: RunOptions) -> dict[str, Any]:
+    """The four stages as a flow; raises a PikavaeError when Prefect's server went away and did not come back."""
+    import httpx
+
+    from flows.pipeline import pipeline
+
+    try:
+        return pipeline(options.config, fresh=options.fresh)
+    except httpx.TransportError as error:
+        raise PikavaeError(
+            f"Prefect's server stopped answering ({error}); what was trained is kept: start the server, or unset "
+            f"PREFECT_API_URL, and the same command goes on from there"
+        ) from None
 
 
 def closing_lines(done: dict[str, Any]) -> str:

@@ -107,5 +107,4 @@ def update_ema(average: nn.Module, model: nn.Module, decay: float, step: int) ->
     d = min(decay, (1 + step) / (10 + step)), so that the first weights are soon forgotten.
     """
     weight = 1.0 - min(decay, (1 + step) / (10 + step))
-    for mean, current in zip(average.parameters(), model.parameters(), strict=True):
-        mean.lerp_(current, weight)
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), weight)

@@ -6,13 +6,11 @@ viewer of an experiment tracker as it does from a disk.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from pathlib import Path
 
 from pikavae.data.page_facts import DuplicatePair, PictureFacts, SetFacts, Side
 from pikavae.data.page_findings import findings
-from pikavae.data.page_html import NAME_LENGTH, VALUE_LENGTH, Html, shortened, tag
+from pikavae.data.page_html import NAME_LENGTH, VALUE_LENGTH, Html, document, section, shortened, tag
 from pikavae.data.page_numbers import COLOUR_SAMPLE, Colours, evenly, measure_colours
 from pikavae.data.page_pictures import Pixels, contact_sheet_section, near_duplicates_section, on_side
 from pikavae.data.page_sections import (
@@ -59,39 +57,10 @@ def data_page(facts: SetFacts, pixels: Pixels) -> str:
         _header(facts),
         _headline(facts, colours),
         tag("nav", contents, aria_label="Sections"),
-        *(_section(anchor, title, content) for anchor, title, content in sections),
+        *(section(anchor, title, content) for anchor, title, content in sections),
     )
-    return "<!DOCTYPE html>\n" + tag("html", _head(facts), tag("body", body), lang="en") + "\n"
-
-
-def _section(anchor: str, title: str, *content: Html) -> Html:
-    """A section that links and the keyboard's focus can go to."""
-    heading = tag("h2", title, id=f"{anchor}-title")
-    return tag("section", heading, *content, id=anchor, aria_labelledby=f"{anchor}-title", tabindex="-1")
-
-
-def _head(facts: SetFacts) -> Html:
-    """The title, and a policy that allows the page its own style, script and pictures, nothing else."""
     style, script = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    policy = (
-        f"default-src 'none'; img-src data:; style-src '{_integrity(style)}'; script-src '{_integrity(script)}'; "
-        f"base-uri 'none'; form-action 'none'"
-    )
-    return tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=policy),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="color-scheme", content="light dark"),
-        tag("title", f"{shortened(facts.title, NAME_LENGTH)} - picture set"),
-        tag("style", Html(style)),
-        tag("script", Html(script)),
-    )
-
-
-def _integrity(content: str) -> str:
-    """The content's hash as a policy names it."""
-    return f"sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}"
+    return document(f"{shortened(facts.title, NAME_LENGTH)} - picture set", body, style=style, script=script)
 
 
 def _header(facts: SetFacts) -> Html:
@@ -126,4 +95,4 @@ def _headline(facts: SetFacts, colours: Colours) -> Html:
         tag("li", tag("span", finding.level, class_="level"), tag("span", finding.text), class_=finding.level)
         for finding in findings(facts, colours)
     ]
-    return _section("glance", "At a glance", counts, tag("ul", *judged, class_="findings"))
+    return section("glance", "At a glance", counts, tag("ul", *judged, class_="findings"))

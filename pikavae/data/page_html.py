@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
 import io
 import re
@@ -10,7 +11,7 @@ import re
 import numpy as np
 from PIL import Image
 
-VOID = {"br", "img", "meta"}
+VOID = {"br", "img", "input", "meta"}
 CONTROLS = r"\x00-\x1f\x7f-\x9f"
 SURROGATES = r"\ud800-\udfff"
 """They stand for bytes of file names that are no text, and no encoding takes them."""
@@ -52,6 +53,36 @@ def tag(name: str, /, *children: str, **attributes: str | float | None) -> Html:
 def together(*children: str) -> Html:
     """Pieces one after another; those that are not `Html` are text."""
     return Html("".join(child if isinstance(child, Html) else escaped(child) for child in children))
+
+
+def document(title: str, body: Html, *, style: str, script: str) -> str:
+    """A whole page, with a policy that allows it its own style, script and pictures, and nothing of the network."""
+    policy = (
+        f"default-src 'none'; img-src data:; style-src '{_integrity(style)}'; script-src '{_integrity(script)}'; "
+        f"base-uri 'none'; form-action 'none'"
+    )
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=policy),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("title", title),
+        tag("style", Html(style)),
+        tag("script", Html(script)),
+    )
+    return "<!DOCTYPE html>\n" + tag("html", head, tag("body", body), lang="en") + "\n"
+
+
+def _integrity(content: str) -> str:
+    """The content's hash as a policy names it."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}"
+
+
+def section(anchor: str, title: str, *content: Html) -> Html:
+    """A section that links and the keyboard's focus can go to."""
+    heading = tag("h2", title, id=f"{anchor}-title")
+    return tag("section", heading, *content, id=anchor, aria_labelledby=f"{anchor}-title", tabindex="-1")
 
 
 def escaped(text: str) -> Html:

@@ -49,6 +49,7 @@ def run_flow(options: RunOptions) -> dict[str, Any]:
 def closing_lines(done: dict[str, Any]) -> str:
     """What a person wants to know at the end of a run."""
     from pikavae import operations
+    from pikavae.evaluation.page import PAGE_NAME as REPORT_PAGE
 
     folder, program = Path(done["report"]), sys.argv[0]
     work = ", ".join(f"{name} {stage['status']} in {stage['seconds']:.0f} s" for name, stage in done["stages"].items())
@@ -60,7 +61,7 @@ def closing_lines(done: dict[str, Any]) -> str:
             f"{work}.",
             f"Registered as {done['model']} version {done['version']}.",
             "",
-            f"Reconstructions:       {folder / 'panel.png'}",
+            f"Report with pictures:  {folder / REPORT_PAGE}",
             f"Browse this run:       {program} ui --run {done['run_id']}",
             f"Try your own picture:  {program} reconstruct {done['version']} PICTURE.png --out reconstructions",
             f"Put it in production:  {program} promote {done['version']} --reason 'why'",

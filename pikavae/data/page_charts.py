@@ -159,3 +159,8 @@ def numbers(chart: Chart) -> Html:
     head = tag("tr", tag("th", chart.axis, scope="col"), tag("th", chart.quantity, scope="col"))
     table = tag("table", tag("thead", head), tag("tbody", *rows))
     return tag("details", tag("summary", "Numbers"), tag("div", table, class_="scroll"), class_="numbers")
+
+
+def figure(chart: Chart, name: str, words: str) -> Html:
+    """The chart over its words, which begin with its name, and its numbers."""
+    return tag("figure", draw(chart), tag("figcaption", tag("b", name), words), numbers(chart))

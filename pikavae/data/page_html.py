@@ -7,6 +7,7 @@ import hashlib
 import html
 import io
 import re
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -27,6 +28,10 @@ THUMBNAIL_SIDE = 128
 THUMBNAIL_BYTES = 11_000
 """So that 144 pictures of noise in base64 stay near two megabytes."""
 THUMBNAIL_QUALITIES = (84, 65, 45, 25, 8)
+EXACT_SIDE, PICTURE_SIDES = 64, (256, 128)
+LOSSLESS = 101
+"""Beside qualities from 0 to 100."""
+PICTURE_QUALITIES = (92, *THUMBNAIL_QUALITIES)
 
 
 class Html(str):
@@ -135,13 +140,28 @@ def percent(part: float, whole: float) -> str:
 
 def thumbnail(pixels: np.ndarray) -> str:
     """A picture (H, W, 3) uint8 as a `data:` address of a small WebP."""
+    return _address(Image.fromarray(pixels), (THUMBNAIL_SIDE,), THUMBNAIL_QUALITIES, THUMBNAIL_BYTES)
+
+
+def picture_address(pixels: np.ndarray, limit: int) -> str:
+    """A picture (H, W, 3) uint8 as a `data:` address of a WebP of at most about `limit` bytes.
+
+    Up to 64 px it is exact where that fits; larger ones are scaled to 256 px, or to 128 where they must.
+    """
     image = Image.fromarray(pixels)
-    image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
+    qualities = (LOSSLESS, *PICTURE_QUALITIES) if max(image.size) <= EXACT_SIDE else PICTURE_QUALITIES
+    return _address(image, PICTURE_SIDES, qualities, limit)
+
+
+def _address(image: Image.Image, sides: Sequence[int], qualities: Sequence[int], limit: int) -> str:
+    """The first that fits of the sides and then the qualities, from the best down; or else the smallest."""
     content = b""
-    for quality in THUMBNAIL_QUALITIES:
-        buffer = io.BytesIO()
-        image.save(buffer, "WEBP", quality=quality)
-        content = buffer.getvalue()
-        if len(content) <= THUMBNAIL_BYTES:
-            break
+    for side in sides:
+        image.thumbnail((side, side), Image.Resampling.LANCZOS)
+        for quality in qualities:
+            buffer = io.BytesIO()
+            image.save(buffer, "WEBP", lossless=quality == LOSSLESS, quality=min(quality, 100))
+            content = buffer.getvalue()
+            if len(content) <= limit:
+                return f"data:image/webp;base64,{base64.b64encode(content).decode()}"
     return f"data:image/webp;base64,{base64.b64encode(content).decode()}"

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from statistics import median
 
-from pikavae.data.page_charts import Chart, draw, numbers, share_bar
+from pikavae.data.page_charts import figure, share_bar
 from pikavae.data.page_facts import PictureFacts, SetFacts
 from pikavae.data.page_findings import colour_name
 from pikavae.data.page_html import (
@@ -52,14 +52,14 @@ def sizes_section(facts: SetFacts, used: Sequence[PictureFacts]) -> Html:
     kept = sum(kept_share(picture) for picture in used)
     return tag(
         "div",
-        _figure(
+        figure(
             size_chart(used, facts.image_size),
             "Size of the source pictures. ",
             f"The shorter side has {_spread(sides, 'px')}. "
             f"{subject(num_small, len(used), 'picture', 'had', 'had')} to be scaled up to {facts.image_size} px"
             + (" (red bars)." if num_small else "."),
         ),
-        _figure(
+        figure(
             ratio_chart(used),
             "Shape of the source pictures. ",
             f"{subject(num_square, len(used), 'picture', 'is', 'are')} square. The centre square keeps "
@@ -116,7 +116,7 @@ def colours_section(colours: Colours, num_used: int) -> Html:
         ),
     ]
     note = " A bar far above the others is broken off, its value beside it."
-    figures = [_figure(chart, name, words + (note if chart.is_broken else "")) for chart, name, words in charts]
+    figures = [figure(chart, name, words + (note if chart.is_broken else "")) for chart, name, words in charts]
     return together(tag("p", lead), statistics, tag("div", *figures, class_="figures"))
 
 
@@ -127,7 +127,7 @@ def captions_section(facts: SetFacts, used: Sequence[PictureFacts]) -> Html:
     if written:
         lengths = sorted(picture.num_tokens for picture in written)
         num_cut = sum(length > MAX_TOKENS for length in lengths)
-        chart = _figure(
+        chart = figure(
             token_chart(written),
             "Length of the captions. ",
             f"A caption has {_spread(lengths, 'tokens')}. {subject(num_cut, len(written), 'caption', 'is', 'are')} cut"
@@ -233,7 +233,3 @@ def _spread(ordered: Sequence[int], unit: str) -> str:
     if ordered[0] == ordered[-1]:
         return f"always {ordered[0]:,} {unit}"
     return f"from {ordered[0]:,} to {ordered[-1]:,} {unit}, the median is {median(ordered):,g}"
-
-
-def _figure(chart: Chart, name: str, words: str) -> Html:
-    return tag("figure", draw(chart), tag("figcaption", tag("b", name), words), numbers(chart))

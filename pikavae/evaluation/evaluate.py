@@ -17,13 +17,12 @@ from pikavae.errors import UserError
 from pikavae.evaluation import baselines
 from pikavae.evaluation.latents import LatentStatistics
 from pikavae.evaluation.metrics import mse, psnr, psnr_of_mse, ssim
-from pikavae.evaluation.panels import ERROR_GAIN, error_images, panel
+from pikavae.evaluation.page import PAGE_NAME, report_page
 from pikavae.evaluation.protocol import protocol
 from pikavae.evaluation.report import ImageScore, Report
+from pikavae.evaluation.shown import Chooser, ShownPicture, draw_panels
+from pikavae.files import write_atomically
 from pikavae.model.autoencoder import AutoencoderKL, DiagonalGaussian
-
-FRAME = 0.85
-"""What surrounds pictures of other shapes in a panel, in [-1, 1]: a light grey."""
 
 
 class EvaluationPictures(Protocol):
@@ -65,9 +64,9 @@ def evaluate(
 ) -> Report:
     """Reconstruct every picture from its posterior's mode, measure it, and write the report.
 
-    Into the existing folder `out` go `report.json`, `per_image.csv`, `panel.png` (the first pictures: original,
-    reconstruction, error) and `worst.png` (the same for those of the lowest PSNR). On one machine and at one number of
-    threads, the numbers of a repetition are the same to the last digit.
+    Into the existing folder `out` go `report.json`, `per_image.csv`, `report.html` for people, `panel.png` (the first
+    pictures: original, reconstruction, error) and `worst.png` (the same for those of the lowest PSNR). On one machine
+    and at one number of threads, the numbers of a repetition are the same to the last digit.
 
     Args:
         model: moved to `device` and to float32.
@@ -84,7 +83,8 @@ def evaluate(
     model.to(device, torch.float32)
     with torch.inference_mode(), exact_float32():
         measured = _measure(model, pictures, config, device)
-    _draw_panels(measured.shown, pictures, measured.own, out)
+    shown = _shown_pictures(measured, pictures)
+    draw_panels(shown, out)
     metrics, reasons = _overall(measured, pictures.names)
     report = Report(
         metrics=metrics,
@@ -109,6 +109,7 @@ def evaluate(
         per_image=_per_image(measured, pictures),
     )
     report.save(out)
+    write_atomically(out / PAGE_NAME, report_page(report, shown))
     return report
 
 
@@ -156,7 +157,7 @@ class _Measured:
     constant: Tensor
     latents: LatentStatistics
     non_finite_fraction: float
-    shown: _Shown
+    shown: Chooser
 
 
 def _measure(
@@ -167,7 +168,7 @@ def _measure(
     colour = baselines.mean_colour(pictures.pixels(indices) for indices in batches)
     latents = LatentStatistics(model.config.latent_channels)
     own, bicubic, constant, not_finite, count = [], [], [], 0, 0
-    shown = _Shown(config.panel_images)
+    shown = Chooser(config.panel_images)
     for indices in batches:
         images = _images(pictures, indices)
         # The baselines are made on the CPU, so that they are the same wherever the model runs.
@@ -257,54 +258,21 @@ def _per_image(measured: _Measured, pictures: EvaluationPictures) -> list[ImageS
     ]
 
 
-def _framed(images: Sequence[Tensor]) -> Tensor:
-    """Pictures (3, H, W) of several shapes in the middle of one that all fit into: (N, 3, H, W)."""
-    height, width = (max(image.shape[side] for image in images) for side in (1, 2))
-    framed = torch.full((len(images), 3, height, width), FRAME)
-    for whole, image in zip(framed, images, strict=True):
-        top, left = (height - image.shape[1]) // 2, (width - image.shape[2]) // 2
-        whole[:, top : top + image.shape[1], left : left + image.shape[2]] = image
-    return framed
+def _shown_pictures(measured: _Measured, pictures: EvaluationPictures) -> dict[str, list[ShownPicture]]:
+    return {
+        name: [
+            ShownPicture(
+                pictures.names[i],
+                pictures.captions[i],
+                _finite(measured.own[i, 0].item()),
+                _images(pictures, [i])[0],
+                measured.shown.kept[i],
+            )
+            for i in indices
+        ]
+        for name, indices in measured.shown.chosen().items()
+    }
 
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-class _Shown:
-    """The reconstructions that the panels show: of the first pictures and of the worst so far. Memory stays bounded."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.kept: dict[int, Tensor] = {}
-        self.scores: dict[int, float] = {}
-
-    def add(self, indices: Sequence[int], reconstructions: Tensor, scores: Tensor) -> None:
-        """Look at a batch: keep those of the first pictures, and of the worst of all that were looked at."""
-        self.kept.update((i, one.clone()) for i, one in zip(indices, reconstructions.cpu(), strict=True))
-        self.scores.update(zip(indices, scores.nan_to_num(nan=-math.inf).tolist(), strict=True))
-        keep = {*range(self.limit), *self.worst()}
-        self.kept = {i: kept for i, kept in self.kept.items() if i in keep}
-        self.scores = {i: score for i, score in self.scores.items() if i in keep}
-
-    def first(self) -> list[int]:
-        """The first pictures."""
-        return sorted(self.kept)[: self.limit]
-
-    def worst(self) -> list[int]:
-        """The pictures of the lowest PSNR, from the lowest up."""
-        return sorted(self.scores, key=lambda i: (self.scores[i], i))[: self.limit]
-
-
-def _draw_panels(shown: _Shown, pictures: EvaluationPictures, own: Tensor, out: Path) -> None:
-    """Write `panel.png` and `worst.png`."""
-    for name, indices in (("panel.png", shown.first()), ("worst.png", shown.worst())):
-        originals = _framed([_images(pictures, [i])[0] for i in indices])
-        reconstructions = _framed([shown.kept[i] for i in indices])
-        rows = [
-            ("original", originals),
-            ("reconstruction", reconstructions),
-            (f"error x {ERROR_GAIN:g}", error_images(reconstructions, originals)),
-        ]
-        captions = [[pictures.captions[i] or pictures.names[i], f"{own[i, 0]:.2f} dB"] for i in indices]
-        panel(rows, captions).save(out / name, format="PNG")

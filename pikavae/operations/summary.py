@@ -6,6 +6,7 @@ import base64
 from typing import Any
 
 from pikavae.data.prepare import PAGE_NAME
+from pikavae.evaluation.page import PAGE_NAME as REPORT_PAGE
 from pikavae.home import home
 from pikavae.mlflow_ui import ui_base, ui_url
 from pikavae.operations.results import Evaluated, Prepared, Registered, Trained
@@ -64,9 +65,11 @@ def result_markdown(prepared: Prepared, trained: Trained, evaluated: Evaluated, 
     base = ui_base(home())
     experiment = str(trained.result["experiment_id"])
     where, page = f"`pikavae ui --run {run.run_id}` opens it", f"`{prepared.pictures.path / PAGE_NAME}`"
+    report = f"`{evaluated.folder / REPORT_PAGE}`"
     if base:
         where = f"[open in MLflow]({ui_url(base, experiment, run.run_id)})"
         page = f"[all about its pictures]({ui_url(base, experiment, run.run_id, f'artifacts/data/{PAGE_NAME}')})"
+        report = f"[the whole report]({ui_url(base, experiment, run.run_id, f'artifacts/evaluation/{REPORT_PAGE}')})"
     panel = base64.b64encode((evaluated.folder / "panel.png").read_bytes()).decode()
     return "\n".join(
         [
@@ -76,7 +79,7 @@ def result_markdown(prepared: Prepared, trained: Trained, evaluated: Evaluated, 
             "",
             f"- MLflow run `{run.run_id}`: {where}",
             f"- prepared set `{prepared.pictures.fingerprint}`: {page}",
-            f"- report `{evaluated.folder.name}`, snapshot `{trained.snapshot.name}`",
+            f"- report `{evaluated.folder.name}`: {report}, snapshot `{trained.snapshot.name}`",
             "",
             f"![reconstructions](data:image/png;base64,{panel})",
         ]

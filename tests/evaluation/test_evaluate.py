@@ -139,7 +139,7 @@ def test_a_repetition_gives_the_same_files(tmp_path):
     for folder in ("a", "b"):
         run(tmp_path / folder, model(), pictures())
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert files == ["panel.png", "per_image.csv", "report.json", "worst.png"]
+    assert files == ["panel.png", "per_image.csv", "report.html", "report.json", "worst.png"]
     for name in files:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 

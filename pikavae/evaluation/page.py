@@ -1,0 +1,259 @@
+"""The report of an evaluation as a page, for a person to see in half a minute how good a model is, and where it fails.
+
+One HTML file that asks nothing of the network and can be read without its script, so that it opens in the sandboxed
+viewer of an experiment tracker as it does from a disk.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pikavae.data import page as data_page
+from pikavae.data.page_charts import figure
+from pikavae.data.page_html import (
+    NAME_LENGTH,
+    VALUE_LENGTH,
+    Html,
+    count,
+    document,
+    escaped,
+    picture_address,
+    section,
+    shortened,
+    tag,
+    together,
+)
+from pikavae.evaluation.page_numbers import Row, conclusions, number, psnr_chart
+from pikavae.evaluation.panels import ERROR_GAIN, error_images, to_uint8
+from pikavae.evaluation.report import Report
+from pikavae.evaluation.shown import ShownPicture
+
+PAGE_NAME = "report.html"
+PICTURES_BYTES = 7_000_000
+"""For all pictures of a page, so that with its words and in base64 it stays under ten megabytes."""
+SMALL_PICTURE = 64
+"""Pixels: pictures up to this size are enlarged without smoothing."""
+
+
+def report_page(report: Report, shown: Mapping[str, Sequence[ShownPicture]]) -> str:
+    """The page, as one HTML document. The same report and pictures give the same page.
+
+    Args:
+        report: the numbers.
+        shown: the `first` pictures, the `worst` from the lowest PSNR up, the `best` from the highest down.
+    """
+    limit = PICTURES_BYTES // sum(3 * len(chosen) for chosen in shown.values())
+    parts = [
+        ("table", "Against baselines", _table(report)),
+        ("pictures", "The same pictures for every model", _pictures(shown["first"], FIRST, limit)),
+        ("distribution", "Distribution", _distribution(report)),
+        ("worst", "Worst", _pictures(shown["worst"], "From the lowest PSNR up.", limit)),
+        ("best", "Best", _pictures(shown["best"], "From the highest PSNR down.", limit)),
+        ("metrics", "All metrics", _metrics(report)),
+        ("latents", "Latents", _latents(report)),
+        ("lineage", "Configuration and lineage", _settings(report)),
+    ]
+    contents = tag("ul", *(tag("li", tag("a", title, href=f"#{anchor}")) for anchor, title, _ in parts))
+    body = tag(
+        "main",
+        _header(report),
+        _headline(report),
+        tag("nav", contents, aria_label="Sections"),
+        *(section(anchor, title, content) for anchor, title, content in parts),
+    )
+    base, here = Path(data_page.__file__).parent, Path(__file__).parent
+    style, script = (
+        (base / f"page.{kind}").read_text(encoding="utf-8") + (here / f"page.{kind}").read_text(encoding="utf-8")
+        for kind in ("css", "js")
+    )
+    return document(f"{_subject(report)} - evaluation", body, style=style, script=script)
+
+
+FIRST = (
+    "The first of the evaluation set. Drag over a picture, or move to its slider and use the arrow keys: the original "
+    f"is left of the line, the reconstruction right of it. Below it the absolute error, {ERROR_GAIN:g} times as bright."
+)
+
+
+def _subject(report: Report) -> str:
+    """What was measured, in a few words."""
+    run, model = report.provenance.get("run"), report.provenance.get("model")
+    words = f"Run {run}" if run else f"Model {model}" if model else "An autoencoder"
+    return shortened(words, NAME_LENGTH)
+
+
+def _header(report: Report) -> Html:
+    return tag(
+        "header",
+        tag("p", "Evaluation of reconstructions", class_="kicker"),
+        tag("h1", _subject(report), dir="auto"),
+        tag(
+            "p",
+            f"{count(report.num_images, 'picture')} of {report.image_size} px, one latent cell for "
+            f"{report.downsampling_factor} by {report.downsampling_factor} pixels; evaluation set ",
+            tag("code", shortened(report.evaluation_set, NAME_LENGTH)),
+            class_="subtitle",
+        ),
+    )
+
+
+def _headline(report: Report) -> Html:
+    """The numbers that decide, and what they say."""
+    metrics = report.metrics
+    numbers = [
+        ("PSNR, dB", number(metrics["psnr"], 2)),
+        ("SSIM", number(metrics["ssim"], 3)),
+        ("worst tenth, dB", number(metrics["psnr_worst_tenth"], 2)),
+        ("KL, nats a picture", number(metrics["kl_nats_per_image"], 0)),
+    ]
+    judged = [
+        tag("li", tag("span", level, class_="level"), tag("span", text), class_=level)
+        for level, text in conclusions(report)
+    ]
+    return section(
+        "glance",
+        "At a glance",
+        tag("dl", *(tag("div", tag("dt", name), tag("dd", value)) for name, value in numbers)),
+        tag("ul", *judged, class_="findings"),
+    )
+
+
+def _table(report: Report) -> Html:
+    own, *others = report.rows()
+    rows = [Row(*own), *sorted((Row(*other) for other in others), key=lambda row: -(row.psnr or 0.0))]
+    head = tag("tr", *(tag("th", name, scope="col") for name in ("reconstruction", "PSNR, dB", "SSIM")))
+    body = [
+        tag(
+            "tr",
+            tag("th", row.label, scope="row"),
+            tag("td", number(row.psnr, 2)),
+            tag("td", number(row.ssim, 4)),
+            class_="own" if place == 0 else None,
+        )
+        for place, row in enumerate(rows)
+    ]
+    return tag("div", tag("table", tag("thead", head), tag("tbody", *body)), class_="scroll")
+
+
+def _distribution(report: Report) -> Html:
+    scores = [image.psnr for image in report.per_image if image.psnr is not None]
+    if not scores:
+        return tag("p", "No picture has a PSNR: no reconstruction is finite.")
+    wins = sum(
+        image.psnr > image.bicubic_psnr
+        for image in report.per_image
+        if image.psnr is not None and image.bicubic_psnr is not None
+    )
+    words = f"{wins:,} of {count(report.num_images, 'picture')} are better than bicubic at the latent's size."
+    return tag("div", figure(psnr_chart(report), "PSNR of the pictures. ", words), class_="figures")
+
+
+def _pictures(pictures: Sequence[ShownPicture], lead: str, limit: int) -> Html:
+    return together(
+        tag("p", lead), tag("ul", *(tag("li", _tile(picture, limit)) for picture in pictures), class_="tiles")
+    )
+
+
+def _tile(picture: ShownPicture, limit: int) -> Html:
+    """Original under reconstruction with a slider between, the error, and the words for both."""
+    name = shortened(picture.caption or picture.name, NAME_LENGTH)
+    kind = "pixelated" if max(picture.original.shape[1:]) <= SMALL_PICTURE else None
+    original, reconstruction, wrong = (
+        picture_address(image.permute(1, 2, 0).numpy(), limit)
+        for image in to_uint8(
+            torch.stack(
+                [
+                    picture.original,
+                    picture.reconstruction,
+                    error_images(picture.reconstruction, picture.original),
+                ]
+            )
+        )
+    )
+    stack = tag(
+        "div",
+        tag("img", src=original, alt=f"{name}, original", class_=kind),
+        tag("img", src=reconstruction, alt=f"{name}, reconstruction", class_=kind),
+        tag(
+            "input",
+            type="range",
+            min=0,
+            max=100,
+            value=50,
+            aria_label=f"{name}: share of the original that is shown",
+        ),
+        class_="stack",
+    )
+    error = tag("img", src=wrong, alt=f"{name}, error", class_=kind)
+    words = tag(
+        "figcaption",
+        tag("b", f"{number(picture.psnr, 2)} dB"),
+        Html(" "),
+        tag("bdi", name),
+        title=shortened(picture.name, NAME_LENGTH),
+    )
+    return tag("figure", stack, error, words)
+
+
+def _metrics(report: Report) -> Html:
+    rows = [
+        tag(
+            "tr",
+            tag("th", tag("code", name), scope="row"),
+            tag("td", "-" if value is None else f"{value:.6g}"),
+            tag("td", report.reasons.get(name, str(report.protocol.get(name, ""))), class_="said"),
+        )
+        for name, value in report.metrics.items()
+    ]
+    head = tag("tr", *(tag("th", name, scope="col") for name in ("metric", "value", "how it was measured, or why not")))
+    return tag("div", tag("table", tag("thead", head), tag("tbody", *rows), class_="metrics"), class_="scroll")
+
+
+def _latents(report: Report) -> Html:
+    means, deviations = report.latents["channel_means"], report.latents["channel_stds"]
+    rows = [
+        tag("tr", tag("th", str(channel), scope="row"), tag("td", number(mean, 4)), tag("td", number(deviation, 4)))
+        for channel, (mean, deviation) in enumerate(zip(means, deviations, strict=True))
+    ]
+    head = tag("tr", *(tag("th", name, scope="col") for name in ("channel", "mean", "standard deviation")))
+    scaling = number(report.metrics["scaling_factor"], 5)
+    words = (
+        f"Of the posteriors' modes. A diffusion model that is trained on them should use the scaling factor {scaling}, "
+        f"which gives them the deviation 1."
+    )
+    return together(tag("p", words), tag("div", tag("table", tag("thead", head), tag("tbody", *rows)), class_="scroll"))
+
+
+def _settings(report: Report) -> Html:
+    return together(
+        *(
+            tag(
+                "div",
+                tag("h3", title),
+                tag("div", _pairs(values), class_="scroll"),
+            )
+            for title, values in (("Where the model came from", report.provenance), ("Protocol", report.protocol))
+        )
+    )
+
+
+def _pairs(values: Mapping[str, Any]) -> Html:
+    rows = [
+        tag(
+            "tr",
+            tag("th", tag("code", shortened(name, NAME_LENGTH)), scope="row"),
+            tag("td", _value(value)),
+        )
+        for name, value in values.items()
+    ]
+    return tag("table", tag("tbody", *rows), class_="settings")
+
+
+def _value(value: object) -> Html:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return escaped(shortened(text, VALUE_LENGTH))

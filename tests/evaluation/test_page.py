@@ -1,0 +1,161 @@
+"""The report as a page: what it shows, its manners with hostile text, its bounds."""
+
+import base64
+import io
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pikavae.evaluation.page import PAGE_NAME, report_page
+from pikavae.evaluation.page_numbers import conclusions, psnr_chart
+from pikavae.evaluation.report import ImageScore
+from pikavae.evaluation.shown import Chooser, ShownPicture
+from tests.evaluation.test_evaluate import BrokenOnDark, model, pictures, run
+from tests.pages import Page
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("report"), model(), pictures())
+
+
+def shown(caption="a ball", name="0.png", psnr=20.0, side=16):
+    generator = torch.Generator().manual_seed(0)
+    original, reconstruction = torch.randint(0, 256, (2, 3, side, side), generator=generator) / 127.5 - 1.0
+    return ShownPicture(name, caption, psnr, original, reconstruction)
+
+
+def page_of(report, *chosen):
+    return report_page(report, {"first": chosen, "worst": chosen[:1], "best": chosen[:1]})
+
+
+def images_of(document):
+    """Every picture of a page, as it is shown."""
+    found = re.findall(r'src="data:image/webp;base64,([^"]+)"', document)
+    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(content))).convert("RGB")) for content in found]
+
+
+def test_small_pictures_are_exact_and_the_error_is_four_times_theirs(report):
+    one = shown()
+    original, reconstruction, error, *_ = images_of(page_of(report, one))
+    as_bytes = [((image + 1) * 127.5).round().byte().permute(1, 2, 0) for image in (one.original, one.reconstruction)]
+    assert np.array_equal(original, as_bytes[0])
+    assert np.array_equal(reconstruction, as_bytes[1])
+    difference = np.abs(original.astype(int) - reconstruction)
+    assert np.abs(error - np.minimum(4 * difference, 255)).max() <= 1
+
+
+def test_large_pictures_are_shown_at_256_pixels(report):
+    assert {image.shape for image in images_of(page_of(report, shown(side=300)))} == {(256, 256, 3)}
+
+
+def test_the_first_and_the_worst_and_the_best_are_shown_in_their_order(tmp_path):
+    report = run(tmp_path, model(), pictures())
+    page = Page((tmp_path / PAGE_NAME).read_text())
+    ranked = sorted(report.per_image, key=lambda image: image.psnr)
+    expected = [*report.per_image[:3], *ranked[:3], *reversed(ranked[-3:])]
+    said = [text for text in page.texts if re.fullmatch(r"\d+\.\d\d dB", text)]
+    assert said == [f"{image.psnr:.2f} dB" for image in expected]
+
+
+def test_the_table_has_the_model_first_and_the_best_baseline_next(report):
+    rows = [row for row in Page(page_of(report, shown())).rows if len(row) == 3][: 1 + 4]
+    assert rows[0] == ["reconstruction", "PSNR, dB", "SSIM"]
+    assert rows[1] == ["this model", f"{report.metrics['psnr']:.2f}", f"{report.metrics['ssim']:.4f}"]
+    assert [float(row[1]) for row in rows[2:]] == sorted((float(row[1]) for row in rows[2:]), reverse=True)
+
+
+def test_it_is_said_what_the_model_is_better_and_worse_than(report):
+    better = replace(report, metrics={**report.metrics, "psnr": 30.0})
+    assert {level for level, _ in conclusions(better)[:3]} == {"fine"}
+    bicubic = report.baselines["bicubic"]["psnr"]
+    worse = replace(report, metrics={**report.metrics, "psnr": bicubic - 1.0})
+    assert conclusions(worse)[0][0] == "check"
+    assert conclusions(worse)[0][1].startswith("1.00 dB worse than scaling")
+    lost = sum(image.psnr < image.bicubic_psnr for image in report.per_image)
+    assert lost > 0
+    assert conclusions(report)[-1] == (
+        "note",
+        f"{lost} pictures of 11 came out worse than by bicubic scaling.".replace(
+            f"{lost} pictures", f"{lost}\u00a0pictures"
+        ),
+    )
+
+
+def test_a_model_that_breaks_down_is_called_broken_and_shows_no_number_for_it(tmp_path):
+    given = pictures(3)
+    given.content[1] = 0
+    report = run(tmp_path, model(BrokenOnDark), given)
+    text = Page((tmp_path / PAGE_NAME).read_text()).text
+    assert "are not finite: this model is broken" in text
+    assert "1 of 3 pictures holds numbers that are not finite (first '1.png')" in text
+    assert "nan" not in text.lower()
+    assert report.metrics["psnr"] is None
+
+
+@pytest.mark.parametrize(
+    ("scores", "bars"),
+    [
+        ([20.0], 1),
+        ([20.0, 20.05, 22.0], 21),
+        ([0.0, 100.0], 21),
+        ([21.3, 24.9], 15),
+    ],
+)
+def test_every_picture_stands_in_one_bar_and_there_are_few(report, scores, bars):
+    per_image = [ImageScore("a", "", score, None, None, None, None) for score in scores]
+    chart = psnr_chart(replace(report, per_image=per_image))
+    assert sum(bar.value for bar in chart.bars) == len(scores)
+    assert len(chart.bars) == bars
+    for score in scores:
+        (bar,) = [bar for bar in chart.bars if bar.start <= score < bar.end]
+        assert bar.value > 0
+
+
+@pytest.mark.parametrize("text", ["</script><script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "\u202egpj"])
+def test_hostile_text_stays_text(report, text):
+    calm = page_of(report, shown("calm", "calm"))
+    hostile = report_page(
+        replace(report, provenance={text: text, "run": text}),
+        {name: [shown(text, text)] for name in ("first", "worst", "best")},
+    )
+    page, reference = Page(hostile), Page(calm)
+    for tag in ("script", "style", "img", "b", "a", "input"):
+        assert page.tags[tag] == reference.tags[tag], tag
+    assert {name for _, name, _ in page.attributes} <= {name for _, name, _ in reference.attributes}
+    assert "\u202e" not in hostile
+
+
+def test_the_page_is_the_same_again_and_asks_nothing_of_the_network(report):
+    document = page_of(report, shown(), shown(psnr=None))
+    assert document == page_of(report, shown(), shown(psnr=None))
+    page = Page(document)
+    for _, attribute, value in page.attributes:
+        if attribute in {"src", "href"}:
+            assert value.startswith(("data:image/webp;base64,", "#"))
+        assert not attribute.startswith("on")
+        assert attribute != "style"
+    ids = [value for _, attribute, value in page.attributes if attribute == "id"]
+    assert len(ids) == len(set(ids))
+    assert {value[1:] for _, attribute, value in page.attributes if attribute == "href"} <= set(ids)
+    assert "url(" not in document
+    assert "http://" not in document
+    assert "https://" not in document
+
+
+def test_the_largest_page_stays_under_ten_megabytes(report):
+    noise = [shown(side=256) for _ in range(64)]
+    assert len(report_page(report, {"first": noise, "worst": noise, "best": noise}).encode()) < 10e6
+
+
+def test_the_chooser_holds_no_more_than_it_shows():
+    chooser = Chooser(2)
+    scores = torch.tensor([5.0, 1.0, float("nan"), 9.0, 7.0, 3.0])
+    for start in range(0, 6, 2):
+        chooser.add(range(start, start + 2), torch.zeros(2, 3, 8, 8) + start, scores[start : start + 2])
+    assert chooser.chosen() == {"first": [0, 1], "worst": [2, 1], "best": [3, 4]}
+    assert set(chooser.kept) == {0, 1, 2, 3, 4}

@@ -36,6 +36,14 @@ class RunOptions(Options):
 
 
 @dataclass(frozen=True)
+class EvaluateOptions(Options):
+    """What `evaluate` takes."""
+
+    against: str | None = None
+    """A second model, measured on the same pictures and compared picture by picture."""
+
+
+@dataclass(frozen=True)
 class ReconstructOptions(Options):
     """What `reconstruct` takes."""
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flows.options import EncodeOptions, Options, ReconstructOptions, RunOptions
+from flows.options import EncodeOptions, EvaluateOptions, Options, ReconstructOptions, RunOptions
 from flows.progress import progress
 from flows.words import Result, model_options, preset_options, refuse_extra
 from pikavae.errors import PikavaeError, UserError
+
+if TYPE_CHECKING:
+    from pikavae.operations import Compared
 
 
 def run(words: list[str]) -> Result:
@@ -49,7 +52,6 @@ def run_flow(options: RunOptions) -> dict[str, Any]:
 def closing_lines(done: dict[str, Any]) -> str:
     """What a person wants to know at the end of a run."""
     from pikavae import operations
-    from pikavae.evaluation.page import PAGE_NAME as REPORT_PAGE
 
     folder, program = Path(done["report"]), sys.argv[0]
     work = ", ".join(f"{name} {stage['status']} in {stage['seconds']:.0f} s" for name, stage in done["stages"].items())
@@ -61,7 +63,7 @@ def closing_lines(done: dict[str, Any]) -> str:
             f"{work}.",
             f"Registered as {done['model']} version {done['version']}.",
             "",
-            f"Report with pictures:  {folder / REPORT_PAGE}",
+            f"Report with pictures:  {folder / operations.REPORT_PAGE}",
             f"Browse this run:       {program} ui --run {done['run_id']}",
             f"Try your own picture:  {program} reconstruct {done['version']} PICTURE.png --out reconstructions",
             f"Put it in production:  {program} promote {done['version']} --reason 'why'",
@@ -110,14 +112,30 @@ def train(words: list[str]) -> Result:
 
 def evaluate(words: list[str]) -> Result:
     """Measure any model on a frozen set of pictures."""
-    model, extra, options = model_options("evaluate", words, Options)
+    model, extra, options = model_options("evaluate", words, EvaluateOptions)
     refuse_extra(extra)
     from pikavae import operations
 
+    if options.against is not None:
+        return compared(operations.compare_models(model, options.against, options.config))
     evaluated = operations.evaluate_model(model, options.config)
     return {"metrics": dict(evaluated.report.metrics), "report": str(evaluated.folder)}, "\n".join(
-        [evaluated.report.table(), "", f"Report: {evaluated.folder}"]
+        [evaluated.report.table(), "", f"Report: {evaluated.folder / operations.REPORT_PAGE}"]
     )
+
+
+def compared(found: Compared) -> Result:
+    """Both models' numbers and what lies between them."""
+    from pikavae.operations import REPORT_PAGE
+
+    reports = {"report": str(found.candidate.folder), "against": str(found.reference.folder)}
+    result = {"metrics": dict(found.candidate.report.metrics), **reports, "comparison": found.comparison.to_json()}
+    lines = [found.candidate.report.table(), "", found.comparison.table(), ""]
+    lines += [
+        f"Report:            {found.candidate.folder / REPORT_PAGE}",
+        f"Its reference's:   {found.reference.folder / REPORT_PAGE}",
+    ]
+    return result, "\n".join([*lines, f"Comparison:        {found.path}"])
 
 
 def register(words: list[str]) -> Result:

@@ -223,8 +223,13 @@ def share_chart(shares: Sequence[float], title: str, axis: str) -> Chart:
 
 def frequent_words(captions: Iterable[str], limit: int) -> list[tuple[str, int]]:
     """The words of most captions, and how many have them; English articles, prepositions and the like are left out."""
-    counts = Counter(word for caption in captions for word in set(WORD.findall(caption.lower())) - STOP_WORDS)
+    counts = Counter(word for caption in captions for word in words_of(caption))
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:limit]
+
+
+def words_of(caption: str) -> set[str]:
+    """The words of a caption in small letters, without those that are left out."""
+    return set(WORD.findall(caption.lower())) - STOP_WORDS
 
 
 def _shares(bins: np.ndarray, counts: np.ndarray) -> tuple[float, ...]:

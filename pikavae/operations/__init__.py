@@ -1,6 +1,8 @@
 """The use cases: what the terminal and the Prefect tasks call. Each works without Prefect."""
 
+from pikavae.evaluation.page import PAGE_NAME as REPORT_PAGE
 from pikavae.home import home
+from pikavae.operations.comparing import Compared, compare_models
 from pikavae.operations.doctor import Check, doctor
 from pikavae.operations.encoding import encode
 from pikavae.operations.exchange import export_model, import_model
@@ -25,7 +27,9 @@ from pikavae.operations.ui import mlflow_page, serve_mlflow, start_mlflow
 from pikavae.stages import Plan
 
 __all__ = [
+    "REPORT_PAGE",
     "Check",
+    "Compared",
     "Evaluated",
     "Plan",
     "Prepared",
@@ -33,6 +37,7 @@ __all__ = [
     "Removed",
     "Retraining",
     "Trained",
+    "compare_models",
     "config_of_model",
     "data_markdown",
     "doctor",

@@ -36,6 +36,14 @@ class RunOptions(Options):
 
 
 @dataclass(frozen=True)
+class EvaluateOptions(Options):
+    """What `evaluate` takes."""
+
+    against: str | None = None
+    """Another model, to measure on the same pictures and to compare with picture by picture."""
+
+
+@dataclass(frozen=True)
 class ReconstructOptions(Options):
     """What `reconstruct` takes."""
 

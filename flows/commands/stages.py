@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from flows.options import EncodeOptions, Options, ReconstructOptions, RunOptions
+from flows.options import EncodeOptions, EvaluateOptions, Options, ReconstructOptions, RunOptions
 from flows.progress import progress
 from flows.words import Result, model_options, preset_options, refuse_extra
 from pikavae.errors import UserError
@@ -95,15 +95,22 @@ def train(words: list[str]) -> Result:
 
 
 def evaluate(words: list[str]) -> Result:
-    """Measure any model on a frozen set of pictures."""
-    model, extra, options = model_options("evaluate", words, Options)
+    """Measure any model on a frozen set of pictures, and compare it with another."""
+    model, extra, options = model_options("evaluate", words, EvaluateOptions)
     refuse_extra(extra)
     from pikavae import operations
 
-    evaluated = operations.evaluate_model(model, options.config)
-    return {"metrics": dict(evaluated.report.metrics), "report": str(evaluated.folder)}, "\n".join(
-        [evaluated.report.table(), "", f"Report: {evaluated.folder}"]
-    )
+    if options.against is None:
+        evaluated, compared = operations.evaluate_model(model, options.config), None
+    else:
+        compared = operations.compare_models(model, options.against, options.config)
+        evaluated = compared.evaluated
+    result = {"metrics": dict(evaluated.report.metrics), "report": str(evaluated.folder)}
+    lines = [evaluated.report.table(), "", f"Report: {evaluated.folder}"]
+    if compared is not None:
+        result |= compared.summary()
+        lines += ["", compared.table(), "", f"Comparison: {compared.file}"]
+    return result, "\n".join(lines)
 
 
 def register(words: list[str]) -> Result:

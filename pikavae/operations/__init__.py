@@ -1,6 +1,7 @@
 """The use cases: what the terminal and the Prefect tasks call. Each works without Prefect."""
 
 from pikavae.home import home
+from pikavae.operations.comparing import Compared, compare_models
 from pikavae.operations.doctor import Check, doctor
 from pikavae.operations.encoding import encode
 from pikavae.operations.exchange import export_model, import_model
@@ -26,6 +27,7 @@ from pikavae.stages import Plan
 
 __all__ = [
     "Check",
+    "Compared",
     "Evaluated",
     "Plan",
     "Prepared",
@@ -33,6 +35,7 @@ __all__ = [
     "Removed",
     "Retraining",
     "Trained",
+    "compare_models",
     "config_of_model",
     "data_markdown",
     "doctor",

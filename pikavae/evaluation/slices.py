@@ -1,0 +1,94 @@
+"""Parts of an evaluation set that may fare otherwise than the whole: dark, flat, by a caption's word, by shape."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pikavae.evaluation.evaluate import EvaluationPictures
+
+DARK_BELOW = 64.0
+"""The mean luma, of 255, below which a picture is dark."""
+LUMA = (0.299, 0.587, 0.114)
+"""The weights of red, green and blue in the luma (ITU-R BT.601)."""
+FLAT_SHARE = 0.5
+"""The share of pixels of exactly one colour above which a picture is flat."""
+MIN_COUNT = 5
+MIN_SHARE = 0.05
+"""A word makes a slice where at least as many captions and at least this share of them have it."""
+MAX_WORDS = 12
+WORD = re.compile(r"[^\W\d_]+(?:['\u2019-][^\W\d_]+)*")
+"""Letters of any script, with apostrophes and hyphens inside."""
+STOP_WORDS = frozenset(
+    re.findall(
+        r"\w+",
+        """a about after all an and another any are around as at be been being both but by can did do does down each for
+        from had has have he her his i in inside into is it its itself near next no not of off on one onto or other our
+        out outside over own she so some such than that the their them then there these they this those through to too
+        two under up very was we were what when where which while who whose with within without you your""",
+    )
+)
+"""English words that say nothing of what a picture shows."""
+
+
+def is_dark(pictures: Tensor) -> Tensor:
+    """Whether each picture's mean luma is under 64 of 255: (B, 3, H, W) uint8 -> (B,) bool."""
+    means = pictures.to(torch.float64).mean(dim=(2, 3))  # (B, 3)
+    return means @ torch.tensor(LUMA, dtype=torch.float64) < DARK_BELOW
+
+
+def is_flat(pictures: Tensor) -> Tensor:
+    """Whether more than half of each picture's pixels are of exactly one colour: (B, 3, H, W) uint8 -> (B,) bool.
+
+    A colour that more than half of the pixels have is their median in any order of the colours.
+    """
+    red, green, blue = pictures.to(torch.int32).flatten(2).unbind(dim=1)  # (B, H W) each
+    colours = (red << 16) | (green << 8) | blue
+    median = colours.median(dim=1, keepdim=True).values
+    return (colours == median).double().mean(dim=1) > FLAT_SHARE
+
+
+def caption_words(captions: Sequence[str]) -> list[str]:
+    """The words by which captions are sliced, the most frequent first, at most 12.
+
+    A word is counted once a caption, in whatever case. It is in at least five captions, in at least 5 % of them, and
+    not in all; English words without a meaning of their own are none.
+    """
+    counts = Counter(word for caption in captions for word in words_of(caption))
+    least = max(MIN_COUNT, math.ceil(MIN_SHARE * len(captions)))
+    frequent = [word for word, count in counts.items() if least <= count < len(captions)]
+    return sorted(frequent, key=lambda word: (-counts[word], word))[:MAX_WORDS]
+
+
+def words_of(caption: str) -> set[str]:
+    """The words of a caption that say what the picture shows."""
+    return {*WORD.findall(caption.casefold())} - STOP_WORDS
+
+
+def slices_of(pictures: EvaluationPictures, batch_size: int) -> dict[str, list[bool]]:
+    """For each slice that is not empty, whether each of the pictures belongs to it, in the set's order.
+
+    They are `dark`, `flat`, `size WxH` where there are pictures of several shapes, and `caption: WORD`.
+
+    Args:
+        pictures: the evaluation set.
+        batch_size: pictures looked at once.
+    """
+    dark, flat = [False] * len(pictures), [False] * len(pictures)
+    shapes = [""] * len(pictures)
+    for indices in pictures.batches(batch_size):
+        pixels = pictures.pixels(indices)
+        size = f"size {pixels.shape[3]}x{pixels.shape[2]}"
+        for i, one_dark, one_flat in zip(indices, is_dark(pixels).tolist(), is_flat(pixels).tolist(), strict=True):
+            dark[i], flat[i], shapes[i] = one_dark, one_flat, size
+    found = {"dark": dark, "flat": flat}
+    if len({*shapes}) > 1:
+        found |= {shape: [one == shape for one in shapes] for shape in sorted({*shapes})}
+    words = [words_of(caption) for caption in pictures.captions]
+    found |= {f"caption: {word}": [word in one for one in words] for word in caption_words(pictures.captions)}
+    return {name: mask for name, mask in found.items() if any(mask)}

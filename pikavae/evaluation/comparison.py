@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,14 +19,26 @@ from pikavae.errors import UserError
 from pikavae.evaluation.report import ImageScore, Report
 from pikavae.files import write_atomically
 
-HIGHER_IS_BETTER = {
-    "psnr": True,
-    "ssim": True,
-    "mse": False,
-    "kl_nats": False,
+BETTER: dict[str, Literal["higher", "lower"] | float] = {
+    "psnr": "higher",
+    "psnr_foreground": "higher",
+    "ssim": "higher",
+    "ms_ssim": "higher",
+    "lpips": "lower",
+    "mse": "lower",
+    "border_mse": "lower",
+    "inside_mse": "lower",
+    "edge_error": "lower",
+    "flat_noise": "lower",
+    "colour_shift_red": 0.0,
+    "colour_shift_green": 0.0,
+    "colour_shift_blue": 0.0,
+    "high_frequency_ratio": 1.0,
+    "kl_nats": "lower",
 }
-"""The numbers of a picture that are compared, and which direction is better. Fewer nats of KL are better as they are a
-cost in the evidence lower bound (Kingma & Welling 2014); weigh them against the reconstruction."""
+"""The numbers of a picture that are compared where a report has them, and what is better: higher, lower, or nearer to a
+number; of the last, the distances from it are compared. Fewer nats of KL are better as they are a cost in the evidence
+lower bound (Kingma & Welling 2014): weigh them against the reconstruction."""
 
 CONFIDENCE = 0.95
 MOST_CHANGED = 5
@@ -38,7 +50,7 @@ Scores = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Difference:
-    """One metric of A and B over the pictures for which both have it.
+    """One metric of A and B over the pictures for which both have it; or its distance from the best number.
 
     Attributes:
         mean_a: A's mean; None where there is no such picture, as are `mean_b` and `difference`.
@@ -47,8 +59,8 @@ class Difference:
         interval: of `difference`, at 95 % confidence; None where `reason` says why.
         reason: why there is no interval.
         count: the pictures.
-        left_out_a: pictures left out as A's number is not finite.
-        left_out_b: pictures left out as B's number is not finite.
+        left_out_a: pictures for which A has no such number: it is not finite, or not defined for the picture.
+        left_out_b: pictures for which B has none.
         wins: pictures at which A is better; `losses`: at which B is; `ties`: at which they are equal.
         verdict: `better` or `worse`, of A, where the interval lies on one side of zero, else `no difference shown`.
     """
@@ -146,7 +158,11 @@ def compare(
 
     def difference(name: str, mask: NDArray[np.bool_]) -> Difference:
         return _difference(
-            _column(of_a, name)[mask], _column(of_b, name)[mask], HIGHER_IS_BETTER[name], resamples=resamples, seed=seed
+            _column(of_a, name)[mask],
+            _column(of_b, name)[mask],
+            BETTER[name] == "higher",
+            resamples=resamples,
+            seed=seed,
         )
 
     primary, everything = a.primary_metric, np.ones(len(of_a), dtype=bool)
@@ -173,7 +189,7 @@ def compare(
 
 def compared_metrics() -> list[str]:
     """The numbers of a picture that `compare` compares, in the report's order."""
-    return [field.name for field in fields(ImageScore) if field.name in HIGHER_IS_BETTER]
+    return [field.name for field in fields(ImageScore) if field.name in BETTER]
 
 
 def bootstrap_interval(differences: Scores, *, resamples: int, seed: int) -> tuple[float, float]:
@@ -185,8 +201,11 @@ def bootstrap_interval(differences: Scores, *, resamples: int, seed: int) -> tup
 
     if differences.min() == differences.max():
         return float(differences[0]), float(differences[0])
+    # BCa follows every shift and scaling. Of deviations of order one, none is lost where scores differ by a rounding.
+    centre = differences.mean()
+    scale = np.abs(differences - centre).max()
     found = bootstrap(
-        (differences,),
+        ((differences - centre) / scale,),
         np.mean,
         n_resamples=resamples,
         batch=max(1, MAX_DRAWN // len(differences)),
@@ -196,7 +215,7 @@ def bootstrap_interval(differences: Scores, *, resamples: int, seed: int) -> tup
         method="BCa",
         random_state=np.random.default_rng(seed),
     ).confidence_interval
-    return float(found.low), float(found.high)
+    return float(centre + scale * found.low), float(centre + scale * found.high)
 
 
 def _refuse_unlike(a: Report, b: Report) -> None:
@@ -227,9 +246,11 @@ def _by_name(scores: Sequence[ImageScore]) -> list[int]:
 
 
 def _column(scores: Sequence[ImageScore], name: str) -> Scores:
-    """(N,) float64; NaN where the picture has no such number."""
+    """(N,) float64, distances where the best is a number; NaN where the picture has no such number."""
     values = [getattr(score, name) for score in scores]
-    return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
+    column = np.array([math.nan if value is None else value for value in values], dtype=np.float64)
+    best = BETTER[name]
+    return np.abs(column - best) if isinstance(best, float) else column
 
 
 def _difference(a: Scores, b: Scores, higher_is_better: bool, *, resamples: int, seed: int) -> Difference:
@@ -270,7 +291,7 @@ def _verdict(interval: tuple[float, float] | None, higher_is_better: bool) -> st
 
 def _gain(metric: str) -> Callable[[PictureChange], float]:
     """By how much A is better at a picture."""
-    sign = 1.0 if HIGHER_IS_BETTER[metric] else -1.0
+    sign = 1.0 if BETTER[metric] == "higher" else -1.0
     return lambda change: sign * change.difference
 
 
@@ -288,7 +309,7 @@ def _worst_tenth(changes: Sequence[PictureChange], metric: str) -> WorstTenth:
     count = math.ceil(len(changes) / 10)
     if not count:
         return WorstTenth(0, None, None, None)
-    high = HIGHER_IS_BETTER[metric]
+    high = BETTER[metric] == "higher"
     a = float(np.mean(sorted((change.a for change in changes), reverse=not high)[:count]))
     b = float(np.mean(sorted((change.b for change in changes), reverse=not high)[:count]))
     return WorstTenth(count, a, b, a - b)

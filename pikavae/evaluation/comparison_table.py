@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import shorten
 
-from pikavae.evaluation.comparison import Comparison, Difference, PictureChange, WorstTenth
+from pikavae.evaluation.comparison import BETTER, Comparison, Difference, PictureChange, WorstTenth
+
+MAX_WIDTH = 60
+"""Letters of a name or caption."""
 
 
 def comparison_table(comparison: Comparison, a: str, b: str) -> str:
@@ -28,6 +32,7 @@ def comparison_table(comparison: Comparison, a: str, b: str) -> str:
     ]
     if comparison.slices:
         lines += ["", *_slices(primary, {"all": whole, **comparison.slices})]
+        lines += ["One interval in twenty errs by chance: a slice alone decides nothing."]
     for title, changes in (("Lost", comparison.most_lost), ("Won", comparison.most_won)):
         if changes:
             lines += ["", f"{title} most by {primary}:", *_changes(changes)]
@@ -37,7 +42,7 @@ def comparison_table(comparison: Comparison, a: str, b: str) -> str:
 def _metrics(metrics: Mapping[str, Difference]) -> list[str]:
     rows = [
         [
-            name,
+            _label(name),
             _number(one.mean_a),
             _number(one.mean_b),
             _signed(one.difference),
@@ -58,8 +63,10 @@ def _slices(primary: str, slices: Mapping[str, Difference]) -> list[str]:
 
 
 def _changes(changes: Sequence[PictureChange]) -> list[str]:
-    rows = [[change.name, _number(change.a), _number(change.b), _signed(change.difference)] for change in changes]
-    captions = [change.caption for change in changes]
+    rows = [
+        [_line(change.name), _number(change.a), _number(change.b), _signed(change.difference)] for change in changes
+    ]
+    captions = [_line(change.caption) for change in changes]
     aligned = _aligned([["", "A", "B", "A - B"], *rows])
     return [aligned[0], *(f"{line}  {caption}".rstrip() for line, caption in zip(aligned[1:], captions, strict=True))]
 
@@ -67,7 +74,7 @@ def _changes(changes: Sequence[PictureChange]) -> list[str]:
 def _complaints(metrics: Mapping[str, Difference]) -> list[str]:
     """Lines on pictures without a number, and on intervals that could not be had."""
     lines = [
-        f"{name}: left out for numbers that are not finite: {one.left_out_a} pictures of A, {one.left_out_b} of B."
+        f"{name}: pictures without such a number are left out: {one.left_out_a} of A, {one.left_out_b} of B."
         for name, one in metrics.items()
         if one.left_out_a or one.left_out_b
     ]
@@ -84,26 +91,41 @@ def _worst(tenth: WorstTenth) -> str:
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The first and the last column to the left, numbers between them to the right."""
+    """The first column to the left, the others to the right, but for the verdicts under `A is`."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    words_last = rows[0][-1] == "A is"
-    lines = []
-    for first, *rest in rows:
-        cells = [f"{cell:>{width}}" for cell, width in zip(rest, widths[1:], strict=True)]
-        if words_last:
-            cells[-1] = rest[-1]
-        lines.append("  ".join([f"{first:<{widths[0]}}", *cells]).rstrip())
-    return lines
+    left = [i == 0 or title == "A is" for i, title in enumerate(rows[0])]
+    return [
+        "  ".join(
+            cell.ljust(width) if to_left else cell.rjust(width)
+            for cell, width, to_left in zip(row, widths, left, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _label(metric: str) -> str:
+    """The metric, or the distance that is compared."""
+    best = BETTER[metric]
+    return f"|{metric} - {best:g}|" if isinstance(best, float) else metric
+
+
+def _line(text: str) -> str:
+    """A name or a caption in one short line, whatever it holds."""
+    return shorten("".join(letter if letter.isprintable() else " " for letter in text), MAX_WIDTH, placeholder=" ...")
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.5g}"
+    if value is None:
+        return "-"
+    return f"{value:.1f}" if abs(value) >= 1000 else f"{value:#.5g}"
 
 
 def _signed(value: float | None) -> str:
     if value is None:
         return "-"
-    return "0" if value == 0.0 else f"{value:+.3g}"
+    if value == 0.0:
+        return "0"
+    return f"{value:+.0f}" if abs(value) >= 100 else f"{value:+#.3g}"
 
 
 def _interval(one: Difference) -> str:

@@ -12,12 +12,10 @@ from torch import Tensor
 
 from pikavae.evaluation.evaluate import EvaluationPictures
 
-DARK_BELOW = 64.0
+DARK_BELOW = 64
 """The mean luma, of 255, below which a picture is dark."""
-LUMA = (0.299, 0.587, 0.114)
-"""The weights of red, green and blue in the luma (ITU-R BT.601)."""
-FLAT_SHARE = 0.5
-"""The share of pixels of exactly one colour above which a picture is flat."""
+LUMA = (299, 587, 114)
+"""The thousandths of red, green and blue in the luma (ITU-R BT.601)."""
 MIN_COUNT = 5
 MIN_SHARE = 0.05
 """A word makes a slice where at least as many captions and at least this share of them have it."""
@@ -37,9 +35,10 @@ STOP_WORDS = frozenset(
 
 
 def is_dark(pictures: Tensor) -> Tensor:
-    """Whether each picture's mean luma is under 64 of 255: (B, 3, H, W) uint8 -> (B,) bool."""
-    means = pictures.to(torch.float64).mean(dim=(2, 3))  # (B, 3)
-    return means @ torch.tensor(LUMA, dtype=torch.float64) < DARK_BELOW
+    """Whether each picture's mean luma is under 64 of 255: (B, 3, H, W) uint8 -> (B,) bool. Exact, in whole numbers."""
+    sums = pictures.flatten(2).sum(dim=2, dtype=torch.int64)  # (B, 3)
+    luma = (sums * torch.tensor(LUMA)).sum(dim=1)
+    return luma < DARK_BELOW * sum(LUMA) * pictures[0, 0].numel()
 
 
 def is_flat(pictures: Tensor) -> Tensor:
@@ -50,7 +49,7 @@ def is_flat(pictures: Tensor) -> Tensor:
     red, green, blue = pictures.to(torch.int32).flatten(2).unbind(dim=1)  # (B, H W) each
     colours = (red << 16) | (green << 8) | blue
     median = colours.median(dim=1, keepdim=True).values
-    return (colours == median).double().mean(dim=1) > FLAT_SHARE
+    return (colours == median).sum(dim=1) * 2 > colours.shape[1]
 
 
 def caption_words(captions: Sequence[str]) -> list[str]:

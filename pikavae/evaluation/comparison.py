@@ -44,6 +44,8 @@ CONFIDENCE = 0.95
 MOST_CHANGED = 5
 MAX_DRAWN = 2**22
 """Numbers drawn at once by the bootstrap, which bounds its memory."""
+GRID_BITS = 30
+"""Differences are drawn as multiples of the largest deviation's power of two, divided by 2^30."""
 
 Scores = NDArray[np.float64]
 
@@ -201,11 +203,12 @@ def bootstrap_interval(differences: Scores, *, resamples: int, seed: int) -> tup
 
     if differences.min() == differences.max():
         return float(differences[0]), float(differences[0])
-    # BCa follows every shift and scaling. Of deviations of order one, none is lost where scores differ by a rounding.
-    centre = differences.mean()
-    scale = np.abs(differences - centre).max()
+    # In whole numbers every sum is exact, so that equal draws tie in whatever order they are added: BCa counts ties.
+    # It follows every shift and scaling, so that these cost nothing but the digits after the ninth.
+    quantum = math.ldexp(1.0, math.frexp(np.abs(differences - differences.mean()).max())[1] - GRID_BITS)
+    centre = np.round(differences.mean() / quantum) * quantum
     found = bootstrap(
-        ((differences - centre) / scale,),
+        (np.round((differences - centre) / quantum),),
         np.mean,
         n_resamples=resamples,
         batch=max(1, MAX_DRAWN // len(differences)),
@@ -215,7 +218,7 @@ def bootstrap_interval(differences: Scores, *, resamples: int, seed: int) -> tup
         method="BCa",
         random_state=np.random.default_rng(seed),
     ).confidence_interval
-    return float(centre + scale * found.low), float(centre + scale * found.high)
+    return float(centre + quantum * found.low), float(centre + quantum * found.high)
 
 
 def _refuse_unlike(a: Report, b: Report) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from textwrap import shorten
 
 from pikavae.evaluation.comparison import BETTER, Comparison, Difference, PictureChange, WorstTenth
 
@@ -111,7 +110,8 @@ def _label(metric: str) -> str:
 
 def _line(text: str) -> str:
     """A name or a caption in one short line, whatever it holds."""
-    return shorten("".join(letter if letter.isprintable() else " " for letter in text), MAX_WIDTH, placeholder=" ...")
+    printable = "".join(letter if letter.isprintable() else " " for letter in text)
+    return printable if len(printable) <= MAX_WIDTH else f"{printable[: MAX_WIDTH - 3]}..."
 
 
 def _number(value: float | None) -> str:

@@ -38,7 +38,7 @@ def is_dark(pictures: Tensor) -> Tensor:
     """Whether each picture's mean luma is under 64 of 255: (B, 3, H, W) uint8 -> (B,) bool. Exact, in whole numbers."""
     sums = pictures.flatten(2).sum(dim=2, dtype=torch.int64)  # (B, 3)
     luma = (sums * torch.tensor(LUMA)).sum(dim=1)
-    return luma < DARK_BELOW * sum(LUMA) * pictures[0, 0].numel()
+    return luma < DARK_BELOW * sum(LUMA) * pictures.shape[2] * pictures.shape[3]
 
 
 def is_flat(pictures: Tensor) -> Tensor:

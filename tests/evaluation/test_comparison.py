@@ -10,8 +10,9 @@ import pytest
 from scipy import stats
 
 from pikavae.errors import UserError
-from pikavae.evaluation import comparison
-from pikavae.evaluation.comparison import BETTER, bootstrap_interval, compare
+from pikavae.evaluation import bootstrap, comparison
+from pikavae.evaluation.bootstrap import bootstrap_interval
+from pikavae.evaluation.comparison import BETTER, compare
 from pikavae.evaluation.comparison_table import comparison_table
 from pikavae.evaluation.report import ImageScore, Report
 
@@ -129,9 +130,9 @@ def test_many_pictures_are_drawn_in_bounded_memory(monkeypatch):
         drawn.append(np.size(values))
         return real(values, axis=axis)
 
-    monkeypatch.setattr(comparison.np, "mean", mean)
+    monkeypatch.setattr(bootstrap.np, "mean", mean)
     bootstrap_interval(np.random.default_rng(0).normal(size=5000), resamples=2000, seed=0)
-    assert 5000 * 838 == max(drawn) <= comparison.MAX_DRAWN
+    assert 5000 * 838 == max(drawn) <= bootstrap.MAX_DRAWN
 
 
 def test_the_order_of_the_pictures_does_not_matter():

@@ -28,20 +28,15 @@ def report(names=None, captions=None, **columns):
         {**NO_SCORES, "name": name, "caption": caption, **dict(zip(columns, values, strict=True))}
         for name, caption, *values in zip(names, captions, *columns.values(), strict=True)
     ]
-    return Report(
-        metrics={},
-        reasons={},
-        baselines={},
-        latents={},
-        protocol={"precision": "float32", "device": "cpu"},
-        num_images=count,
-        image_size=16,
-        evaluation_set="d1",
-        downsampling_factor=4,
-        primary_metric="psnr",
-        provenance={"model": "m1"},
-        per_image=[comparison.ImageScore(**row) for row in rows],
-    )
+    told = {
+        "protocol": {"precision": "float32", "device": "cpu"},
+        "num_images": count,
+        "image_size": 16,
+        "evaluation_set": "d1",
+        "primary_metric": "psnr",
+        "per_image": [comparison.ImageScore(**row) for row in rows],
+    }
+    return Report(**{field.name: told.get(field.name, {}) for field in dataclasses.fields(Report)})
 
 
 def scores(count, seed=0):

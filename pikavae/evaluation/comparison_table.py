@@ -75,7 +75,7 @@ def _complaints(metrics: Mapping[str, Difference]) -> list[str]:
     lines = [
         f"{name}: pictures without such a number are left out: {one.left_out_a} of A, {one.left_out_b} of B."
         for name, one in metrics.items()
-        if one.left_out_a or one.left_out_b
+        if one.count and (one.left_out_a or one.left_out_b)
     ]
     reasons: dict[str, list[str]] = {}
     for name, one in metrics.items():

@@ -281,7 +281,7 @@ def test_the_table_is_aligned_whatever_names_and_captions_hold():
     b = report(names, captions, psnr=[22.0, 9.0, 25.0, 30.5, 30.0, 39.0], kl_nats=[1.0] * 6)
     found = compare(a, b, slices={"dark": [True] * 5 + [False]})
     lines = comparison_table(found, "new", "old").splitlines()
-    assert max(map(len, lines)) < 160
+    assert max(len(line) for line in lines if not line.startswith("No interval of ")) < 160
     assert not any("\x1b" in line for line in lines)
     start = next(i for i, line in enumerate(lines) if "95 % interval" in line)
     column = lines[start].index("A is")

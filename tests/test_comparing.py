@@ -91,6 +91,16 @@ def test_a_person_is_shown_both_tables(capsys, folders):
     assert Path(out.splitlines()[-1].removeprefix("Comparison: ")).is_file()
 
 
+def test_a_model_of_another_downsampling_factor_is_compared(folders, tmp_path):
+    deeper = tmp_path / "deeper"
+    deeper.mkdir()
+    model = AutoencoderKL(tiny(**{"model.channels": [8, 8, 8]}).model)
+    write_snapshot(deeper, model, image_size=16, settings="")
+    found = operations.compare_models(str(deeper), folders[0], tiny())
+    assert found.evaluated.report.downsampling_factor != found.other.report.downsampling_factor
+    assert found.comparison.metrics["psnr"].count == found.comparison.num_images
+
+
 def test_a_model_against_itself_shows_no_difference(folders):
     metrics = operations.compare_models(folders[0], folders[0], tiny()).comparison.metrics
     assert {one.verdict for one in metrics.values()} == {"no difference shown"}

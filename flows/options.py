@@ -40,7 +40,7 @@ class EvaluateOptions(Options):
     """What `evaluate` takes."""
 
     against: str | None = None
-    """A second model, measured on the same pictures and compared picture by picture."""
+    """Another model, to measure on the same pictures and to compare with picture by picture."""
 
 
 @dataclass(frozen=True)

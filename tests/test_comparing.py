@@ -1,62 +1,124 @@
-"""`pikavae evaluate A --against B` on two models."""
+"""`pikavae evaluate A --against B`: two models on one frozen set."""
 
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from flows.cli import main
+from pikavae import operations
 from pikavae.config import load_config
+from pikavae.evaluation.report import Report
 from pikavae.model.autoencoder import AutoencoderKL
 from pikavae.model.snapshot import write_snapshot
-from tests.test_pipeline import tiny
+from tests.conftest import TINY
+
+METRICS = ("psnr", "ssim", "mse", "kl_nats")
+"""Those that every picture has."""
+
+
+def tiny(**overrides):
+    numbers = {name: json.loads(v) if isinstance(v, str) else [int(x) for x in v] for name, v in TINY.items()}
+    return load_config("demo", {**numbers, "training.device": "cpu", **overrides})
 
 
 @pytest.fixture
-def snapshots(tmp_path):
-    """Two snapshot folders of new models."""
-    config = tiny()
+def folders(tmp_path):
+    """Two model folders that were never trained."""
+    made = []
     for seed in range(2):
+        folder = tmp_path / f"model-{seed}"
+        folder.mkdir()
         torch.manual_seed(seed)
-        (tmp_path / str(seed)).mkdir()
-        write_snapshot(
-            tmp_path / str(seed),
-            AutoencoderKL(config.model),
-            image_size=config.data.image_size,
-            settings=config.to_yaml(),
-        )
-    return str(tmp_path / "0"), str(tmp_path / "1")
+        write_snapshot(folder, AutoencoderKL(tiny().model), image_size=16, settings=tiny().to_yaml())
+        made.append(str(folder))
+    return made
 
 
-def evaluated(capsys, *words):
-    status = main(["evaluate", *words, "--json"])
-    out = capsys.readouterr().out
-    return status, json.loads(out.splitlines()[-1]) if out else None
+def run_cli(capsys, *words):
+    """Exit status, standard output, standard error."""
+    status = main(list(words))
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
 
 
-def test_two_models_are_compared_in_one_command(capsys, snapshots):
-    ours, theirs = snapshots
-    status, result = evaluated(capsys, ours, "--against", theirs)
-    assert status == 0
-    alone = [evaluated(capsys, one)[1]["metrics"]["psnr"] for one in snapshots]
-    psnr = result["comparison"]["metrics"]["psnr"]
-    assert [psnr["candidate"], psnr["reference"]] == pytest.approx(alone)
-    assert psnr["difference"]["mean"] == pytest.approx(alone[0] - alone[1])
-    assert psnr["wins"] + psnr["losses"] + psnr["ties"] == result["comparison"]["num_images"]
-    assert evaluated(capsys, ours, "--against", theirs)[1] == result  # to the last digit
-    turned = evaluated(capsys, theirs, "--against", ours)[1]["comparison"]["metrics"]["psnr"]
-    assert (turned["wins"], turned["losses"]) == (psnr["losses"], psnr["wins"])
+def test_two_models_are_measured_and_compared_by_one_command(capsys, folders):
+    a, b = folders
+    status, out, err = run_cli(capsys, "evaluate", a, "--against", b, "--json")
+    assert status == 0, err
+    done = json.loads(out)
+    assert done.keys() == {"metrics", "report", "comparison", "against"}
+    psnr = done["comparison"]["metrics"]["psnr"]
+    assert psnr["mean_a"] == pytest.approx(done["metrics"]["psnr"], rel=1e-12)
+    assert psnr["mean_b"] == pytest.approx(done["against"]["metrics"]["psnr"], rel=1e-12)
+    assert done["against"]["model"] == b
+    ours, theirs = (Report.load(Path(one["report"])) for one in (done, done["against"]))
+    gains = [one.psnr - other.psnr for one, other in zip(ours.per_image, theirs.per_image, strict=True)]
+    assert psnr["difference"] == pytest.approx(np.mean(gains), rel=1e-12)
+    assert psnr["wins"] == sum(gain > 0 for gain in gains)
+
+    file = Path(done["comparison"]["file"])
+    written = file.read_bytes()
+    assert file == Path(done["report"]) / f"comparison-{Path(done['against']['report']).name}.json"
+    kept = json.loads(written)
+    assert kept.pop("models") == {"a": ours.provenance["model"], "b": theirs.provenance["model"]}
+    assert {**kept, "file": str(file)} == done["comparison"]
+
+    assert operations.evaluate_model(a, tiny()).reused
+    assert json.loads(run_cli(capsys, "evaluate", a, "--against", b, "--json")[1]) == done
+    assert file.read_bytes() == written
 
 
-def test_a_reference_that_is_not_there_is_told_by_name(capsys, snapshots):
-    assert main(["evaluate", snapshots[0], "--against", "champion"]) == 2
-    assert "nothing is in production yet" in capsys.readouterr().err
+def test_the_other_way_round_every_difference_is_the_opposite(folders):
+    there = operations.compare_models(folders[0], folders[1], tiny()).comparison
+    back = operations.compare_models(folders[1], folders[0], tiny()).comparison
+    for name in METRICS:
+        one = there.metrics[name]
+        assert back.metrics[name].difference == -one.difference
+        assert (back.metrics[name].wins, back.metrics[name].losses) == (one.losses, one.wins)
+    assert [one.name for one in back.most_lost] == [one.name for one in there.most_won]
 
 
-def test_the_first_models_data_is_used_for_both(capsys, snapshots):
-    assert load_config(f"{snapshots[0]}/pikavae.yaml").data.image_size == 16
-    status, result = evaluated(capsys, *snapshots[:1], "--against", snapshots[1], "--data.image_size", "32")
-    assert status == 0
-    reports = [json.loads(Path(result[which], "report.json").read_text()) for which in ("report", "against")]
-    assert [report["image_size"] for report in reports] == [32, 32]
+def test_a_person_is_shown_both_tables(capsys, folders):
+    a, b = folders
+    status, out, err = run_cli(capsys, "evaluate", a, "--against", b)
+    assert status == 0, err
+    assert "this model" in out
+    assert f"A is {a}, B is {b}: " in out
+    assert "wins/ties/losses" in out
+    assert Path(out.splitlines()[-1].removeprefix("Comparison: ")).is_file()
+
+
+def test_a_model_of_another_downsampling_factor_is_compared(folders, tmp_path):
+    deeper = tmp_path / "deeper"
+    deeper.mkdir()
+    model = AutoencoderKL(tiny(**{"model.channels": [8, 8, 8]}).model)
+    write_snapshot(deeper, model, image_size=16, settings="")
+    found = operations.compare_models(str(deeper), folders[0], tiny())
+    assert found.evaluated.report.downsampling_factor != found.other.report.downsampling_factor
+    assert found.comparison.metrics["psnr"].count == found.comparison.num_images
+
+
+def test_a_model_against_itself_shows_no_difference(folders):
+    metrics = operations.compare_models(folders[0], folders[0], tiny()).comparison.metrics
+    assert {one.verdict for one in metrics.values()} == {"no difference shown"}
+    assert {metrics[name].interval for name in METRICS} == {(0.0, 0.0)}
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--against", "no/such/folder"], "model 'no/such/folder'"),
+        (["--against", "champion"], "nothing is in production yet"),
+        (["--against"], "--against"),
+        (["--agianst", "3"], "--agianst: no such flag; did you mean against?"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_measured(capsys, folders, tmp_path, words, complaint):
+    status, out, err = run_cli(capsys, "evaluate", folders[0], *words)
+    assert (status, out) == (2, "")
+    assert complaint in err
+    assert len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "home" / "evaluations").exists()

@@ -5,15 +5,12 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flows.options import EncodeOptions, EvaluateOptions, Options, ReconstructOptions, RunOptions
 from flows.progress import progress
 from flows.words import Result, model_options, preset_options, refuse_extra
 from pikavae.errors import PikavaeError, UserError
-
-if TYPE_CHECKING:
-    from pikavae.operations import Compared
 
 
 def run(words: list[str]) -> Result:
@@ -111,31 +108,22 @@ def train(words: list[str]) -> Result:
 
 
 def evaluate(words: list[str]) -> Result:
-    """Measure any model on a frozen set of pictures."""
+    """Measure any model on a frozen set of pictures, and compare it with another."""
     model, extra, options = model_options("evaluate", words, EvaluateOptions)
     refuse_extra(extra)
     from pikavae import operations
 
-    if options.against is not None:
-        return compared(operations.compare_models(model, options.against, options.config))
-    evaluated = operations.evaluate_model(model, options.config)
-    return {"metrics": dict(evaluated.report.metrics), "report": str(evaluated.folder)}, "\n".join(
-        [evaluated.report.table(), "", f"Report: {evaluated.folder / operations.REPORT_PAGE}"]
-    )
-
-
-def compared(found: Compared) -> Result:
-    """Both models' numbers and what lies between them."""
-    from pikavae.operations import REPORT_PAGE
-
-    reports = {"report": str(found.candidate.folder), "against": str(found.reference.folder)}
-    result = {"metrics": dict(found.candidate.report.metrics), **reports, "comparison": found.comparison.to_json()}
-    lines = [found.candidate.report.table(), "", found.comparison.table(), ""]
-    lines += [
-        f"Report:            {found.candidate.folder / REPORT_PAGE}",
-        f"Its reference's:   {found.reference.folder / REPORT_PAGE}",
-    ]
-    return result, "\n".join([*lines, f"Comparison:        {found.path}"])
+    if options.against is None:
+        evaluated, compared = operations.evaluate_model(model, options.config), None
+    else:
+        compared = operations.compare_models(model, options.against, options.config)
+        evaluated = compared.evaluated
+    result = {"metrics": dict(evaluated.report.metrics), "report": str(evaluated.folder)}
+    lines = [evaluated.report.table(), "", f"Report: {evaluated.folder / operations.REPORT_PAGE}"]
+    if compared is not None:
+        result |= compared.summary()
+        lines += ["", compared.table(), "", f"Comparison: {compared.file}"]
+    return result, "\n".join(lines)
 
 
 def register(words: list[str]) -> Result:

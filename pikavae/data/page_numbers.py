@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -22,31 +21,6 @@ MAX_HALF_OCTAVES = 24
 MAX_QUARTER_OCTAVES = 12
 MAX_TOKEN_BARS = 96
 LONGEST_CAPTION = 4 * MAX_TOKENS
-STOP_WORDS = frozenset(
-    [
-        "a",
-        "an",
-        "and",
-        "are",
-        "as",
-        "at",
-        "by",
-        "for",
-        "from",
-        "in",
-        "into",
-        "is",
-        "it",
-        "its",
-        "of",
-        "on",
-        "or",
-        "the",
-        "to",
-        "with",
-    ]
-)
-WORD = re.compile("\\w+(?:['\u2019]\\w+)*")
 
 
 def evenly(items: Sequence[int], limit: int) -> list[int]:
@@ -219,17 +193,6 @@ def share_chart(shares: Sequence[float], title: str, axis: str) -> Chart:
         quantity="share of pixels",
         in_pixels=True,
     )
-
-
-def frequent_words(captions: Iterable[str], limit: int) -> list[tuple[str, int]]:
-    """The words of most captions, and how many have them; English articles, prepositions and the like are left out."""
-    counts = Counter(word for caption in captions for word in words_of(caption))
-    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:limit]
-
-
-def words_of(caption: str) -> set[str]:
-    """The words of a caption in small letters, without those that are left out."""
-    return set(WORD.findall(caption.lower())) - STOP_WORDS
 
 
 def _shares(bins: np.ndarray, counts: np.ndarray) -> tuple[float, ...]:

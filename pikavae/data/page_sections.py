@@ -26,7 +26,6 @@ from pikavae.data.page_html import (
 from pikavae.data.page_numbers import (
     GRID_SIDE,
     Colours,
-    frequent_words,
     kept_share,
     ratio_chart,
     share_chart,
@@ -35,6 +34,7 @@ from pikavae.data.page_numbers import (
     token_chart,
 )
 from pikavae.data.shards import MAX_TOKENS
+from pikavae.data.words import count_words
 
 MOST_NAMES = 200
 FEW_NAMES = 12
@@ -191,7 +191,7 @@ def settings_section(facts: SetFacts) -> Html:
 
 
 def _words(written: Sequence[PictureFacts]) -> Html:
-    words = frequent_words((picture.caption for picture in written), MOST_WORDS)
+    words = count_words(picture.caption for picture in written)[:MOST_WORDS]
     most = words[0][1] if words else 1
     rows = [
         tag(

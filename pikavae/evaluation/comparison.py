@@ -1,276 +1,285 @@
-"""Two models on one frozen set, picture by picture: what got better, what got worse, and what may be chance."""
+"""Two reports on the same pictures compared picture by picture: what got better, what got worse, and where.
+
+A difference is A - B, where A is the model in question and B the one it is held against.
+"""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pikavae.errors import UserError
+from pikavae.evaluation.bootstrap import CONFIDENCE, Scores, bootstrap_interval
 from pikavae.evaluation.report import ImageScore, Report
+from pikavae.files import write_atomically
 
-HIGHER_IS_BETTER = {"psnr": True, "ssim": True, "mse": False}
-"""The metrics of a picture that say how near its reconstruction is."""
-CONFIDENCE = 0.95
-RESAMPLES = 9999
-BATCH_NUMBERS = 4_000_000
-"""Resampled differences that are held at once."""
+BETTER: dict[str, Literal["higher", "lower"] | float] = {
+    "psnr": "higher",
+    "psnr_foreground": "higher",
+    "ssim": "higher",
+    "ms_ssim": "higher",
+    "lpips": "lower",
+    "mse": "lower",
+    "border_mse": "lower",
+    "inside_mse": "lower",
+    "edge_error": "lower",
+    "flat_noise": "lower",
+    "colour_shift_red": 0.0,
+    "colour_shift_green": 0.0,
+    "colour_shift_blue": 0.0,
+    "high_frequency_ratio": 1.0,
+    "kl_nats": "lower",
+}
+"""The numbers of a picture that are compared where a report has them, and what is better: higher, lower, or nearer to a
+number; of the last, the distances from it are compared. Fewer nats of KL are better as they are a cost in the evidence
+lower bound (Kingma & Welling 2014): weigh them against the reconstruction."""
+
 MOST_CHANGED = 5
-
-Verdict = Literal["better", "worse", "no difference shown"]
-
-
-class Interval(NamedTuple):
-    """The mean of paired differences, and the bounds of its confidence interval where there is one."""
-
-    mean: float
-    low: float | None
-    high: float | None
 
 
 @dataclass(frozen=True)
-class MetricComparison:
-    """One metric over the pictures for which both models have it."""
+class Difference:
+    """One metric of A and B over the pictures for which both have it; or its distance from the best number.
 
-    candidate: float
-    reference: float
-    difference: Interval
-    """Candidate less reference."""
-    verdict: Verdict
+    Attributes:
+        mean_a: A's mean; None where there is no such picture, as are `mean_b` and `difference`.
+        mean_b: B's mean.
+        difference: mean of A - B.
+        interval: of `difference`, at 95 % confidence; None where `reason` says why.
+        reason: why there is no interval.
+        count: the pictures.
+        left_out_a: pictures for which A has no such number: it is not finite, or not defined for the picture.
+        left_out_b: pictures for which B has none.
+        wins: pictures at which A is better; `losses`: at which B is; `ties`: at which they are equal.
+        verdict: `better` or `worse`, of A, where the interval lies on one side of zero, else `no difference shown`.
+    """
+
+    mean_a: float | None
+    mean_b: float | None
+    difference: float | None
+    interval: tuple[float, float] | None
+    reason: str | None
+    count: int
+    left_out_a: int
+    left_out_b: int
     wins: int
     losses: int
     ties: int
-    left_out: int
-    """Pictures of which a model has no finite number."""
+    verdict: str
 
 
 @dataclass(frozen=True)
-class SliceComparison:
-    """The primary metric over a part of the pictures."""
-
-    name: str
-    num_images: int
-    difference: Interval
-    verdict: Verdict
-
-
-@dataclass(frozen=True)
-class Changed:
-    """A picture that gained or lost, by the primary metric."""
+class PictureChange:
+    """A picture, and the primary metric of both models on it."""
 
     name: str
     caption: str
-    candidate: float
-    reference: float
+    a: float
+    b: float
+    difference: float
+
+
+@dataclass(frozen=True)
+class WorstTenth:
+    """The primary metric's mean over each model's own worst tenth of the pictures, rounded up."""
+
+    count: int
+    a: float | None
+    b: float | None
+    difference: float | None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A candidate against a reference."""
+    """What `compare` found. JSON values throughout."""
 
-    primary_metric: str
-    num_images: int
     evaluation_set: str
+    num_images: int
+    image_size: int
+    primary_metric: str
     confidence: float
+    method: str
     resamples: int
-    metrics: Mapping[str, MetricComparison]
-    worst_tenth: Mapping[str, float]
-    """The primary metric's mean over each model's own worst tenth: `candidate`, `reference`."""
-    slices: Sequence[SliceComparison]
-    most_gained: Sequence[Changed]
-    most_lost: Sequence[Changed]
+    seed: int
+    metrics: Mapping[str, Difference]
+    worst_tenth: WorstTenth
+    most_lost: Sequence[PictureChange]
+    """The pictures at which A is worse by the primary metric, the largest loss first."""
+    most_won: Sequence[PictureChange]
+    """The pictures at which A is better by the primary metric, the largest gain first."""
+    slices: Mapping[str, Difference]
+    """The primary metric within parts of the set. At 95 % each, one in twenty errs by chance."""
 
-    def to_json(self) -> dict[str, Any]:
-        """The same as JSON values."""
-        tree = asdict(self)
-        for part in (*tree["metrics"].values(), *tree["slices"]):
-            part["difference"] = part["difference"]._asdict()
-        return tree
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return asdict(self)
 
-    def table(self) -> str:
-        """Aligned columns for a terminal."""
-        rows = [("", "candidate", "reference", "difference", f"{CONFIDENCE:.0%} interval", "wins", "losses", "")]
-        rows += [
-            (
-                name,
-                f"{found.candidate:.4f}",
-                f"{found.reference:.4f}",
-                f"{found.difference.mean:+.4f}",
-                _interval_text(found.difference),
-                f"{found.wins:,}",
-                f"{found.losses:,}",
-                found.verdict,
-            )
-            for name, found in self.metrics.items()
-        ]
-        rows += [
-            (
-                f"{part.name} ({part.num_images:,})",
-                "",
-                "",
-                f"{part.difference.mean:+.4f}",
-                _interval_text(part.difference),
-                "",
-                "",
-                part.verdict,
-            )
-            for part in self.slices
-        ]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            "  ".join(
-                cell.ljust(width) if place in {0, len(row) - 1} else cell.rjust(width)
-                for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in rows
-        ]
-        worst = self.worst_tenth
-        lines += [
-            "",
-            f"{self.primary_metric} of the worst tenth: {worst['candidate']:.4f} against {worst['reference']:.4f}",
-        ]
-        for title, changed in (("gained most", self.most_gained), ("lost most", self.most_lost)):
-            lines += [
-                f"{title}: {one.reference:.2f} -> {one.candidate:.2f}  {one.caption or one.name}" for one in changed
-            ]
-        return "\n".join(lines)
+    def save(self, path: Path, **about: Any) -> None:
+        """Write it as JSON to `path`, whose folder exists; `about` are JSON values that are told first."""
+        tree = {**about, **self.to_dict()}
+        write_atomically(path, json.dumps(tree, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def compare(candidate: Report, reference: Report, slices: Mapping[str, Sequence[int]] | None = None) -> Comparison:
-    """Compare two reports on the same pictures.
+def compare(
+    a: Report, b: Report, *, slices: Mapping[str, Sequence[bool]] | None = None, resamples: int = 9999, seed: int = 0
+) -> Comparison:
+    """Compare A with B picture by picture.
 
-    The interval of a mean difference is the percentile bootstrap's (Efron and Tibshirani 1993, chapter 13) over 9,999
-    resamples of the pictures, each with both models' numbers, from a fixed seed: the same reports give the same digits.
-    A metric is better or worse where its interval leaves out zero. One picture has no interval, and shows nothing.
+    The interval of a mean difference is a paired bootstrap: the pictures' differences are drawn again with replacement,
+    and the interval is bias-corrected and accelerated (BCa; Efron & Tibshirani 1993, chapter 14). It speaks of pictures
+    like these; with fewer than about twenty it is too short. Every metric draws from a generator of its own with the
+    same seed, and pictures are taken in the order of their names, so that a repetition gives the same to the last digit
+    in whatever order the pictures came.
 
     Args:
-        candidate: the report of the model in question.
-        reference: the report of the model that it is held against.
-        slices: parts of the set by name, as indices of its pictures.
+        a: the report of the model in question.
+        b: the report of the model that it is held against.
+        slices: parts of the set by name: for each of A's pictures, in the report's order, whether it belongs.
+        resamples: how many times the pictures are drawn again.
+        seed: of the draws.
 
     Raises:
-        UserError: the reports are of different pictures or protocols, or no picture has the primary metric.
+        UserError: the reports are not of the same pictures, measured by the same protocol.
     """
-    _require_alike(candidate, reference)
-    pairs = {
-        name: [
-            _finite_pair(ours, theirs, name)
-            for ours, theirs in zip(candidate.per_image, reference.per_image, strict=True)
-        ]
-        for name in HIGHER_IS_BETTER
-    }
-    metrics = {name: _metric(name, found) for name, found in pairs.items() if any(found)}
-    primary = candidate.primary_metric
-    if primary not in metrics:
-        raise UserError(f"{primary}: no picture has it from both models, so that there is nothing to compare")
-    rising = HIGHER_IS_BETTER[primary]
-    parts = []
-    for name, indices in (slices or {}).items():
-        found = [pair for i in indices if (pair := pairs[primary][i])]
-        if found:
-            difference = mean_difference([ours - theirs for ours, theirs in found])
-            parts.append(SliceComparison(name, len(found), difference, _verdict(difference, rising=rising)))
-    whole = [pair for pair in pairs[primary] if pair]
-    changed = [
-        Changed(image.name, image.caption, *pair)
-        for image, pair in zip(candidate.per_image, pairs[primary], strict=True)
-        if pair
-    ]
-    gain = 1.0 if rising else -1.0
-    ranked = sorted(changed, key=lambda one: (-gain * (one.candidate - one.reference), one.name))
+    _refuse_unlike(a, b)
+    order_a, order_b = _by_name(a.per_image), _by_name(b.per_image)
+    of_a, of_b = [a.per_image[i] for i in order_a], [b.per_image[i] for i in order_b]
+
+    def difference(name: str, mask: NDArray[np.bool_]) -> Difference:
+        return _difference(
+            _column(of_a, name)[mask],
+            _column(of_b, name)[mask],
+            BETTER[name] == "higher",
+            resamples=resamples,
+            seed=seed,
+        )
+
+    primary, everything = a.primary_metric, np.ones(len(of_a), dtype=bool)
+    changes = _changes(of_a, of_b, primary)
+    gain = _gain(primary)
     return Comparison(
+        evaluation_set=a.evaluation_set,
+        num_images=a.num_images,
+        image_size=a.image_size,
         primary_metric=primary,
-        num_images=candidate.num_images,
-        evaluation_set=candidate.evaluation_set,
         confidence=CONFIDENCE,
-        resamples=RESAMPLES,
-        metrics=metrics,
-        worst_tenth={
-            name: _worst_tenth([pair[place] for pair in whole], rising=rising)
-            for place, name in enumerate(("candidate", "reference"))
+        method="paired bootstrap over pictures, BCa (Efron & Tibshirani 1993)",
+        resamples=resamples,
+        seed=seed,
+        metrics={name: difference(name, everything) for name in compared_metrics()},
+        worst_tenth=_worst_tenth(changes, primary),
+        most_lost=[change for change in sorted(changes, key=gain) if gain(change) < 0][:MOST_CHANGED],
+        most_won=[change for change in sorted(changes, key=lambda c: -gain(c)) if gain(change) > 0][:MOST_CHANGED],
+        slices={
+            name: difference(primary, np.asarray(mask, dtype=bool)[order_a]) for name, mask in (slices or {}).items()
         },
-        slices=parts,
-        most_gained=[one for one in ranked[:MOST_CHANGED] if gain * (one.candidate - one.reference) > 0],
-        most_lost=[one for one in ranked[::-1][:MOST_CHANGED] if gain * (one.candidate - one.reference) < 0],
     )
 
 
-def mean_difference(differences: Sequence[float]) -> Interval:
-    """The mean of paired differences and its bootstrap interval, as `compare` describes it; at least one is needed."""
-    values = np.asarray(differences, dtype=np.float64)
-    if len(values) == 1:
-        return Interval(values.item(), None, None)
-    from scipy.stats import bootstrap
-
-    found = bootstrap(
-        (values,),
-        np.mean,
-        n_resamples=RESAMPLES,
-        batch=max(1, BATCH_NUMBERS // len(values)),
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        random_state=np.random.default_rng(0),
-    ).confidence_interval
-    return Interval(values.mean().item(), float(found.low), float(found.high))
+def compared_metrics() -> list[str]:
+    """The numbers of a picture that `compare` compares, in the report's order."""
+    return [field.name for field in fields(ImageScore) if field.name in BETTER]
 
 
-def _require_alike(candidate: Report, reference: Report) -> None:
-    for what, ours, theirs in (
-        ("the evaluation set", candidate.evaluation_set, reference.evaluation_set),
-        ("the names of the pictures", _names(candidate), _names(reference)),
-        ("the primary metric", candidate.primary_metric, reference.primary_metric),
-        *(
-            (f"protocol: {name}", candidate.protocol.get(name), reference.protocol.get(name))
-            for name in sorted({*candidate.protocol, *reference.protocol})
-        ),
-    ):
+def _refuse_unlike(a: Report, b: Report) -> None:
+    for name in ("evaluation_set", "image_size"):
+        ours, theirs = getattr(a, name), getattr(b, name)
         if ours != theirs:
-            shown = "" if isinstance(ours, list) else f" ({ours} and {theirs})"
-            raise UserError(f"two reports that differ in {what}{shown} cannot be compared; evaluate both models anew")
+            raise UserError(
+                f"{name} {ours!r} of one report and {theirs!r} of the other: evaluate both models on the same pictures"
+            )
+    for name in sorted({*a.protocol, *b.protocol}):
+        ours, theirs = a.protocol.get(name), b.protocol.get(name)
+        if ours != theirs:
+            raise UserError(
+                f"protocol.{name} {ours!r} of one report and {theirs!r} of the other: evaluate both models again, "
+                f"with the same settings on the same kind of device"
+            )
+    ours, theirs = sorted(score.name for score in a.per_image), sorted(score.name for score in b.per_image)
+    if ours != theirs:
+        odd = sorted({*ours} ^ {*theirs}) or [name for name in ours if ours.count(name) != theirs.count(name)]
+        raise UserError(
+            f"per_image: picture {odd[0]!r} is not equally in both reports: evaluate both models on the same pictures"
+        )
 
 
-def _names(report: Report) -> list[str]:
-    return [image.name for image in report.per_image]
+def _by_name(scores: Sequence[ImageScore]) -> list[int]:
+    """Indices in the order of the names; those of one name keep theirs."""
+    return sorted(range(len(scores)), key=lambda i: scores[i].name)
 
 
-def _finite_pair(ours: ImageScore, theirs: ImageScore, metric: str) -> tuple[float, float] | None:
-    pair = getattr(ours, metric), getattr(theirs, metric)
-    return None if None in pair else pair
+def _column(scores: Sequence[ImageScore], name: str) -> Scores:
+    """(N,) float64, distances where the best is a number; NaN where the picture has no such number."""
+    values = [getattr(score, name) for score in scores]
+    column = np.array([math.nan if value is None else value for value in values], dtype=np.float64)
+    best = BETTER[name]
+    return np.abs(column - best) if isinstance(best, float) else column
 
 
-def _metric(name: str, pairs: Sequence[tuple[float, float] | None]) -> MetricComparison:
-    found = [pair for pair in pairs if pair]
-    candidate, reference = np.asarray(found, dtype=np.float64).T
-    differences = candidate - reference
-    interval = mean_difference(differences.tolist())
-    gains = differences if HIGHER_IS_BETTER[name] else -differences
-    return MetricComparison(
-        candidate=candidate.mean().item(),
-        reference=reference.mean().item(),
-        difference=interval,
-        verdict=_verdict(interval, rising=HIGHER_IS_BETTER[name]),
+def _difference(a: Scores, b: Scores, higher_is_better: bool, *, resamples: int, seed: int) -> Difference:
+    """Of scores (N,) that are NaN where there are none."""
+    left_out_a, left_out_b = int(np.isnan(a).sum()), int(np.isnan(b).sum())
+    both = ~(np.isnan(a) | np.isnan(b))
+    a, b = a[both], b[both]
+    differences, count = a - b, len(a)
+    gains = differences if higher_is_better else -differences
+    interval, reason = None, None
+    if count == 0:
+        reason = "no picture for which both models have the number"
+    elif count == 1:
+        reason = "one picture tells nothing of how others differ"
+    else:
+        interval = bootstrap_interval(differences, resamples=resamples, seed=seed)
+    return Difference(
+        mean_a=float(a.mean()) if count else None,
+        mean_b=float(b.mean()) if count else None,
+        difference=float(differences.mean()) if count else None,
+        interval=interval,
+        reason=reason,
+        count=count,
+        left_out_a=left_out_a,
+        left_out_b=left_out_b,
         wins=int((gains > 0).sum()),
         losses=int((gains < 0).sum()),
         ties=int((gains == 0).sum()),
-        left_out=len(pairs) - len(found),
+        verdict=_verdict(interval, higher_is_better),
     )
 
 
-def _verdict(difference: Interval, *, rising: bool) -> Verdict:
-    if difference.low is None or difference.high is None or difference.low <= 0.0 <= difference.high:
+def _verdict(interval: tuple[float, float] | None, higher_is_better: bool) -> str:
+    if interval is None or interval[0] <= 0.0 <= interval[1]:
         return "no difference shown"
-    return "better" if (difference.low > 0) == rising else "worse"
+    return "better" if (interval[0] > 0.0) == higher_is_better else "worse"
 
 
-def _worst_tenth(values: Sequence[float], *, rising: bool) -> float:
-    ranked = sorted(values, reverse=not rising)
-    return float(np.mean(ranked[: math.ceil(len(ranked) / 10)]))
+def _gain(metric: str) -> Callable[[PictureChange], float]:
+    """By how much A is better at a picture."""
+    sign = 1.0 if BETTER[metric] == "higher" else -1.0
+    return lambda change: sign * change.difference
 
 
-def _interval_text(difference: Interval) -> str:
-    if difference.low is None or difference.high is None:
-        return "one picture"
-    return f"[{difference.low:+.4f}, {difference.high:+.4f}]"
+def _changes(of_a: Sequence[ImageScore], of_b: Sequence[ImageScore], metric: str) -> list[PictureChange]:
+    """Of the pictures for which both have the number."""
+    pairs = [(score, getattr(score, metric), getattr(other, metric)) for score, other in zip(of_a, of_b, strict=True)]
+    return [
+        PictureChange(score.name, score.caption, a, b, a - b)
+        for score, a, b in pairs
+        if a is not None and b is not None
+    ]
+
+
+def _worst_tenth(changes: Sequence[PictureChange], metric: str) -> WorstTenth:
+    count = math.ceil(len(changes) / 10)
+    if not count:
+        return WorstTenth(0, None, None, None)
+    high = BETTER[metric] == "higher"
+    a = float(np.mean(sorted((change.a for change in changes), reverse=not high)[:count]))
+    b = float(np.mean(sorted((change.b for change in changes), reverse=not high)[:count]))
+    return WorstTenth(count, a, b, a - b)

@@ -1,42 +1,75 @@
-"""One model held against another."""
+"""Two models measured on the same frozen pictures and compared picture by picture."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pikavae.config import Config
 from pikavae.evaluation.comparison import Comparison, compare
+from pikavae.evaluation.comparison_table import comparison_table
 from pikavae.evaluation.slices import slices_of
-from pikavae.files import write_atomically
-from pikavae.home import home
-from pikavae.operations.models import evaluate_model
-from pikavae.operations.pipeline import prepare
+from pikavae.operations.models import evaluate_on, find_model
+from pikavae.operations.pipeline import prepare, use_threads
 from pikavae.operations.results import Evaluated
 
 
 @dataclass(frozen=True)
 class Compared:
-    """Both reports, the comparison, and the JSON file that holds it."""
+    """Two models' evaluations and what their comparison found.
 
-    candidate: Evaluated
-    reference: Evaluated
+    Attributes:
+        model: what the user calls model A, and `against` model B.
+        evaluated: A's evaluation, and `other` B's.
+        comparison: of A with B.
+        file: the comparison as JSON, beside A's report.
+    """
+
+    model: str
+    against: str
+    evaluated: Evaluated
+    other: Evaluated
     comparison: Comparison
-    path: Path
+    file: Path
+
+    def summary(self) -> dict[str, Any]:
+        """What `pikavae evaluate --against --json` adds to the keys of an evaluation."""
+        return {
+            "comparison": {**self.comparison.to_dict(), "file": str(self.file)},
+            "against": {
+                "model": self.against,
+                "metrics": dict(self.other.report.metrics),
+                "report": str(self.other.folder),
+            },
+        }
+
+    def table(self) -> str:
+        """The comparison in lines for a terminal."""
+        return comparison_table(self.comparison, self.model, self.against)
 
 
 def compare_models(model: str, against: str, config: Config) -> Compared:
-    """Measure two models on the validation pictures of the configured data, by one protocol, and compare them.
+    """Measure two models on the validation pictures of the configured data, and compare them.
+
+    Evaluations that were done before are found again. The comparison is written beside A's report as
+    `comparison-KEY.json`, where KEY is that of B's evaluation; a repetition writes the same bytes.
+
+    Args:
+        model: model A, as `find_model` takes it.
+        against: model B, likewise.
+        config: the data and how to measure, for both.
 
     Raises:
-        UserError: a model is not there, or its downsampling factor does not divide the pictures' size.
+        UserError: there is no such model, or it does not fit the pictures' size.
     """
-    candidate, reference = (evaluate_model(name, config) for name in (model, against))
+    snapshots = [find_model(one, config.registry.model_name) for one in (model, against)]
+    use_threads(config)
     pictures = prepare(config).pictures.validation
-    found = compare(candidate.report, reference.report, slices_of(pictures, config.evaluation.batch_size))
-    path = home() / "comparisons" / f"{candidate.folder.name}-{reference.folder.name}.json"
-    path.parent.mkdir(exist_ok=True)
-    tree = {"candidate": model, "reference": against, **found.to_json()}
-    write_atomically(path, json.dumps(tree, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-    return Compared(candidate, reference, found, path)
+    evaluated, other = (evaluate_on(pictures, snapshot, config) for snapshot in snapshots)
+    slices = slices_of(pictures, config.evaluation.batch_size)
+    comparison = compare(evaluated.report, other.report, slices=slices)
+    file = evaluated.folder / f"comparison-{other.folder.name}.json"
+    models = {name: one.report.provenance["model"] for name, one in (("a", evaluated), ("b", other))}
+    comparison.save(file, models=models)
+    return Compared(model, against, evaluated, other, comparison, file)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pikavae import runs, stages
 from pikavae.config import Config, RegistryConfig, load_config
+from pikavae.data.dataset import PictureSet
 from pikavae.errors import UserError
 from pikavae.evaluation.report import Report
 from pikavae.files import write_atomically
@@ -67,14 +68,15 @@ def evaluate_model(model: str, config: Config) -> Evaluated:
     """Measure any model on the validation pictures of the configured data; found again when it was done before."""
     snapshot = find_model(model, config.registry.model_name)
     use_threads(config)
-    prepared = prepare(config)
+    return evaluate_on(prepare(config).pictures.validation, snapshot, config)
+
+
+def evaluate_on(pictures: PictureSet, snapshot: Path, config: Config) -> Evaluated:
+    """Measure a snapshot on these pictures; found again when it was done before."""
     inputs = stages.evaluate_inputs(
-        config,
-        run_id=None,
-        model=runs.snapshot_digest(snapshot),
-        evaluation_set=prepared.pictures.validation.digest,
+        config, run_id=None, model=runs.snapshot_digest(snapshot), evaluation_set=pictures.digest
     )
-    return evaluate_snapshot(config, prepared.pictures.validation, snapshot, inputs)
+    return evaluate_snapshot(config, pictures, snapshot, inputs)
 
 
 def register_model(model: str, config: Config) -> Registered:

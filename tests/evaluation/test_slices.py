@@ -1,40 +1,91 @@
+"""Parts of a set, by pixels that are counted here one by one and by captions."""
+
+from collections import Counter
+
+import numpy as np
 import pytest
 import torch
 
-from pikavae.evaluation.slices import is_dark, is_flat, slices_of
-from tests.evaluation.test_evaluate import Pictures, pictures
+from pikavae.data.words import words_of
+from pikavae.evaluation.slices import caption_words, is_dark, is_flat, slices_of
+from tests.pictures import picture_set
 
 
-def plain(*colour, side=8):
-    return torch.tensor(colour, dtype=torch.uint8)[:, None, None].expand(3, side, side).clone()
+def noise(count, height=6, width=5, high=256):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, high, (count, 3, height, width), dtype=torch.uint8, generator=generator)
+
+
+def test_dark_pictures_are_those_of_a_low_mean_luma():
+    grey = torch.tensor([63, 64], dtype=torch.uint8)[:, None, None, None].expand(2, 3, 4, 7)
+    assert is_dark(grey).tolist() == [True, False]
+    pure = torch.zeros(3, 3, 2, 2, dtype=torch.uint8)
+    for colour in range(3):
+        pure[colour, colour] = 255
+    assert is_dark(pure).tolist() == [False, False, True]  # lumas of 76.2, 149.7 and 29.1
+    many = noise(200, high=140)
+    luma = many.double().mean(dim=(2, 3)) @ torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)
+    assert 0 < (luma < 64).sum() < 200
+    assert is_dark(many).tolist() == (luma < 64).tolist()
+
+
+def test_flat_pictures_are_those_that_one_colour_fills_by_more_than_half():
+    pictures = torch.cat([noise(300, 3, 3, high=2), noise(1)[:, :, :3, :3]])
+    counted = [Counter(map(tuple, one.flatten(1).T.tolist())).most_common(1)[0][1] for one in pictures]
+    expected = [most * 2 > 9 for most in counted]
+    assert {True, False} == {*expected}
+    assert is_flat(pictures).tolist() == expected
+    halves = torch.zeros(1, 3, 2, 2, dtype=torch.uint8)
+    halves[0, :, 0] = 9
+    assert is_flat(halves).tolist() == [False]
 
 
 @pytest.mark.parametrize(
-    ("colour", "dark"),
-    [((0, 0, 0), True), ((63, 63, 63), True), ((64, 64, 64), False), ((0, 0, 255), True), ((255, 0, 0), False)],
+    ("caption", "words"),
+    [
+        ("A cat on the mat, and a CAT!", {"cat", "mat"}),
+        ("a light-bellied king's-fish, no. 12", {"light-bellied", "king's-fish"}),
+        ("", set()),
+        ("in the of 3 4_5", set()),
+        ("Größe über кот 猫", {"größe", "über", "кот", "猫"}),
+    ],
 )
-def test_dark_is_under_a_quarter_of_whites_luma(colour, dark):
-    assert is_dark(plain(*colour)[None]).tolist() == [dark]
+def test_words_say_what_a_picture_shows(caption, words):
+    assert words_of(caption) == {word.casefold() for word in words}
 
 
-def test_flat_is_over_half_of_one_colour():
-    half = plain(9, 8, 7)
-    half[:, :4] = torch.arange(96, dtype=torch.uint8).reshape(3, 4, 8)
-    more = half.clone()
-    more[:, 3, 7] = torch.tensor([9, 8, 7], dtype=torch.uint8)
-    noise = torch.arange(192, dtype=torch.uint8).reshape(3, 8, 8)
-    assert is_flat(torch.stack([half, more, noise, plain(0, 0, 0)])).tolist() == [False, True, False, True]
+def test_words_make_a_slice_where_they_are_frequent_but_not_everywhere():
+    captions = ["the sprite of a cat cat"] * 6 + ["the sprite of a dog"] * 5 + ["the sprite of a bird"] * 4
+    assert caption_words(captions) == ["cat", "dog"]
+    many = [*(["a cat"] * 9), *(["a dog"] * 10), *(["nothing"] * 181)]
+    assert caption_words(many) == ["nothing", "dog"]
+    assert len(caption_words([f"{'ab'[i % 2]}{chr(97 + j)}" for j in range(20) for i in range(10)])) <= 12
+    assert caption_words([]) == []
 
 
-def test_parts_have_five_pictures_and_not_all(monkeypatch):
-    given = pictures(10)
-    given.content[:5] = 0
-    captions = [f"red {'cat' if i % 2 else 'dog'} {'bird' if i < 4 else ''}" for i in range(10)]
-    monkeypatch.setattr(Pictures, "captions", property(lambda _: captions))
-    parts = slices_of(given, 3)
-    assert parts == {
-        "dark": [0, 1, 2, 3, 4],
-        "flat": [0, 1, 2, 3, 4],
-        "caption: cat": [1, 3, 5, 7, 9],
-        "caption: dog": [0, 2, 4, 6, 8],
-    }  # `red` is everywhere, `bird` in four
+def test_the_slices_of_a_set_are_in_its_order(tmp_path):
+    bright, dark = (torch.full((8, 12, 3), value, dtype=torch.uint8) for value in (200, 10))
+    varied = (torch.arange(8 * 12 * 3).reshape(8, 12, 3) % 251).to(torch.uint8)
+    tall = varied.transpose(0, 1)
+    pictures = [bright, varied, tall, dark, tall, dark, bright] * 3
+    captions = ["red hat", "red hat", "hat", "red hat", "red hat", "red hat", ""] * 3
+    given = picture_set(tmp_path, [one.numpy() for one in pictures], captions=captions, image_size=8)
+    expected = {
+        "dark": [3, 5],
+        "flat": [0, 3, 5, 6],
+        "size 12x8": [0, 1, 3, 5, 6],
+        "size 8x12": [2, 4],
+        "caption: hat": [0, 1, 2, 3, 4, 5],
+        "caption: red": [0, 1, 3, 4, 5],
+    }
+    for size in (1, 2, 16):
+        found = slices_of(given, size)
+        assert {name: [i for i, one in enumerate(mask[:7]) if one] for name, mask in found.items()} == expected
+        assert all(mask[:7] * 3 == mask for mask in found.values())
+
+
+@pytest.mark.parametrize(("count", "expected"), [(0, {}), (4, {}), (5, {"flat": 5})])
+def test_a_slice_has_at_least_five_pictures(tmp_path, count, expected):
+    varied = (torch.arange(8 * 8 * 3).reshape(8, 8, 3) % 251).to(torch.uint8).numpy()
+    found = slices_of(picture_set(tmp_path, [np.full_like(varied, 200)] * count + [varied] * 6), 4)
+    assert {name: sum(mask) for name, mask in found.items()} == expected

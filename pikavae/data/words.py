@@ -1,0 +1,31 @@
+"""The words of captions that say what a picture shows."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+
+WORD = re.compile(r"[^\W\d_]+(?:['\u2019-][^\W\d_]+)*")
+"""Letters of any script, with apostrophes and hyphens inside."""
+STOP_WORDS = frozenset(
+    re.findall(
+        r"\w+",
+        """a about after all an and another any are around as at be been being both but by can did do does down each for
+        from had has have he her his i in inside into is it its itself near next no not of off on one onto or other our
+        out outside over own she so some such than that the their them then there these they this those through to too
+        two under up very was we were what when where which while who whose with within without you your""",
+    )
+)
+"""English words that say nothing of what a picture shows."""
+
+
+def words_of(caption: str) -> set[str]:
+    """The words of a caption that say what the picture shows, casefolded."""
+    return {*WORD.findall(caption.casefold())} - STOP_WORDS
+
+
+def count_words(captions: Iterable[str]) -> list[tuple[str, int]]:
+    """Words and the number of captions that have them, the most frequent first and then by the alphabet."""
+    counts = Counter(word for caption in captions for word in words_of(caption))
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))

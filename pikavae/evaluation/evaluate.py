@@ -15,8 +15,9 @@ from torch import Tensor
 from pikavae.config import EvaluationConfig
 from pikavae.errors import UserError
 from pikavae.evaluation import baselines
+from pikavae.evaluation.appearance import appearance, appearance_protocol
 from pikavae.evaluation.latents import LatentStatistics
-from pikavae.evaluation.metrics import mse, psnr, psnr_of_mse, ssim
+from pikavae.evaluation.metrics import MS_SSIM_SMALLEST_SIDE, ms_ssim, mse, psnr, psnr_of_mse, ssim
 from pikavae.evaluation.panels import ERROR_GAIN, error_images, panel
 from pikavae.evaluation.protocol import protocol
 from pikavae.evaluation.report import ImageScore, Report
@@ -24,6 +25,16 @@ from pikavae.model.autoencoder import AutoencoderKL, DiagonalGaussian
 
 FRAME = 0.85
 """What surrounds pictures of other shapes in a panel, in [-1, 1]: a light grey."""
+LACKING = {
+    "ms_ssim": f"has sides of {MS_SSIM_SMALLEST_SIDE} px or more, which its five scales need",
+    "psnr_foreground": "has more than a background of one colour",
+    "flat_noise": "has a flat region",
+    "high_frequency_ratio": "has high frequencies",
+    "edge_error": "has edges",
+    "border_mse": "is larger than its border",
+    "inside_mse": "is larger than its border",
+}
+"""What a picture must have to be measured: no picture ..."""
 
 
 class EvaluationPictures(Protocol):
@@ -84,11 +95,13 @@ def evaluate(
     model.to(device, torch.float32)
     with torch.inference_mode(), exact_float32():
         measured = _measure(model, pictures, config, device)
-    _draw_panels(measured.shown, pictures, measured.own, out)
-    metrics, reasons = _overall(measured, pictures.names)
+    _draw_panels(measured.shown, pictures, measured.own["psnr"], out)
+    metrics, reasons, counts = _overall(measured, pictures.names)
+    factor = model.config.downsampling_factor
     report = Report(
         metrics=metrics,
         reasons=reasons,
+        counts=counts,
         baselines={
             "bicubic": dict(zip(("psnr", "ssim"), measured.bicubic.mean(dim=0).tolist(), strict=True)),
             "constant": dict(zip(("psnr", "ssim"), measured.constant.mean(dim=0).tolist(), strict=True)),
@@ -97,13 +110,21 @@ def evaluate(
         latents={
             "channel_means": [_finite(value) for value in measured.latents.channel_means.tolist()],
             "channel_stds": [_finite(value) for value in measured.latents.channel_stds.tolist()],
+            "unit_variances": [_finite(value) for value in measured.latents.unit_variances.tolist()],
             "non_finite_fraction": measured.latents.non_finite_fraction,
         },
-        protocol=protocol(image_size=pictures.image_size, batch_size=config.batch_size, device_type=device.type),
+        protocol={
+            **protocol(image_size=pictures.image_size, batch_size=config.batch_size, device_type=device.type),
+            "psnr_pooled": "of the mean MSE over pictures",
+            "ms_ssim": "Wang et al. 2003 by torchmetrics, in float32, on [0, 1]; negative contrasts count as 0",
+            "active_units": "channels whose variance over pictures, mean over positions, is over 0.01",
+            "shift_factor": "mean of the latent; what a diffusion model gets is (latent - shift) * scaling",
+            **appearance_protocol(factor),
+        },
         num_images=len(pictures),
         image_size=pictures.image_size,
         evaluation_set=pictures.digest,
-        downsampling_factor=model.config.downsampling_factor,
+        downsampling_factor=factor,
         primary_metric=config.primary_metric,
         provenance=dict(provenance),
         per_image=_per_image(measured, pictures),
@@ -143,7 +164,7 @@ class _Measured:
     """What one pass over the pictures gathers, in their order. NaN is where a number is not finite.
 
     Attributes:
-        own: (N, 4) float64, the model's PSNR, SSIM, MSE and KL.
+        own: the model's numbers by their names in `ImageScore`, (N,) float64 each.
         bicubic: (N, 2) float64, PSNR and SSIM.
         constant: (N, 2) float64, PSNR and SSIM.
         latents: statistics of the posteriors.
@@ -151,7 +172,7 @@ class _Measured:
         shown: the reconstructions for the panels.
     """
 
-    own: Tensor
+    own: dict[str, Tensor]
     bicubic: Tensor
     constant: Tensor
     latents: LatentStatistics
@@ -166,7 +187,8 @@ def _measure(
     batches = list(pictures.batches(config.batch_size))
     colour = baselines.mean_colour(pictures.pixels(indices) for indices in batches)
     latents = LatentStatistics(model.config.latent_channels)
-    own, bicubic, constant, not_finite, count = [], [], [], 0, 0
+    own: dict[str, list[Tensor]] = {}
+    bicubic, constant, not_finite, count = [], [], 0, 0
     shown = _Shown(config.panel_images)
     for indices in batches:
         images = _images(pictures, indices)
@@ -176,17 +198,18 @@ def _measure(
         images = images.to(device)
         reconstructions, posterior = _reconstruct(model, images)
         kl = latents.update(posterior)
-        error = mse(reconstructions, images)
-        scores = psnr_of_mse(error)
-        shown.add(indices, reconstructions, scores)
-        own.append(torch.stack([scores, ssim(reconstructions, images), error, kl.to(error.device)], dim=1))
+        scores = {**_scores(reconstructions, images, model.config.downsampling_factor), "kl_nats": kl}
+        for name, values in scores.items():
+            own.setdefault(name, []).append(values.cpu())
+        shown.add(indices, reconstructions, scores["psnr"])
         bicubic.append(_psnr_and_ssim(small, images))
         constant.append(_psnr_and_ssim(flat, images))
         not_finite += int((~reconstructions.isfinite()).sum())
         count += reconstructions.numel()
     share = not_finite / count
     in_order = torch.tensor([index for indices in batches for index in indices]).argsort()
-    own_scores, small_scores, flat_scores = (torch.cat(parts).cpu()[in_order] for parts in (own, bicubic, constant))
+    own_scores = {name: torch.cat(parts)[in_order] for name, parts in own.items()}
+    small_scores, flat_scores = (torch.cat(parts)[in_order] for parts in (bicubic, constant))
     return _Measured(own_scores, small_scores, flat_scores, latents, share, shown)
 
 
@@ -200,6 +223,18 @@ def _reconstruct(model: AutoencoderKL, images: Tensor) -> tuple[Tensor, Diagonal
     return model.decode(posterior.mode()), posterior
 
 
+def _scores(reconstructions: Tensor, images: Tensor, factor: int) -> dict[str, Tensor]:
+    """The numbers of each picture by their names in `ImageScore`, (B,) float64 each."""
+    error = mse(reconstructions, images)
+    return {
+        "psnr": psnr_of_mse(error),
+        "ssim": ssim(reconstructions, images),
+        "mse": error,
+        "ms_ssim": ms_ssim(reconstructions, images),
+        **appearance(reconstructions, images, factor=factor),
+    }
+
+
 def _psnr_and_ssim(reconstructions: Tensor, images: Tensor) -> Tensor:
     """(B, 2) float64, on the CPU."""
     return torch.stack([psnr(reconstructions, images), ssim(reconstructions, images)], dim=1).cpu()
@@ -210,15 +245,25 @@ def _worst_first(scores: Tensor) -> Tensor:
     return scores.nan_to_num(nan=-math.inf).argsort(stable=True)
 
 
-def _overall(measured: _Measured, names: Sequence[str]) -> tuple[dict[str, float | None], dict[str, str]]:
-    """The metrics over all pictures, and why those are None that are."""
-    scores, latents = measured.own[:, 0], measured.latents
+def _overall(
+    measured: _Measured, names: Sequence[str]
+) -> tuple[dict[str, float | None], dict[str, str], dict[str, int]]:
+    """The metrics over all pictures, why those are None that are, and over how many pictures partial means are."""
+    scores, latents = measured.own["psnr"], measured.latents
     worst_tenth = _worst_first(scores)[: math.ceil(len(scores) / 10)]
-    means = measured.own.mean(dim=0).tolist()
+    finite = scores.isfinite()
+    means, counts, undefined = {}, {}, {}
+    for name, values in measured.own.items():
+        # A picture that lacks what is measured is left out; one that the model broke takes the mean away.
+        defined = values[~(finite & values.isnan())]
+        means[name] = defined.mean().item()
+        if len(defined) == 0:
+            undefined[name] = f"no picture {LACKING[name]}"
+        elif len(defined) < len(values) and finite.all():
+            counts[name] = len(defined)
     of_pictures = {
-        "psnr": means[0],
-        "ssim": means[1],
-        "mse": means[2],
+        **{name: mean for name, mean in means.items() if name != "kl_nats"},
+        "psnr_pooled": psnr_of_mse(measured.own["mse"].mean()).item(),
         "psnr_min": scores.min().item(),
         "psnr_worst_tenth": scores[worst_tenth].mean().item(),
     }
@@ -228,15 +273,20 @@ def _overall(measured: _Measured, names: Sequence[str]) -> tuple[dict[str, float
         "latent_mean": latents.mean,
         "latent_std": latents.std,
         "scaling_factor": latents.scaling_factor,
+        "shift_factor": latents.shift_factor,
+        "active_units": latents.active_units,
     }
     reasons = {
         **_reasons(of_pictures, "the reconstruction", scores, names),
-        **_reasons(of_latents, "the posterior", measured.own[:, 3], names),
+        **_reasons(of_latents, "the posterior", measured.own["kl_nats"], names),
+        **undefined,
     }
     if latents.std == 0.0:
         reasons["scaling_factor"] = "all latents are equal, so that their deviation is zero"
+    if math.isnan(latents.active_units):
+        reasons.setdefault("active_units", "no two pictures are of one size, so that no variance over them is known")
     metrics = {name: _finite(value) for name, value in (of_pictures | of_latents).items()}
-    return {**metrics, "non_finite_fraction": measured.non_finite_fraction}, reasons
+    return {**metrics, "non_finite_fraction": measured.non_finite_fraction}, reasons, counts
 
 
 def _reasons(values: Mapping[str, float], what: str, scores: Tensor, names: Sequence[str]) -> dict[str, str]:
@@ -250,10 +300,11 @@ def _reasons(values: Mapping[str, float], what: str, scores: Tensor, names: Sequ
 
 
 def _per_image(measured: _Measured, pictures: EvaluationPictures) -> list[ImageScore]:
-    columns = torch.cat([measured.own, measured.bicubic[:, :1]], dim=1).tolist()
+    columns = {**measured.own, "bicubic_psnr": measured.bicubic[:, 0]}
+    rows = zip(*(values.tolist() for values in columns.values()), strict=True)
     return [
-        ImageScore(name, caption, *(_finite(value) for value in values))
-        for name, caption, values in zip(pictures.names, pictures.captions, columns, strict=True)
+        ImageScore(name, caption, **{key: _finite(value) for key, value in zip(columns, values, strict=True)})
+        for name, caption, values in zip(pictures.names, pictures.captions, rows, strict=True)
     ]
 
 
@@ -296,7 +347,7 @@ class _Shown:
         return sorted(self.scores, key=lambda i: (self.scores[i], i))[: self.limit]
 
 
-def _draw_panels(shown: _Shown, pictures: EvaluationPictures, own: Tensor, out: Path) -> None:
+def _draw_panels(shown: _Shown, pictures: EvaluationPictures, scores: Tensor, out: Path) -> None:
     """Write `panel.png` and `worst.png`."""
     for name, indices in (("panel.png", shown.first()), ("worst.png", shown.worst())):
         originals = _framed([_images(pictures, [i])[0] for i in indices])
@@ -306,5 +357,5 @@ def _draw_panels(shown: _Shown, pictures: EvaluationPictures, own: Tensor, out: 
             ("reconstruction", reconstructions),
             (f"error x {ERROR_GAIN:g}", error_images(reconstructions, originals)),
         ]
-        captions = [[pictures.captions[i] or pictures.names[i], f"{own[i, 0]:.2f} dB"] for i in indices]
+        captions = [[pictures.captions[i] or pictures.names[i], f"{scores[i]:.2f} dB"] for i in indices]
         panel(rows, captions).save(out / name, format="PNG")

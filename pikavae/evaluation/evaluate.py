@@ -17,7 +17,8 @@ from pikavae.errors import UserError
 from pikavae.evaluation import baselines
 from pikavae.evaluation.appearance import appearance, appearance_protocol
 from pikavae.evaluation.latents import LatentStatistics
-from pikavae.evaluation.metrics import MS_SSIM_SMALLEST_SIDE, ms_ssim, mse, psnr, psnr_of_mse, ssim
+from pikavae.evaluation.metrics import ms_ssim, mse, psnr, psnr_of_mse, ssim
+from pikavae.evaluation.overall import overall
 from pikavae.evaluation.panels import ERROR_GAIN, error_images, panel
 from pikavae.evaluation.protocol import protocol
 from pikavae.evaluation.report import ImageScore, Report
@@ -25,16 +26,6 @@ from pikavae.model.autoencoder import AutoencoderKL, DiagonalGaussian
 
 FRAME = 0.85
 """What surrounds pictures of other shapes in a panel, in [-1, 1]: a light grey."""
-LACKING = {
-    "ms_ssim": f"has sides of {MS_SSIM_SMALLEST_SIDE} px or more, which its five scales need",
-    "psnr_foreground": "has more than a background of one colour",
-    "flat_noise": "has a flat region",
-    "high_frequency_ratio": "has high frequencies",
-    "edge_error": "has edges",
-    "border_mse": "is larger than its border",
-    "inside_mse": "is larger than its border",
-}
-"""What a picture must have to be measured: no picture ..."""
 
 
 class EvaluationPictures(Protocol):
@@ -96,12 +87,12 @@ def evaluate(
     with torch.inference_mode(), exact_float32():
         measured = _measure(model, pictures, config, device)
     _draw_panels(measured.shown, pictures, measured.own["psnr"], out)
-    metrics, reasons, counts = _overall(measured, pictures.names)
+    found = overall(measured.own, measured.kl, measured.latents, pictures=pictures.names)
     factor = model.config.downsampling_factor
     report = Report(
-        metrics=metrics,
-        reasons=reasons,
-        counts=counts,
+        metrics={**found.metrics, "non_finite_fraction": measured.non_finite_fraction},
+        reasons=found.reasons,
+        counts=found.counts,
         baselines={
             "bicubic": dict(zip(("psnr", "ssim"), measured.bicubic.mean(dim=0).tolist(), strict=True)),
             "constant": dict(zip(("psnr", "ssim"), measured.constant.mean(dim=0).tolist(), strict=True)),
@@ -164,7 +155,8 @@ class _Measured:
     """What one pass over the pictures gathers, in their order. NaN is where a number is not finite.
 
     Attributes:
-        own: the model's numbers by their names in `ImageScore`, (N,) float64 each.
+        own: the numbers of the model's reconstructions by their names in `ImageScore`, (N,) float64 each.
+        kl: (N,) float64, of the posteriors, in nats.
         bicubic: (N, 2) float64, PSNR and SSIM.
         constant: (N, 2) float64, PSNR and SSIM.
         latents: statistics of the posteriors.
@@ -173,6 +165,7 @@ class _Measured:
     """
 
     own: dict[str, Tensor]
+    kl: Tensor
     bicubic: Tensor
     constant: Tensor
     latents: LatentStatistics
@@ -187,8 +180,7 @@ def _measure(
     batches = list(pictures.batches(config.batch_size))
     colour = baselines.mean_colour(pictures.pixels(indices) for indices in batches)
     latents = LatentStatistics(model.config.latent_channels)
-    own: dict[str, list[Tensor]] = {}
-    bicubic, constant, not_finite, count = [], [], 0, 0
+    own, kl, bicubic, constant, not_finite, count = [], [], [], [], 0, 0
     shown = _Shown(config.panel_images)
     for indices in batches:
         images = _images(pictures, indices)
@@ -197,10 +189,9 @@ def _measure(
         flat = baselines.constant(images, colour).to(device)
         images = images.to(device)
         reconstructions, posterior = _reconstruct(model, images)
-        kl = latents.update(posterior)
-        scores = {**_scores(reconstructions, images, model.config.downsampling_factor), "kl_nats": kl}
-        for name, values in scores.items():
-            own.setdefault(name, []).append(values.cpu())
+        scores = _scores(reconstructions, images, model.config.downsampling_factor)
+        own.append({name: values.cpu() for name, values in scores.items()})
+        kl.append(latents.update(posterior))
         shown.add(indices, reconstructions, scores["psnr"])
         bicubic.append(_psnr_and_ssim(small, images))
         constant.append(_psnr_and_ssim(flat, images))
@@ -208,9 +199,9 @@ def _measure(
         count += reconstructions.numel()
     share = not_finite / count
     in_order = torch.tensor([index for indices in batches for index in indices]).argsort()
-    own_scores = {name: torch.cat(parts)[in_order] for name, parts in own.items()}
-    small_scores, flat_scores = (torch.cat(parts)[in_order] for parts in (bicubic, constant))
-    return _Measured(own_scores, small_scores, flat_scores, latents, share, shown)
+    own_scores = {name: torch.cat([scores[name] for scores in own])[in_order] for name in own[0]}
+    kl_nats, small_scores, flat_scores = (torch.cat(parts)[in_order] for parts in (kl, bicubic, constant))
+    return _Measured(own_scores, kl_nats, small_scores, flat_scores, latents, share, shown)
 
 
 def _images(pictures: EvaluationPictures, indices: Sequence[int]) -> Tensor:
@@ -240,67 +231,8 @@ def _psnr_and_ssim(reconstructions: Tensor, images: Tensor) -> Tensor:
     return torch.stack([psnr(reconstructions, images), ssim(reconstructions, images)], dim=1).cpu()
 
 
-def _worst_first(scores: Tensor) -> Tensor:
-    """Indices of PSNRs (N,) from the lowest up; those that are not a number come before all others."""
-    return scores.nan_to_num(nan=-math.inf).argsort(stable=True)
-
-
-def _overall(
-    measured: _Measured, names: Sequence[str]
-) -> tuple[dict[str, float | None], dict[str, str], dict[str, int]]:
-    """The metrics over all pictures, why those are None that are, and over how many pictures partial means are."""
-    scores, latents = measured.own["psnr"], measured.latents
-    worst_tenth = _worst_first(scores)[: math.ceil(len(scores) / 10)]
-    finite = scores.isfinite()
-    means, counts, undefined = {}, {}, {}
-    for name, values in measured.own.items():
-        # A picture that lacks what is measured is left out; one that the model broke takes the mean away.
-        defined = values[~(finite & values.isnan())]
-        means[name] = defined.mean().item()
-        if len(defined) == 0:
-            undefined[name] = f"no picture {LACKING[name]}"
-        elif len(defined) < len(values) and finite.all():
-            counts[name] = len(defined)
-    of_pictures = {
-        **{name: mean for name, mean in means.items() if name != "kl_nats"},
-        "psnr_pooled": psnr_of_mse(measured.own["mse"].mean()).item(),
-        "psnr_min": scores.min().item(),
-        "psnr_worst_tenth": scores[worst_tenth].mean().item(),
-    }
-    of_latents = {
-        "kl_nats_per_image": latents.kl_nats_per_image,
-        "kl_nats_per_dimension": latents.kl_nats_per_dimension,
-        "latent_mean": latents.mean,
-        "latent_std": latents.std,
-        "scaling_factor": latents.scaling_factor,
-        "shift_factor": latents.shift_factor,
-        "active_units": latents.active_units,
-    }
-    reasons = {
-        **_reasons(of_pictures, "the reconstruction", scores, names),
-        **_reasons(of_latents, "the posterior", measured.own["kl_nats"], names),
-        **undefined,
-    }
-    if latents.std == 0.0:
-        reasons["scaling_factor"] = "all latents are equal, so that their deviation is zero"
-    if math.isnan(latents.active_units):
-        reasons.setdefault("active_units", "no two pictures are of one size, so that no variance over them is known")
-    metrics = {name: _finite(value) for name, value in (of_pictures | of_latents).items()}
-    return {**metrics, "non_finite_fraction": measured.non_finite_fraction}, reasons, counts
-
-
-def _reasons(values: Mapping[str, float], what: str, scores: Tensor, names: Sequence[str]) -> dict[str, str]:
-    """For each of `values` that is not finite, which pictures are to blame: those whose score (N,) is not."""
-    blamed = (~scores.isfinite()).nonzero()[:, 0].tolist()
-    if not blamed:
-        return {}
-    first = f"first {names[blamed[0]]!r}"
-    reason = f"{what} of {len(blamed)} of {len(names)} pictures holds numbers that are not finite ({first})"
-    return {name: reason for name, value in values.items() if not math.isfinite(value)}
-
-
 def _per_image(measured: _Measured, pictures: EvaluationPictures) -> list[ImageScore]:
-    columns = {**measured.own, "bicubic_psnr": measured.bicubic[:, 0]}
+    columns = {**measured.own, "kl_nats": measured.kl, "bicubic_psnr": measured.bicubic[:, 0]}
     rows = zip(*(values.tolist() for values in columns.values()), strict=True)
     return [
         ImageScore(name, caption, **{key: _finite(value) for key, value in zip(columns, values, strict=True)})

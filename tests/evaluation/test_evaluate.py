@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pikavae.config import EvaluationConfig, ModelConfig
 from pikavae.errors import UserError
+from pikavae.evaluation.appearance import appearance
 from pikavae.evaluation.baselines import bicubic
 from pikavae.evaluation.evaluate import evaluate
 from pikavae.evaluation.metrics import mse, psnr, ssim
@@ -93,15 +94,19 @@ def test_scores_are_the_metrics_of_the_modes_reconstructions(tmp_path):
     subject, given = model(), pictures()
     report = run(tmp_path, subject, given)
     shown, images = reconstructions(subject, given)
-    for name, metric in (("psnr", psnr), ("ssim", ssim), ("mse", mse)):
-        expected = metric(shown, images)
+    metrics = {"psnr": psnr(shown, images), "ssim": ssim(shown, images), "mse": mse(shown, images)}
+    looks = appearance(shown, images, factor=2)
+    undefined = {"ms_ssim", "flat_noise"}  # on noise of 16 px
+    for name, expected in (metrics | {name: looks[name] for name in looks.keys() - undefined}).items():
         assert report.metrics[name] == pytest.approx(expected.mean().item(), rel=1e-5)
         assert [getattr(score, name) for score in report.per_image] == pytest.approx(expected.tolist(), rel=1e-5)
     scores = psnr(shown, images)
     assert report.metrics["psnr_min"] == pytest.approx(scores.min().item(), rel=1e-5)
     assert report.metrics["psnr_worst_tenth"] == pytest.approx(scores.sort().values[:2].mean().item(), rel=1e-5)
+    assert report.metrics["psnr_pooled"] == pytest.approx(10 * math.log10(4 / mse(shown, images).mean()), rel=1e-5)
     assert report.metrics["non_finite_fraction"] == 0.0
-    assert report.reasons == {}
+    assert {name for name, value in report.metrics.items() if value is None} == set(report.reasons) == undefined
+    assert report.counts == {}
 
 
 def test_latent_statistics_are_those_of_the_posteriors(tmp_path):
@@ -116,9 +121,13 @@ def test_latent_statistics_are_those_of_the_posteriors(tmp_path):
         "latent_mean": modes.mean().item(),
         "latent_std": modes.std(correction=0).item(),
         "scaling_factor": 1 / modes.std(correction=0).item(),
+        "shift_factor": modes.mean().item(),
+        "active_units": (modes.var(dim=0).mean(dim=(1, 2)) > 0.01).sum().item(),
     }
     assert {name: report.metrics[name] for name in expected} == pytest.approx(expected, rel=1e-5)
     assert report.latents["channel_means"] == pytest.approx(modes.mean(dim=(0, 2, 3)).tolist(), rel=1e-5)
+    variances = modes.var(dim=0).mean(dim=(1, 2)).tolist()
+    assert report.latents["unit_variances"] == pytest.approx(variances, rel=1e-5)
     assert [score.kl_nats for score in report.per_image] == pytest.approx(kl.tolist(), rel=1e-5)
 
 
@@ -146,7 +155,9 @@ def test_a_repetition_gives_the_same_files(tmp_path):
 
 def test_the_batch_size_does_not_decide_the_scores(tmp_path):
     whole, single = (run(tmp_path / str(size), model(), pictures(), batch_size=size) for size in (64, 1))
-    assert whole.metrics == pytest.approx(single.metrics, rel=1e-5)
+    assert whole.reasons == single.reasons
+    whole, single = ({k: v for k, v in one.metrics.items() if v is not None} for one in (whole, single))
+    assert whole == pytest.approx(single, rel=1e-5)
 
 
 def test_a_report_comes_back_as_it_was_saved(tmp_path):
@@ -194,9 +205,13 @@ def test_one_reconstruction_that_is_not_finite_takes_the_overall_score_away(tmp_
     given = pictures(6)
     given.content[2] //= 8
     report = run(tmp_path, model(BrokenOnDark), given)
-    lost = {"psnr", "ssim", "mse", "psnr_min", "psnr_worst_tenth"}
-    assert {name for name, value in report.metrics.items() if value is None} == lost
-    assert set(report.reasons) == lost
+    whole = run(tmp_path, model(), given)
+    lost = {"psnr", "ssim", "mse", "psnr_min", "psnr_worst_tenth", "psnr_pooled", "edge_error", "inside_mse"}
+    assert {name for name, value in report.metrics.items() if value is None} >= lost
+    assert set(report.reasons) == {name for name, value in report.metrics.items() if value is None}
+    kept = {name for name in report.metrics if name.startswith(("latent_", "kl_"))}
+    assert {name: report.metrics[name] for name in kept} == {name: whole.metrics[name] for name in kept}
+    assert report.counts == {}
     assert report.reasons["psnr"] == (
         "the reconstruction of 1 of 6 pictures holds numbers that are not finite (first '2.png')"
     )
@@ -227,7 +242,8 @@ def test_latents_without_spread_have_no_scaling_factor(tmp_path):
     torch.nn.init.zeros_(subject.quant_conv.bias)
     report = run(tmp_path, subject, pictures(3))
     assert report.metrics["scaling_factor"] is None
-    assert set(report.reasons) == {"scaling_factor"}
+    assert set(report.reasons) == {"scaling_factor", "ms_ssim", "flat_noise"}
+    assert report.metrics["active_units"] == 0.0
     assert "deviation is zero" in report.reasons["scaling_factor"]
     assert report.metrics["kl_nats_per_image"] == 0.0
 

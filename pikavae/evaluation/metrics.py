@@ -89,12 +89,13 @@ def ms_ssim(reconstructions: Tensor, images: Tensor) -> Tensor:
     shown, truth = comparable(reconstructions, images)
     if min(truth.shape[-2:]) < MS_SSIM_SMALLEST_SIDE:
         return torch.full_like(truth[:, 0, 0, 0], math.nan)
-    scores = [
-        multiscale_structural_similarity_index_measure(
-            x[None], y[None], data_range=1.0, reduction="none", normalize="relu"
-        )
-        for x, y in zip((0.5 * (shown + 1.0)).float(), (0.5 * (truth + 1.0)).float(), strict=True)
-    ]
+    with torch.autocast(truth.device.type, enabled=False):
+        scores = [
+            multiscale_structural_similarity_index_measure(
+                x[None], y[None], data_range=1.0, reduction="none", normalize="relu"
+            )
+            for x, y in zip((0.5 * (shown + 1.0)).float(), (0.5 * (truth + 1.0)).float(), strict=True)
+        ]
     return torch.cat(scores).double()
 
 

@@ -17,7 +17,7 @@ from pikavae.errors import UserError
 from pikavae.evaluation.appearance import appearance
 from pikavae.evaluation.baselines import bicubic
 from pikavae.evaluation.evaluate import evaluate
-from pikavae.evaluation.metrics import mse, psnr, ssim
+from pikavae.evaluation.metrics import ms_ssim, mse, psnr, ssim
 from pikavae.evaluation.report import Report
 from pikavae.model.autoencoder import AutoencoderKL
 from tests.data.prepared import make_prepared
@@ -205,7 +205,7 @@ def test_one_reconstruction_that_is_not_finite_takes_the_overall_score_away(tmp_
     given = pictures(6)
     given.content[2] //= 8
     report = run(tmp_path, model(BrokenOnDark), given)
-    whole = run(tmp_path, model(), given)
+    whole = run(tmp_path / "whole", model(), given)
     lost = {"psnr", "ssim", "mse", "psnr_min", "psnr_worst_tenth", "psnr_pooled", "edge_error", "inside_mse"}
     assert {name for name, value in report.metrics.items() if value is None} >= lost
     assert set(report.reasons) == {name for name, value in report.metrics.items() if value is None}
@@ -248,12 +248,85 @@ def test_latents_without_spread_have_no_scaling_factor(tmp_path):
     assert report.metrics["kl_nats_per_image"] == 0.0
 
 
+def drawn(side: int) -> Tensor:
+    """A drawing on a white ground: (3, side, side) uint8."""
+    plane = torch.full((3, side, side), 255, dtype=torch.uint8)
+    plane[:, side // 4 : side // 2, side // 4 : side // 2] = torch.tensor([200, 30, 90])[:, None, None]
+    return plane
+
+
+def test_means_leave_out_pictures_that_lack_what_is_measured_and_say_so(tmp_path):
+    given = pictures(5)
+    given.content[1] = drawn(16)
+    given.content[3] = 255
+    report = run(tmp_path, model(), given)
+    counts = {"flat_noise": 2, "psnr_foreground": 4, "edge_error": 4, "high_frequency_ratio": 4}
+    assert report.counts == counts
+    for name, count in counts.items():
+        values = [getattr(score, name) for score in report.per_image]
+        defined = [value for value in values if value is not None]
+        assert len(defined) == count
+        assert report.metrics[name] == pytest.approx(sum(defined) / count, rel=1e-12)
+    assert report.per_image[1].psnr_foreground != report.per_image[1].psnr
+    assert report.per_image[0].psnr_foreground == pytest.approx(report.per_image[0].psnr, rel=1e-12)
+    assert Report.load(tmp_path) == report
+
+
+def test_a_metric_that_no_picture_has_is_none_with_the_reason(tmp_path):
+    white = Pictures(torch.full((2, 3, 8, 8), 255, dtype=torch.uint8))
+    report = run(tmp_path, AutoencoderKL(ModelConfig(channels=(8, 8, 8), norm_groups=4)), white)
+    assert report.counts == {}
+    assert {name for name, value in report.metrics.items() if value is None} == set(report.reasons)
+    assert report.reasons["ms_ssim"] == "no picture has both sides of at least 176 px, which its five scales need"
+    assert report.reasons["border_mse"] == report.reasons["inside_mse"] == "no picture is larger than its border"
+    assert {"psnr_foreground", "edge_error", "high_frequency_ratio"} < set(report.reasons)
+    assert "ms_ssim" not in report.table()
+
+
+def test_ms_ssim_is_measured_where_pictures_are_large_enough(tmp_path):
+    given = pictures(2, side=176)
+    given.content[1] = drawn(176)
+    subject = model()
+    reports = [run(tmp_path / folder, subject, given, batch_size=size) for folder, size in (("a", 2), ("b", 2))]
+    shown, images = reconstructions(subject, given)
+    expected = ms_ssim(shown, images)
+    assert [score.ms_ssim for score in reports[0].per_image] == pytest.approx(expected.tolist(), rel=1e-4)
+    assert reports[0].metrics["ms_ssim"] == pytest.approx(expected.mean().item(), rel=1e-4)
+    assert "ms_ssim" not in reports[0].reasons
+    for name in ("report.json", "per_image.csv"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_the_protocol_tells_of_each_metric(tmp_path):
+    report = run(tmp_path, model(), pictures(2))
+    of_pictures = {"psnr_pooled", "ms_ssim", "psnr_foreground", "colour_shift", "flat_noise", "high_frequency_ratio"}
+    of_pictures |= {"edge_error", "border_mse", "inside_mse"}
+    assert of_pictures | {"psnr", "ssim", "kl", "active_units", "shift_factor"} <= report.protocol.keys()
+
+
+def test_a_report_of_the_former_version_is_refused(tmp_path):
+    report = run(tmp_path, model(), pictures(2))
+    tree = json.loads((tmp_path / "report.json").read_text())
+    del tree["counts"]
+    (tmp_path / "report.json").write_text(json.dumps(tree))
+    with pytest.raises(UserError, match=r"another version's: .*counts.*; evaluate the model again"):
+        Report.load(tmp_path)
+    report.save(tmp_path)
+    table = tmp_path / "per_image.csv"
+    table.write_text("".join(",".join(line.split(",")[-7:]) for line in table.read_text().splitlines(keepends=True)))
+    with pytest.raises(UserError, match=r"another version's: .*; evaluate the model again"):
+        Report.load(tmp_path)
+
+
 def test_a_single_picture_of_one_colour_is_measured(tmp_path):
     white = Pictures(torch.full((1, 3, 8, 8), 255, dtype=torch.uint8))
     report = run(tmp_path, model(), white)
     assert report.baselines["constant"] == {"psnr": 100.0, "ssim": pytest.approx(1.0)}
     assert report.metrics["psnr"] == report.metrics["psnr_min"] == report.metrics["psnr_worst_tenth"]
     assert "7 px" in report.protocol["ssim_window"]
+    assert report.metrics["psnr_pooled"] == pytest.approx(report.metrics["psnr"], rel=1e-12)
+    assert report.metrics["active_units"] is None
+    assert report.reasons["active_units"] == ("no two pictures are of one size, so that nothing varies between them")
 
 
 def test_the_table_sets_the_model_against_its_baselines(tmp_path):

@@ -16,7 +16,7 @@ from pikavae.config import EvaluationConfig
 from pikavae.errors import UserError
 from pikavae.evaluation import baselines
 from pikavae.evaluation.appearance import appearance, appearance_protocol
-from pikavae.evaluation.latents import LatentStatistics
+from pikavae.evaluation.latents import ACTIVE_VARIANCE, LatentStatistics
 from pikavae.evaluation.metrics import ms_ssim, mse, psnr, psnr_of_mse, ssim
 from pikavae.evaluation.overall import overall
 from pikavae.evaluation.panels import ERROR_GAIN, error_images, panel
@@ -108,8 +108,8 @@ def evaluate(
             **protocol(image_size=pictures.image_size, batch_size=config.batch_size, device_type=device.type),
             "psnr_pooled": "of the mean MSE over pictures",
             "ms_ssim": "Wang et al. 2003 by torchmetrics, in float32, on [0, 1]; negative contrasts count as 0",
-            "active_units": "channels whose variance over pictures, mean over positions, is over 0.01",
-            "shift_factor": "mean of the latent; what a diffusion model gets is (latent - shift) * scaling",
+            "active_units": f"channels whose variance over pictures, mean over positions, is over {ACTIVE_VARIANCE}",
+            "shift_factor": "mean of the latent; a diffusion model gets (latent - shift_factor) * scaling_factor",
             **appearance_protocol(factor),
         },
         num_images=len(pictures),

@@ -10,7 +10,7 @@ from torch import Tensor
 from pikavae.model.autoencoder import DiagonalGaussian
 
 ACTIVE_VARIANCE = 0.01
-"""From which variance over the data on Burda et al. 2016 call a unit active."""
+"""A unit whose posterior mean varies more than this over the data is active (Burda et al. 2016)."""
 
 
 class LatentStatistics:
@@ -77,10 +77,7 @@ class LatentStatistics:
 
     @property
     def shift_factor(self) -> float:
-        """What to take from latents to centre them, the mean; the scaling follows it: (z - shift) * scaling.
-
-        The field of that name in diffusers' AutoencoderKL, which Esser et al. 2024 (Stable Diffusion 3) brought.
-        """
+        """What centres the latents, their mean, as in diffusers' AutoencoderKL: (z - shift_factor) * scaling_factor."""
         return self.mean
 
     @property
@@ -97,7 +94,7 @@ class LatentStatistics:
 
     @property
     def active_units(self) -> float:
-        """How many channels are active: `unit_variances` above 0.01 (Burda, Grosse and Salakhutdinov 2016, section 5).
+        """How many channels are active: `unit_variances` above `ACTIVE_VARIANCE` (Burda, Grosse and Salakhutdinov 2016, section 5).
 
         The paper counts the numbers of the latent; those of one channel, made by the same weights, count here as one.
         NaN where a variance is.

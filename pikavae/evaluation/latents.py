@@ -94,7 +94,7 @@ class LatentStatistics:
 
     @property
     def active_units(self) -> float:
-        """How many channels are active: `unit_variances` above `ACTIVE_VARIANCE` (Burda, Grosse and Salakhutdinov 2016, section 5).
+        """How many channels are active: `unit_variances` above `ACTIVE_VARIANCE` (Burda et al. 2016, section 5).
 
         The paper counts the numbers of the latent; those of one channel, made by the same weights, count here as one.
         NaN where a variance is.

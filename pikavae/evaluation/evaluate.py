@@ -15,8 +15,10 @@ from torch import Tensor
 from pikavae.config import EvaluationConfig
 from pikavae.errors import UserError
 from pikavae.evaluation import baselines
-from pikavae.evaluation.latents import LatentStatistics
-from pikavae.evaluation.metrics import mse, psnr, psnr_of_mse, ssim
+from pikavae.evaluation.appearance import appearance, appearance_protocol
+from pikavae.evaluation.latents import ACTIVE_VARIANCE, LatentStatistics
+from pikavae.evaluation.metrics import ms_ssim, mse, psnr, psnr_of_mse, ssim
+from pikavae.evaluation.overall import overall
 from pikavae.evaluation.page import PAGE_NAME, report_page
 from pikavae.evaluation.protocol import protocol
 from pikavae.evaluation.report import ImageScore, Report
@@ -85,10 +87,12 @@ def evaluate(
         measured = _measure(model, pictures, config, device)
     shown = _shown_pictures(measured, pictures)
     draw_panels(shown, out)
-    metrics, reasons = _overall(measured, pictures.names)
+    found = overall(measured.own, measured.kl, measured.latents, pictures=pictures.names)
+    factor = model.config.downsampling_factor
     report = Report(
-        metrics=metrics,
-        reasons=reasons,
+        metrics={**found.metrics, "non_finite_fraction": measured.non_finite_fraction},
+        reasons=found.reasons,
+        counts=found.counts,
         baselines={
             "bicubic": dict(zip(("psnr", "ssim"), measured.bicubic.mean(dim=0).tolist(), strict=True)),
             "constant": dict(zip(("psnr", "ssim"), measured.constant.mean(dim=0).tolist(), strict=True)),
@@ -97,13 +101,21 @@ def evaluate(
         latents={
             "channel_means": [_finite(value) for value in measured.latents.channel_means.tolist()],
             "channel_stds": [_finite(value) for value in measured.latents.channel_stds.tolist()],
+            "unit_variances": [_finite(value) for value in measured.latents.unit_variances.tolist()],
             "non_finite_fraction": measured.latents.non_finite_fraction,
         },
-        protocol=protocol(image_size=pictures.image_size, batch_size=config.batch_size, device_type=device.type),
+        protocol={
+            **protocol(image_size=pictures.image_size, batch_size=config.batch_size, device_type=device.type),
+            "psnr_pooled": "of the mean MSE over pictures",
+            "ms_ssim": "Wang et al. 2003 by torchmetrics, in float32, on [0, 1]; negative contrasts count as 0",
+            "active_units": f"channels whose variance over pictures, mean over positions, is over {ACTIVE_VARIANCE}",
+            "shift_factor": "mean of the latent; a diffusion model gets (latent - shift_factor) * scaling_factor",
+            **appearance_protocol(),
+        },
         num_images=len(pictures),
         image_size=pictures.image_size,
         evaluation_set=pictures.digest,
-        downsampling_factor=model.config.downsampling_factor,
+        downsampling_factor=factor,
         primary_metric=config.primary_metric,
         provenance=dict(provenance),
         per_image=_per_image(measured, pictures),
@@ -144,7 +156,8 @@ class _Measured:
     """What one pass over the pictures gathers, in their order. NaN is where a number is not finite.
 
     Attributes:
-        own: (N, 4) float64, the model's PSNR, SSIM, MSE and KL.
+        own: the numbers of the model's reconstructions by their names in `ImageScore`, (N,) float64 each.
+        kl: (N,) float64, of the posteriors, in nats.
         bicubic: (N, 2) float64, PSNR and SSIM.
         constant: (N, 2) float64, PSNR and SSIM.
         latents: statistics of the posteriors.
@@ -152,7 +165,8 @@ class _Measured:
         shown: the reconstructions for the panels.
     """
 
-    own: Tensor
+    own: dict[str, Tensor]
+    kl: Tensor
     bicubic: Tensor
     constant: Tensor
     latents: LatentStatistics
@@ -167,7 +181,7 @@ def _measure(
     batches = list(pictures.batches(config.batch_size))
     colour = baselines.mean_colour(pictures.pixels(indices) for indices in batches)
     latents = LatentStatistics(model.config.latent_channels)
-    own, bicubic, constant, not_finite, count = [], [], [], 0, 0
+    own, kl, bicubic, constant, not_finite, count = [], [], [], [], 0, 0
     shown = Chooser(config.panel_images)
     for indices in batches:
         images = _images(pictures, indices)
@@ -176,19 +190,19 @@ def _measure(
         flat = baselines.constant(images, colour).to(device)
         images = images.to(device)
         reconstructions, posterior = _reconstruct(model, images)
-        kl = latents.update(posterior)
-        error = mse(reconstructions, images)
-        scores = psnr_of_mse(error)
-        shown.add(indices, reconstructions, scores)
-        own.append(torch.stack([scores, ssim(reconstructions, images), error, kl.to(error.device)], dim=1))
+        scores = _scores(reconstructions, images, model.config.downsampling_factor)
+        own.append({name: values.cpu() for name, values in scores.items()})
+        kl.append(latents.update(posterior))
+        shown.add(indices, reconstructions, scores["psnr"])
         bicubic.append(_psnr_and_ssim(small, images))
         constant.append(_psnr_and_ssim(flat, images))
         not_finite += int((~reconstructions.isfinite()).sum())
         count += reconstructions.numel()
     share = not_finite / count
     in_order = torch.tensor([index for indices in batches for index in indices]).argsort()
-    own_scores, small_scores, flat_scores = (torch.cat(parts).cpu()[in_order] for parts in (own, bicubic, constant))
-    return _Measured(own_scores, small_scores, flat_scores, latents, share, shown)
+    own_scores = {name: torch.cat([scores[name] for scores in own])[in_order] for name in own[0]}
+    kl_nats, small_scores, flat_scores = (torch.cat(parts)[in_order] for parts in (kl, bicubic, constant))
+    return _Measured(own_scores, kl_nats, small_scores, flat_scores, latents, share, shown)
 
 
 def _images(pictures: EvaluationPictures, indices: Sequence[int]) -> Tensor:
@@ -201,60 +215,29 @@ def _reconstruct(model: AutoencoderKL, images: Tensor) -> tuple[Tensor, Diagonal
     return model.decode(posterior.mode()), posterior
 
 
+def _scores(reconstructions: Tensor, images: Tensor, factor: int) -> dict[str, Tensor]:
+    """The numbers of each picture by their names in `ImageScore`, (B,) float64 each."""
+    error = mse(reconstructions, images)
+    return {
+        "psnr": psnr_of_mse(error),
+        "ssim": ssim(reconstructions, images),
+        "mse": error,
+        "ms_ssim": ms_ssim(reconstructions, images),
+        **appearance(reconstructions, images, factor=factor),
+    }
+
+
 def _psnr_and_ssim(reconstructions: Tensor, images: Tensor) -> Tensor:
     """(B, 2) float64, on the CPU."""
     return torch.stack([psnr(reconstructions, images), ssim(reconstructions, images)], dim=1).cpu()
 
 
-def _worst_first(scores: Tensor) -> Tensor:
-    """Indices of PSNRs (N,) from the lowest up; those that are not a number come before all others."""
-    return scores.nan_to_num(nan=-math.inf).argsort(stable=True)
-
-
-def _overall(measured: _Measured, names: Sequence[str]) -> tuple[dict[str, float | None], dict[str, str]]:
-    """The metrics over all pictures, and why those are None that are."""
-    scores, latents = measured.own[:, 0], measured.latents
-    worst_tenth = _worst_first(scores)[: math.ceil(len(scores) / 10)]
-    means = measured.own.mean(dim=0).tolist()
-    of_pictures = {
-        "psnr": means[0],
-        "ssim": means[1],
-        "mse": means[2],
-        "psnr_min": scores.min().item(),
-        "psnr_worst_tenth": scores[worst_tenth].mean().item(),
-    }
-    of_latents = {
-        "kl_nats_per_image": latents.kl_nats_per_image,
-        "kl_nats_per_dimension": latents.kl_nats_per_dimension,
-        "latent_mean": latents.mean,
-        "latent_std": latents.std,
-        "scaling_factor": latents.scaling_factor,
-    }
-    reasons = {
-        **_reasons(of_pictures, "the reconstruction", scores, names),
-        **_reasons(of_latents, "the posterior", measured.own[:, 3], names),
-    }
-    if latents.std == 0.0:
-        reasons["scaling_factor"] = "all latents are equal, so that their deviation is zero"
-    metrics = {name: _finite(value) for name, value in (of_pictures | of_latents).items()}
-    return {**metrics, "non_finite_fraction": measured.non_finite_fraction}, reasons
-
-
-def _reasons(values: Mapping[str, float], what: str, scores: Tensor, names: Sequence[str]) -> dict[str, str]:
-    """For each of `values` that is not finite, which pictures are to blame: those whose score (N,) is not."""
-    blamed = (~scores.isfinite()).nonzero()[:, 0].tolist()
-    if not blamed:
-        return {}
-    first = f"first {names[blamed[0]]!r}"
-    reason = f"{what} of {len(blamed)} of {len(names)} pictures holds numbers that are not finite ({first})"
-    return {name: reason for name, value in values.items() if not math.isfinite(value)}
-
-
 def _per_image(measured: _Measured, pictures: EvaluationPictures) -> list[ImageScore]:
-    columns = torch.cat([measured.own, measured.bicubic[:, :1]], dim=1).tolist()
+    columns = {**measured.own, "kl_nats": measured.kl, "bicubic_psnr": measured.bicubic[:, 0]}
+    rows = zip(*(values.tolist() for values in columns.values()), strict=True)
     return [
-        ImageScore(name, caption, *(_finite(value) for value in values))
-        for name, caption, values in zip(pictures.names, pictures.captions, columns, strict=True)
+        ImageScore(name, caption, **{key: _finite(value) for key, value in zip(columns, values, strict=True)})
+        for name, caption, values in zip(pictures.names, pictures.captions, rows, strict=True)
     ]
 
 
@@ -264,7 +247,7 @@ def _shown_pictures(measured: _Measured, pictures: EvaluationPictures) -> dict[s
             ShownPicture(
                 pictures.names[i],
                 pictures.captions[i],
-                _finite(measured.own[i, 0].item()),
+                _finite(measured.own["psnr"][i].item()),
                 _images(pictures, [i])[0],
                 measured.shown.kept[i],
             )

@@ -1,4 +1,4 @@
-"""How near reconstructions are to their pictures: MSE, PSNR, SSIM, one number for each picture, in float64.
+"""How near reconstructions are to their pictures: MSE, PSNR, SSIM, MS-SSIM, one float64 number for each picture.
 
 Pictures have the range [-1, 1]. Reconstructions are clamped to it, as whoever shows them does, and not rounded to 8
 bits. A number that is not finite makes its picture's metrics NaN.
@@ -17,6 +17,8 @@ MAX_PSNR = 100.0
 SSIM_RADIUS = 5
 SSIM_SIGMA = 1.5
 SSIM_K1, SSIM_K2 = 0.01, 0.03
+MS_SSIM_SMALLEST_SIDE = 176
+"""Pixels: the window of 11 must fit into the fifth scale, a sixteenth of the picture."""
 
 
 def mse(reconstructions: Tensor, images: Tensor) -> Tensor:
@@ -32,7 +34,7 @@ def mse(reconstructions: Tensor, images: Tensor) -> Tensor:
     Raises:
         ValueError: the shapes differ.
     """
-    shown, truth = _comparable(reconstructions, images)
+    shown, truth = comparable(reconstructions, images)
     return (shown - truth).square().mean(dim=(1, 2, 3))
 
 
@@ -65,9 +67,36 @@ def ssim(reconstructions: Tensor, images: Tensor) -> Tensor:
     Returns:
         (B,) float64.
     """
-    shown, truth = _comparable(reconstructions, images)
+    shown, truth = comparable(reconstructions, images)
     # One picture after another: in float64 the intermediate maps of a batch would be many times the batch's size.
     return torch.stack([_ssim_map(0.5 * (x + 1.0), 0.5 * (y + 1.0)).mean() for x, y in zip(shown, truth, strict=True)])
+
+
+def ms_ssim(reconstructions: Tensor, images: Tensor) -> Tensor:
+    """Multi-scale structural similarity of each picture (Wang, Simoncelli and Bovik 2003, equation 7), by torchmetrics.
+
+    Five scales with the paper's exponents; K1, K2 and the Gaussian are those of `ssim`, on [0, 1] too. A contrast under
+    zero, of a scale that goes against the original, counts as zero, since its power is no real number.
+
+    torchmetrics computes in float32 here: in float64 it takes longer than a small model. Arguments and errors are those
+    of `mse`.
+
+    Returns:
+        (B,) float64; NaN for pictures with a side under 176 px, on which it is not defined.
+    """
+    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+
+    shown, truth = comparable(reconstructions, images)
+    if min(truth.shape[-2:]) < MS_SSIM_SMALLEST_SIDE:
+        return torch.full_like(truth[:, 0, 0, 0], math.nan)
+    with torch.autocast(truth.device.type, enabled=False):
+        scores = [
+            multiscale_structural_similarity_index_measure(
+                x[None], y[None], data_range=1.0, reduction="none", normalize="relu"
+            )
+            for x, y in zip((0.5 * (shown + 1.0)).float(), (0.5 * (truth + 1.0)).float(), strict=True)
+        ]
+    return torch.cat(scores).double()
 
 
 def ssim_window(height: int, width: int) -> int:
@@ -98,8 +127,12 @@ def _blur(maps: Tensor) -> Tensor:
     return maps
 
 
-def _comparable(reconstructions: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in float64, the reconstructions clamped."""
+def comparable(reconstructions: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Both (B, 3, H, W) in float64, the reconstructions clamped to [-1, 1] with NaN for what is not finite.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
     if reconstructions.shape != images.shape or images.ndim != 4:
         raise ValueError(
             f"reconstructions {tuple(reconstructions.shape)} and images {tuple(images.shape)}: "

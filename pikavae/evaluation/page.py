@@ -206,12 +206,23 @@ def _metrics(report: Report) -> Html:
             "tr",
             tag("th", tag("code", name), scope="row"),
             tag("td", "-" if value is None else f"{value:.6g}"),
-            tag("td", report.reasons.get(name, str(report.protocol.get(name, ""))), class_="said"),
+            tag("td", _said(report, name), class_="said"),
         )
         for name, value in report.metrics.items()
     ]
     head = tag("tr", *(tag("th", name, scope="col") for name in ("metric", "value", "how it was measured, or why not")))
     return tag("div", tag("table", tag("thead", head), tag("tbody", *rows), class_="metrics"), class_="scroll")
+
+
+def _said(report: Report, name: str) -> str:
+    """How a metric was measured, and over how many pictures where that is not all; or why it has no value."""
+    if name in report.reasons:
+        return report.reasons[name]
+    colourless = name.removesuffix("_red").removesuffix("_green").removesuffix("_blue")
+    words = str(report.protocol.get(colourless, ""))
+    if name in report.counts:
+        words += f"; mean over the {count(report.counts[name], 'picture')} that have it"
+    return words.removeprefix("; ")
 
 
 def _latents(report: Report) -> Html:

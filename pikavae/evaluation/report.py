@@ -15,11 +15,16 @@ from pikavae.files import write_atomically
 
 REPORT_NAME = "report.json"
 PER_IMAGE_NAME = "per_image.csv"
+SHOWN = ("psnr", "ssim", "kl_nats_per_image", "scaling_factor")
+"""The metrics that the table and the summary show."""
 
 
 @dataclass(frozen=True)
 class ImageScore:
-    """The numbers of one picture; None where one is not finite. PSNR in dB, MSE on [-1, 1], KL in nats."""
+    """The numbers of one picture; None where one is not finite, or not defined for the picture.
+
+    PSNR in dB, errors and shifts on [-1, 1], KL in nats. `metrics.py` and `appearance.py` define them.
+    """
 
     name: str
     caption: str
@@ -28,6 +33,16 @@ class ImageScore:
     mse: float | None
     kl_nats: float | None
     bicubic_psnr: float | None
+    ms_ssim: float | None
+    psnr_foreground: float | None
+    colour_shift_red: float | None
+    colour_shift_green: float | None
+    colour_shift_blue: float | None
+    flat_noise: float | None
+    high_frequency_ratio: float | None
+    edge_error: float | None
+    border_mse: float | None
+    inside_mse: float | None
 
 
 @dataclass(frozen=True)
@@ -35,14 +50,18 @@ class Report:
     """What an evaluation found. JSON throughout: a number that is not finite is None, and `reasons` says why."""
 
     metrics: Mapping[str, float | None]
-    """`psnr`, `ssim`, `mse` (means over pictures), `psnr_min`, `psnr_worst_tenth`, `kl_nats_per_image`,
-    `kl_nats_per_dimension`, `latent_mean`, `latent_std`, `scaling_factor`, `non_finite_fraction`."""
+    """Means over pictures: `psnr`, `ssim`, `mse` and those of `ImageScore` from `ms_ssim` on. Besides, `psnr_pooled`
+    (of the mean MSE), `psnr_min`, `psnr_worst_tenth`, `kl_nats_per_image`, `kl_nats_per_dimension`, `latent_mean`,
+    `latent_std`, `scaling_factor`, `shift_factor`, `active_units`, `non_finite_fraction`."""
     reasons: Mapping[str, str]
     """Why a metric is None, by its name."""
+    counts: Mapping[str, int]
+    """Over how many pictures a mean is taken, by the metric's name, where it is not defined for some of them."""
     baselines: Mapping[str, Mapping[str, float | None]]
     """`bicubic`, `constant`, `original_bar`: their `psnr` and `ssim` on the same pictures."""
     latents: Mapping[str, Any]
-    """`channel_means`, `channel_stds`, `non_finite_fraction` of the posteriors."""
+    """`channel_means`, `channel_stds`, `unit_variances` (of each channel, over pictures), `non_finite_fraction` of the
+    posteriors."""
     protocol: Mapping[str, Any]
     """What decides the numbers besides the model and the pictures."""
     num_images: int
@@ -121,10 +140,11 @@ class Report:
         return "\n".join([*lines, *(f"\n{complaint}" for complaint in self._complaints())])
 
     def _complaints(self) -> list[str]:
-        """One line for each reason, naming the metrics that it took away."""
+        """One line for each reason why a number is missing here, naming the metrics that it took away."""
         names: dict[str, list[str]] = {}
-        for name, reason in self.reasons.items():
-            names.setdefault(reason, []).append(name)
+        for name in SHOWN:
+            if name in self.reasons:
+                names.setdefault(self.reasons[name], []).append(name)
         return [f"Not a number: {', '.join(metrics)}: {reason}." for reason, metrics in names.items()]
 
 

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from pikavae.config import EvaluationConfig, ModelConfig
 from pikavae.errors import UserError
+from pikavae.evaluation.appearance import appearance
 from pikavae.evaluation.baselines import bicubic
 from pikavae.evaluation.evaluate import evaluate
-from pikavae.evaluation.metrics import mse, psnr, ssim
+from pikavae.evaluation.metrics import ms_ssim, mse, psnr, ssim
 from pikavae.evaluation.report import Report
 from pikavae.model.autoencoder import AutoencoderKL
 from tests.data.prepared import make_prepared
@@ -93,15 +94,19 @@ def test_scores_are_the_metrics_of_the_modes_reconstructions(tmp_path):
     subject, given = model(), pictures()
     report = run(tmp_path, subject, given)
     shown, images = reconstructions(subject, given)
-    for name, metric in (("psnr", psnr), ("ssim", ssim), ("mse", mse)):
-        expected = metric(shown, images)
+    metrics = {"psnr": psnr(shown, images), "ssim": ssim(shown, images), "mse": mse(shown, images)}
+    looks = appearance(shown, images, factor=2)
+    undefined = {"ms_ssim", "flat_noise"}  # on noise of 16 px
+    for name, expected in (metrics | {name: looks[name] for name in looks.keys() - undefined}).items():
         assert report.metrics[name] == pytest.approx(expected.mean().item(), rel=1e-5)
         assert [getattr(score, name) for score in report.per_image] == pytest.approx(expected.tolist(), rel=1e-5)
     scores = psnr(shown, images)
     assert report.metrics["psnr_min"] == pytest.approx(scores.min().item(), rel=1e-5)
     assert report.metrics["psnr_worst_tenth"] == pytest.approx(scores.sort().values[:2].mean().item(), rel=1e-5)
+    assert report.metrics["psnr_pooled"] == pytest.approx(10 * math.log10(4 / mse(shown, images).mean()), rel=1e-5)
     assert report.metrics["non_finite_fraction"] == 0.0
-    assert report.reasons == {}
+    assert {name for name, value in report.metrics.items() if value is None} == set(report.reasons) == undefined
+    assert report.counts == {}
 
 
 def test_latent_statistics_are_those_of_the_posteriors(tmp_path):
@@ -116,9 +121,13 @@ def test_latent_statistics_are_those_of_the_posteriors(tmp_path):
         "latent_mean": modes.mean().item(),
         "latent_std": modes.std(correction=0).item(),
         "scaling_factor": 1 / modes.std(correction=0).item(),
+        "shift_factor": modes.mean().item(),
+        "active_units": (modes.var(dim=0).mean(dim=(1, 2)) > 0.01).sum().item(),
     }
     assert {name: report.metrics[name] for name in expected} == pytest.approx(expected, rel=1e-5)
     assert report.latents["channel_means"] == pytest.approx(modes.mean(dim=(0, 2, 3)).tolist(), rel=1e-5)
+    variances = modes.var(dim=0).mean(dim=(1, 2)).tolist()
+    assert report.latents["unit_variances"] == pytest.approx(variances, rel=1e-5)
     assert [score.kl_nats for score in report.per_image] == pytest.approx(kl.tolist(), rel=1e-5)
 
 
@@ -146,7 +155,9 @@ def test_a_repetition_gives_the_same_files(tmp_path):
 
 def test_the_batch_size_does_not_decide_the_scores(tmp_path):
     whole, single = (run(tmp_path / str(size), model(), pictures(), batch_size=size) for size in (64, 1))
-    assert whole.metrics == pytest.approx(single.metrics, rel=1e-5)
+    assert whole.reasons == single.reasons
+    whole, single = ({k: v for k, v in one.metrics.items() if v is not None} for one in (whole, single))
+    assert whole == pytest.approx(single, rel=1e-5)
 
 
 def test_a_report_comes_back_as_it_was_saved(tmp_path):
@@ -159,7 +170,7 @@ def test_a_report_comes_back_as_it_was_saved(tmp_path):
     assert tree["protocol"]["device"] == "cpu"
     with (tmp_path / "per_image.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["name", "caption", "psnr", "ssim", "mse", "kl_nats", "bicubic_psnr"]
+    assert list(rows[0])[:7] == ["name", "caption", "psnr", "ssim", "mse", "kl_nats", "bicubic_psnr"]
     assert rows[3]["caption"] == 'a "cat", no. 3'
 
 
@@ -194,9 +205,13 @@ def test_one_reconstruction_that_is_not_finite_takes_the_overall_score_away(tmp_
     given = pictures(6)
     given.content[2] //= 8
     report = run(tmp_path, model(BrokenOnDark), given)
-    lost = {"psnr", "ssim", "mse", "psnr_min", "psnr_worst_tenth"}
-    assert {name for name, value in report.metrics.items() if value is None} == lost
-    assert set(report.reasons) == lost
+    whole = run(tmp_path / "whole", model(), given)
+    lost = {"psnr", "ssim", "mse", "psnr_min", "psnr_worst_tenth", "psnr_pooled", "edge_error", "inside_mse"}
+    assert {name for name, value in report.metrics.items() if value is None} >= lost
+    assert set(report.reasons) == {name for name, value in report.metrics.items() if value is None}
+    kept = {name for name in report.metrics if name.startswith(("latent_", "kl_"))}
+    assert {name: report.metrics[name] for name in kept} == {name: whole.metrics[name] for name in kept}
+    assert report.counts == {}
     assert report.reasons["psnr"] == (
         "the reconstruction of 1 of 6 pictures holds numbers that are not finite (first '2.png')"
     )
@@ -227,9 +242,80 @@ def test_latents_without_spread_have_no_scaling_factor(tmp_path):
     torch.nn.init.zeros_(subject.quant_conv.bias)
     report = run(tmp_path, subject, pictures(3))
     assert report.metrics["scaling_factor"] is None
-    assert set(report.reasons) == {"scaling_factor"}
+    assert set(report.reasons) == {"scaling_factor", "ms_ssim", "flat_noise"}
+    assert report.metrics["active_units"] == 0.0
     assert "deviation is zero" in report.reasons["scaling_factor"]
     assert report.metrics["kl_nats_per_image"] == 0.0
+
+
+def drawn(side: int) -> Tensor:
+    """A drawing on a white ground: (3, side, side) uint8."""
+    plane = torch.full((3, side, side), 255, dtype=torch.uint8)
+    plane[:, side // 4 : side // 2, side // 4 : side // 2] = torch.tensor([200, 30, 90])[:, None, None]
+    return plane
+
+
+def test_means_leave_out_pictures_that_lack_what_is_measured_and_say_so(tmp_path):
+    given = pictures(5)
+    given.content[1] = drawn(16)
+    given.content[3] = 255
+    report = run(tmp_path, model(), given)
+    counts = {"flat_noise": 2, "psnr_foreground": 4, "edge_error": 4, "high_frequency_ratio": 4}
+    assert report.counts == counts
+    for name, count in counts.items():
+        values = [getattr(score, name) for score in report.per_image]
+        defined = [value for value in values if value is not None]
+        assert len(defined) == count
+        assert report.metrics[name] == pytest.approx(sum(defined) / count, rel=1e-12)
+    assert report.per_image[1].psnr_foreground != report.per_image[1].psnr
+    assert report.per_image[0].psnr_foreground == pytest.approx(report.per_image[0].psnr, rel=1e-12)
+    assert Report.load(tmp_path) == report
+
+
+def test_a_metric_that_no_picture_has_is_none_with_the_reason(tmp_path):
+    white = Pictures(torch.full((2, 3, 8, 8), 255, dtype=torch.uint8))
+    report = run(tmp_path, AutoencoderKL(ModelConfig(channels=(8, 8, 8), norm_groups=4)), white)
+    assert report.counts == {}
+    assert {name for name, value in report.metrics.items() if value is None} == set(report.reasons)
+    assert report.reasons["ms_ssim"] == "no picture has both sides of at least 176 px, which its five scales need"
+    assert report.reasons["border_mse"] == report.reasons["inside_mse"] == "no picture is larger than its border"
+    assert {"psnr_foreground", "edge_error", "high_frequency_ratio"} < set(report.reasons)
+    assert "ms_ssim" not in report.table()
+
+
+def test_ms_ssim_is_measured_where_pictures_are_large_enough(tmp_path):
+    given = pictures(2, side=176)
+    given.content[1] = drawn(176)
+    subject = model()
+    reports = [run(tmp_path / folder, subject, given, batch_size=size) for folder, size in (("a", 2), ("b", 2))]
+    shown, images = reconstructions(subject, given)
+    expected = ms_ssim(shown, images)
+    assert [score.ms_ssim for score in reports[0].per_image] == pytest.approx(expected.tolist(), rel=1e-4)
+    assert reports[0].metrics["ms_ssim"] == pytest.approx(expected.mean().item(), rel=1e-4)
+    assert "ms_ssim" not in reports[0].reasons
+    for name in ("report.json", "per_image.csv"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_the_protocol_tells_of_each_metric(tmp_path):
+    report = run(tmp_path, model(), pictures(2))
+    of_pictures = {"psnr_pooled", "ms_ssim", "psnr_foreground", "colour_shift", "flat_noise", "high_frequency_ratio"}
+    of_pictures |= {"edge_error", "border_mse", "inside_mse"}
+    assert of_pictures | {"psnr", "ssim", "kl", "active_units", "shift_factor"} <= report.protocol.keys()
+
+
+def test_a_report_of_the_former_version_is_refused(tmp_path):
+    report = run(tmp_path, model(), pictures(2))
+    tree = json.loads((tmp_path / "report.json").read_text())
+    del tree["counts"]
+    (tmp_path / "report.json").write_text(json.dumps(tree))
+    with pytest.raises(UserError, match=r"another version's: .*counts.*; evaluate the model again"):
+        Report.load(tmp_path)
+    report.save(tmp_path)
+    table = tmp_path / "per_image.csv"
+    table.write_text("".join(",".join(line.split(",")[-7:]) for line in table.read_text().splitlines(keepends=True)))
+    with pytest.raises(UserError, match=r"another version's: .*; evaluate the model again"):
+        Report.load(tmp_path)
 
 
 def test_a_single_picture_of_one_colour_is_measured(tmp_path):
@@ -238,6 +324,9 @@ def test_a_single_picture_of_one_colour_is_measured(tmp_path):
     assert report.baselines["constant"] == {"psnr": 100.0, "ssim": pytest.approx(1.0)}
     assert report.metrics["psnr"] == report.metrics["psnr_min"] == report.metrics["psnr_worst_tenth"]
     assert "7 px" in report.protocol["ssim_window"]
+    assert report.metrics["psnr_pooled"] == pytest.approx(report.metrics["psnr"], rel=1e-12)
+    assert report.metrics["active_units"] is None
+    assert report.reasons["active_units"] == ("no two pictures are of one size, so that nothing varies between them")
 
 
 def test_the_table_sets_the_model_against_its_baselines(tmp_path):

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
@@ -51,6 +52,46 @@ def test_statistics_of_batches_are_those_of_the_whole(size, offset):
     assert statistics.num_images == 8
 
 
+@pytest.mark.parametrize("size", [1, 3, 8])
+def test_active_units_agree_with_numpy_and_leave_a_fixed_pattern_out(size):
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.tensor([0.0, 0.05, 0.11, 1.0]).view(4, 1, 1)  # variances 0, 0.0025, 0.0121, 1
+    pattern = 1e3 * torch.randn((4, 5, 3), generator=generator, dtype=torch.float64)
+    modes = pattern + spread * torch.randn((40, 4, 5, 3), generator=generator, dtype=torch.float64)
+    statistics = LatentStatistics(4)
+    for batch in modes.split(size):
+        statistics.update(posterior(batch))
+    expected = modes.numpy().var(axis=0, ddof=1).mean(axis=(1, 2))
+    assert expected[1] < 0.01 < expected[2]
+    assert statistics.unit_variances.tolist() == pytest.approx(expected.tolist(), rel=1e-9, abs=1e-12)
+    assert statistics.active_units == 2.0
+    assert statistics.shift_factor == statistics.mean == pytest.approx(modes.mean().item(), rel=1e-12)
+
+
+def test_active_units_are_counted_within_each_shape():
+    generator = torch.Generator().manual_seed(0)
+    shapes = {(6, 2): 5, (2, 6): 3, (4, 4): 1}
+    modes = {shape: torch.randn((n, 4, *shape), generator=generator).double() for shape, n in shapes.items()}
+    statistics = LatentStatistics(4)
+    for batch in modes.values():
+        statistics.update(posterior(batch + 7 * batch.shape[2]))  # what sets the shapes apart is no activity
+    squares, freedom = np.zeros(4), 0
+    for (height, width), n in shapes.items():
+        values = modes[height, width].numpy()
+        squares += ((values - values.mean(axis=0)) ** 2).sum(axis=(0, 2, 3))
+        freedom += (n - 1) * height * width
+    assert statistics.unit_variances.tolist() == pytest.approx((squares / freedom).tolist(), rel=1e-9)
+    assert statistics.active_units == 4.0
+
+
+def test_one_picture_of_a_shape_tells_nothing_of_active_units():
+    statistics = LatentStatistics(4)
+    for shape in ((4, 4), (2, 8)):
+        statistics.update(posterior(torch.randn(1, 4, *shape)))
+    assert statistics.unit_variances.isnan().all()
+    assert math.isnan(statistics.active_units)
+
+
 def test_latents_without_spread_have_an_infinite_scaling_factor():
     statistics = LatentStatistics(1)
     statistics.update(posterior(torch.full((2, 1, 2, 2), 0.7)))
@@ -68,4 +109,6 @@ def test_numbers_that_are_not_finite_are_counted_and_make_the_statistics_nan():
     assert statistics.channel_means.isnan().tolist() == [False, False, True, False]
     assert math.isnan(statistics.mean)
     assert math.isnan(statistics.scaling_factor)
+    assert math.isnan(statistics.shift_factor)
+    assert math.isnan(statistics.active_units)
     assert statistics.non_finite_fraction == 1 / (2 * 4 * 16)

@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
-from pikavae.evaluation.metrics import mse, psnr, ssim, ssim_window
+from pikavae.evaluation.metrics import ms_ssim, mse, psnr, ssim, ssim_window
 
 EMOJI = Path(__file__).resolve().parents[3] / "shared" / "data" / "emoji" / "validation.parquet"
 
@@ -100,6 +100,61 @@ def test_ssim_of_a_picture_under_11_pixels_uses_the_largest_window_that_fits(sid
     assert ssim(reconstructions, images).item() == pytest.approx(value.mean(), rel=1e-6)
 
 
+def reference_ms_ssim(x: np.ndarray, y: np.ndarray) -> float:
+    """By SciPy in float64, (3, H, W) on [0, 1]: five scales, the luminance at the last one only."""
+    product = 1.0
+    for scale, beta in enumerate((0.0448, 0.2856, 0.3001, 0.2363, 0.1333)):
+        if scale:
+            height, width = (side // 2 for side in x.shape[1:])
+            x, y = (z[:, : 2 * height, : 2 * width].reshape(3, height, 2, width, 2).mean(axis=(2, 4)) for z in (x, y))
+        mean_x, mean_y, xx, yy, xy = (
+            gaussian_filter(z, (0, 1.5, 1.5), radius=5, mode="mirror") for z in (x, y, x * x, y * y, x * y)
+        )
+        contrast = (2 * (xy - mean_x * mean_y) + 9e-4) / (xx - mean_x**2 + yy - mean_y**2 + 9e-4)
+        luminance = (2 * mean_x * mean_y + 1e-4) / (mean_x**2 + mean_y**2 + 1e-4)
+        # torchmetrics leaves out the windows that reach over the border, but for the last scale.
+        factor = (luminance * contrast).mean() if scale == 4 else contrast[:, 5:-5, 5:-5].mean()
+        product *= factor**beta
+    return float(product)
+
+
+def smooth_pair(height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Soft shapes and noise, so that no scale is without contrast."""
+    generator = np.random.default_rng(0)
+    shapes = sum(gaussian_filter(generator.normal(size=(2, 3, height, width)), (0, 0, s, s)) * s for s in (2, 8, 24))
+    images = torch.from_numpy(np.clip(shapes, -1, 1)).float()
+    return (0.8 * images + 0.2 * torch.from_numpy(generator.normal(size=images.shape)).float()).clamp(-1, 1), images
+
+
+@pytest.mark.parametrize(("height", "width"), [(176, 176), (181, 203)])
+def test_ms_ssim_agrees_with_scipy(height, width):
+    reconstructions, images = smooth_pair(height, width)
+    pairs = zip(*(0.5 * (z.double().numpy() + 1) for z in (reconstructions, images)), strict=True)
+    expected = [reference_ms_ssim(x, y) for x, y in pairs]
+    assert all(0.5 < value < 0.99 for value in expected)
+    found = ms_ssim(reconstructions, images)
+    assert found.dtype == torch.float64
+    assert found.tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_ms_ssim_of_flat_pictures_is_their_luminance_term_at_the_last_scale():
+    black, grey = torch.full((1, 3, 176, 176), -1.0), torch.zeros(1, 3, 176, 176)
+    assert ms_ssim(black, grey).item() == pytest.approx((1e-4 / (0.5**2 + 1e-4)) ** 0.1333, rel=1e-4)
+    assert ms_ssim(grey, grey).item() == pytest.approx(1.0, abs=1e-6)
+
+
+def test_ms_ssim_of_equal_pictures_is_one_and_of_a_negative_zero():
+    _, images = smooth_pair(176, 176)
+    assert ms_ssim(images, images).tolist() == pytest.approx([1.0, 1.0], abs=1e-5)
+    assert ms_ssim(-images, images).tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(("height", "width"), [(175, 300), (300, 175), (16, 16)])
+def test_ms_ssim_is_not_defined_under_176_pixels(height, width):
+    reconstructions, images = random_pair(2, 3, height, width)
+    assert ms_ssim(reconstructions, images).isnan().tolist() == [True, True]
+
+
 @pytest.mark.parametrize("offset", [0.5, 0.1, 0.003])
 def test_psnr_of_a_known_offset(offset):
     images = torch.zeros(2, 3, 8, 8, dtype=torch.float64)
@@ -122,17 +177,18 @@ def test_reconstructions_are_clamped_and_not_rounded():
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_number_that_is_not_finite_makes_its_own_picture_nan_only(value):
-    reconstructions, images = random_pair(3, 3, 16, 16)
+    reconstructions, images = random_pair(3, 3, 176, 176)
     reconstructions[1, 0, 0, 0] = value
-    for metric in (mse, psnr, ssim):
+    for metric in (mse, psnr, ssim, ms_ssim):
         assert metric(reconstructions, images).isnan().tolist() == [False, True, False]
 
 
 def test_metrics_are_float64_under_autocast():
-    reconstructions, images = random_pair(2, 3, 16, 16)
+    metrics = (mse, psnr, ssim, ms_ssim)
+    reconstructions, images = smooth_pair(176, 176)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        under = [metric(reconstructions, images) for metric in (mse, psnr, ssim)]
-    for metric, value in zip((mse, psnr, ssim), under, strict=True):
+        under = [metric(reconstructions, images) for metric in metrics]
+    for metric, value in zip(metrics, under, strict=True):
         assert value.dtype == torch.float64
         assert torch.equal(value, metric(reconstructions, images))
 

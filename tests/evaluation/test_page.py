@@ -3,7 +3,7 @@
 import base64
 import io
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -17,6 +17,8 @@ from pikavae.evaluation.report import ImageScore
 from pikavae.evaluation.shown import Chooser, ShownPicture
 from tests.evaluation.test_evaluate import BrokenOnDark, model, pictures, run
 from tests.pages import Page
+
+FIELDS = [field.name for field in fields(ImageScore)]
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +110,7 @@ def test_a_model_that_breaks_down_is_called_broken_and_shows_no_number_for_it(tm
     ],
 )
 def test_every_picture_stands_in_one_bar_and_there_are_few(report, scores, bars):
-    per_image = [ImageScore("a", "", score, None, None, None, None) for score in scores]
+    per_image = [ImageScore(**{**dict.fromkeys(FIELDS), "name": "a", "caption": "", "psnr": score}) for score in scores]
     chart = psnr_chart(replace(report, per_image=per_image))
     assert sum(bar.value for bar in chart.bars) == len(scores)
     assert len(chart.bars) == bars

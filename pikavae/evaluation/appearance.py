@@ -1,0 +1,226 @@
+"""What people see in a reconstruction, and PSNR hides: colour, noise, sharpness, edges, borders, what is drawn.
+
+Pure functions, one float64 number for each picture. Pictures have the range [-1, 1]; reconstructions are clamped to it
+(`metrics.comparable`). A reconstruction with a number that is not finite makes all its numbers NaN. So does an original
+that lacks what a function looks at: it says when.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pikavae.evaluation.metrics import comparable, psnr_of_mse
+
+LEVEL = 2.0 / 255.0
+"""One step of 8-bit pictures on [-1, 1]."""
+FLAT_RANGE = 2.5 * LEVEL
+"""Colours that differ by two steps at most are one flat colour, as JPEG leaves them; the half keeps rounding out."""
+FLAT_STEPS = (1, 2, 3)
+FLAT_WINDOW = 1 + sum(FLAT_STEPS)
+EDGE_GRADIENT = 0.1
+"""On [-1, 1] for each pixel: the least that a sharp step of a tenth of the range has."""
+HIGH_FREQUENCY = 0.25
+"""Cycles for each pixel: half of the Nyquist frequency."""
+HIGH_FREQUENCY_FLOOR = LEVEL / math.sqrt(12.0)
+"""The deviation that rounding to 8 bits leaves: what an original has below it is not its own."""
+LUMA = (0.299, 0.587, 0.114)
+"""ITU-R BT.601, of gamma-encoded R, G, B."""
+
+
+def colour_shift(reconstructions: Tensor, images: Tensor) -> Tensor:
+    """How much too bright each colour is: mean of the reconstruction minus mean of the original, on [-1, 1].
+
+    Args:
+        reconstructions: (B, 3, H, W) of any floating dtype; clamped here.
+        images: the same shape, in [-1, 1].
+
+    Returns:
+        (B, 3) float64 for R, G, B.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    shown, truth = comparable(reconstructions, images)
+    shift = (shown - truth).mean(dim=(2, 3))
+    return shift.masked_fill(shift.isnan().any(dim=1, keepdim=True), math.nan)
+
+
+def flat_noise(reconstructions: Tensor, images: Tensor) -> Tensor:
+    """Noise in flat regions: the standard deviation of the error where the original is of one flat colour, on [-1, 1].
+
+    A window of 7 x 7 px is flat where no colour of the original goes over more than two steps of 8 bits. There, the
+    error's sample variance s^2 = sum((e - mean(e))^2) / 48 is taken for each colour; the result is the root of the mean
+    s^2 over flat windows and colours. For white noise it is the noise's deviation; a wrong but even colour counts
+    nothing (`colour_shift` has it). Arguments and errors are those of `colour_shift`.
+
+    Returns:
+        (B,) float64; NaN for an original without a flat window.
+    """
+    shown, truth = comparable(reconstructions, images)
+    if min(truth.shape[-2:]) < FLAT_WINDOW:
+        return torch.full_like(truth[:, 0, 0, 0], math.nan)
+    spread = _window_max(truth) + _window_max(-truth)  # (B, 3, H - 6, W - 6), the largest minus the smallest
+    flat = (spread <= FLAT_RANGE).all(dim=1, keepdim=True)
+    error = shown - truth
+    error = error - error.mean(dim=(2, 3), keepdim=True)  # leaves more digits to the deviation
+    variance = (_window_mean(error.square()) - _window_mean(error).square()).clamp(min=0.0)
+    size = FLAT_WINDOW**2
+    return (_mean_where(flat, variance) * size / (size - 1)).sqrt()
+
+
+def high_frequency_ratio(reconstructions: Tensor, images: Tensor) -> Tensor:
+    """High-frequency energy of the reconstruction over that of the original: under 1 is blurred, over 1 is noisy.
+
+    The energy is sum |FFT(w * luma)|^2 over the frequencies with sqrt(fx^2 + fy^2) > 1/4 cycle for each pixel, half of
+    the Nyquist frequency. The Hann window w (Harris 1978) keeps the jump from each border to the opposite one out of
+    it. Arguments and errors are those of `colour_shift`.
+
+    Returns:
+        (B,) float64; NaN where the original's deviation in the band is below that of rounding to 8 bits.
+    """
+    shown, truth = comparable(reconstructions, images)
+    energy, own = _high_frequency_energy(shown), _high_frequency_energy(truth)
+    return (energy / own).masked_fill(own < HIGH_FREQUENCY_FLOOR**2, math.nan)
+
+
+def edge_error(reconstructions: Tensor, images: Tensor) -> Tensor:
+    """Mean absolute error on the original's edges, over pixels and colours, on [-1, 1].
+
+    An edge is where the Sobel gradient of any colour, sqrt(gx^2 + gy^2) / 8 for each pixel, is above 0.1: a sharp step
+    of height h has h / 2 on either side. Pixels on the border have no gradient. Arguments and errors are those of
+    `colour_shift`.
+
+    Returns:
+        (B,) float64; NaN for an original without an edge.
+    """
+    shown, truth = comparable(reconstructions, images)
+    edges = (_sobel(truth) > EDGE_GRADIENT).any(dim=1, keepdim=True)
+    return _mean_where(F.pad(edges, (1, 1, 1, 1)), (shown - truth).abs())
+
+
+def border_and_inside_mse(reconstructions: Tensor, images: Tensor, width: int) -> Tensor:
+    """Mean squared error on the frame of the outer `width` pixels, and inside it, on [-1, 1].
+
+    Args:
+        reconstructions: (B, 3, H, W) of any floating dtype; clamped here.
+        images: the same shape, in [-1, 1].
+        width: of the frame; the model's downsampling factor takes the latent's outermost positions.
+
+    Returns:
+        (B, 2) float64; NaN for pictures that the frame fills.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    shown, truth = comparable(reconstructions, images)
+    error = (shown - truth).square()
+    inside = torch.zeros_like(error[:, :1], dtype=torch.bool)
+    inside[..., width:-width, width:-width] = True
+    both = torch.stack([_mean_where(~inside, error), _mean_where(inside, error)], dim=1)
+    return both if inside.any() else torch.full_like(both, math.nan)
+
+
+def psnr_foreground(reconstructions: Tensor, images: Tensor) -> Tensor:
+    """PSNR in dB over the pixels that are not background, where one flat colour fills over half of the original.
+
+    The background is the pixels within two steps of 8 bits of the median colour, if they are more than half: then each
+    colour's median is the background's. In a picture without background all pixels count: it is `metrics.psnr`.
+    Arguments and errors are those of `colour_shift`.
+
+    Returns:
+        (B,) float64, at most 100; NaN for an original that is all background.
+    """
+    shown, truth = comparable(reconstructions, images)
+    median = truth.flatten(2).median(dim=2).values[..., None, None]
+    background = ((truth - median).abs() <= FLAT_RANGE).all(dim=1, keepdim=True)
+    share = background.double().mean(dim=(1, 2, 3), keepdim=True)
+    return psnr_of_mse(_mean_where(~background | (share <= 0.5), (shown - truth).square()))
+
+
+def appearance(reconstructions: Tensor, images: Tensor, *, factor: int) -> dict[str, Tensor]:
+    """All of this module's numbers, (B,) float64 each, by the names that a report has for them.
+
+    Args:
+        reconstructions: (B, 3, H, W) of any floating dtype; clamped here.
+        images: the same shape, in [-1, 1].
+        factor: the model's downsampling factor.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    red, green, blue = colour_shift(reconstructions, images).unbind(dim=1)
+    border, inside = border_and_inside_mse(reconstructions, images, factor).unbind(dim=1)
+    return {
+        "psnr_foreground": psnr_foreground(reconstructions, images),
+        "colour_shift_red": red,
+        "colour_shift_green": green,
+        "colour_shift_blue": blue,
+        "flat_noise": flat_noise(reconstructions, images),
+        "high_frequency_ratio": high_frequency_ratio(reconstructions, images),
+        "edge_error": edge_error(reconstructions, images),
+        "border_mse": border,
+        "inside_mse": inside,
+    }
+
+
+def appearance_protocol() -> dict[str, Any]:
+    """What decides these numbers, in words for people, as entries of a report's protocol."""
+    flat = "within two steps of 8 bits"
+    return {
+        "psnr_foreground": f"PSNR without the pixels {flat} of the median colour, where those are over half",
+        "colour_shift": "mean of the reconstruction minus mean of the original for each colour, on [-1, 1]",
+        "flat_noise": f"root of the error's mean sample variance in windows of {FLAT_WINDOW} px with colours {flat}",
+        "high_frequency_ratio": f"energy over {HIGH_FREQUENCY} cycles/px, FFT of BT.601 luma under a Hann window",
+        "edge_error": f"mean absolute error where the original's Sobel gradient of a colour is over {EDGE_GRADIENT}/px",
+        "border_mse": "MSE on the frame of the pixels of the latent's outermost positions",
+        "inside_mse": "MSE inside that frame",
+    }
+
+
+def _mean_where(mask: Tensor, values: Tensor) -> Tensor:
+    """Mean of values (B, 3, h, w) where the mask (B, 1, h, w) is set: (B,), NaN where it is not set at all.
+
+    A NaN anywhere, under the mask or not, makes its picture's mean NaN.
+    """
+    return (values * mask).sum(dim=(1, 2, 3)) / (mask.sum(dim=(1, 2, 3)) * values.shape[1])
+
+
+def _window_max(x: Tensor) -> Tensor:
+    """The largest in each window of 7 x 7: (B, 3, H, W) to (B, 3, H - 6, W - 6)."""
+    # The larger of two neighbours, then of two such pairs, then of two fours, which may overlap: cheaper than pooling.
+    for dim in (-2, -1):
+        for step in FLAT_STEPS:
+            size = x.shape[dim] - step
+            x = torch.maximum(x.narrow(dim, 0, size), x.narrow(dim, step, size))
+    return x
+
+
+def _window_mean(x: Tensor) -> Tensor:
+    """The mean of each such window, in the same shapes; two passes cost less than one."""
+    return F.avg_pool2d(F.avg_pool2d(x, (FLAT_WINDOW, 1), stride=1), (1, FLAT_WINDOW), stride=1)
+
+
+def _high_frequency_energy(images: Tensor) -> Tensor:
+    """Mean square of the luma's part above `HIGH_FREQUENCY` under the window: (B, 3, H, W) to (B,)."""
+    height, width = images.shape[-2:]
+    luma = (images * images.new_tensor(LUMA).view(3, 1, 1)).sum(dim=1)
+    down, across = (torch.hann_window(side, dtype=images.dtype, device=images.device) for side in (height, width))
+    window = down[:, None] * across
+    power = torch.fft.fft2(luma * window).abs().square()  # (B, H, W)
+    fy, fx = (torch.fft.fftfreq(side, dtype=images.dtype, device=images.device) for side in (height, width))
+    band = torch.hypot(fy[:, None], fx) > HIGH_FREQUENCY
+    # Parseval's theorem: the sum over frequencies is H W times the sum over pixels.
+    energy: Tensor = (power * band).sum(dim=(1, 2)) / (height * width * window.square().sum())
+    return energy
+
+
+def _sobel(images: Tensor) -> Tensor:
+    """The length of the gradient for each pixel and colour: (B, 3, H, W) to (B, 3, H - 2, W - 2)."""
+    across = images[..., :-2, :] + 2.0 * images[..., 1:-1, :] + images[..., 2:, :]
+    down = images[..., :-2] + 2.0 * images[..., 1:-1] + images[..., 2:]
+    return torch.hypot(across[..., 2:] - across[..., :-2], down[..., 2:, :] - down[..., :-2, :]) / 8.0

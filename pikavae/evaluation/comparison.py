@@ -25,7 +25,6 @@ BETTER: dict[str, Literal["higher", "lower"] | float] = {
     "psnr_foreground": "higher",
     "ssim": "higher",
     "ms_ssim": "higher",
-    "lpips": "lower",
     "mse": "lower",
     "border_mse": "lower",
     "inside_mse": "lower",
@@ -117,13 +116,9 @@ class Comparison:
     slices: Mapping[str, Difference]
     """The primary metric within parts of the set. At 95 % each, one in twenty errs by chance."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
-        return asdict(self)
-
     def save(self, path: Path, **about: Any) -> None:
         """Write it as JSON to `path`, whose folder exists; `about` are JSON values that are told first."""
-        tree = {**about, **self.to_dict()}
+        tree = {**about, **asdict(self)}
         write_atomically(path, json.dumps(tree, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 

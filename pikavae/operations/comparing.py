@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ class Compared:
     def summary(self) -> dict[str, Any]:
         """What `pikavae evaluate --against --json` adds to the keys of an evaluation."""
         return {
-            "comparison": {**self.comparison.to_dict(), "file": str(self.file)},
+            "comparison": {**asdict(self.comparison), "file": str(self.file)},
             "against": {
                 "model": self.against,
                 "metrics": dict(self.other.report.metrics),

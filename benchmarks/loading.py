@@ -31,10 +31,10 @@ import pyarrow as pa
 import torch
 from PIL import Image
 
-from pikavae.config import parse_config
 from pikavae.data.dataset import PictureSet, to_float
 from pikavae.data.loader import Loader, Way
 from pikavae.data.shards import INDEX_SCHEMA, ShardWriter
+from pikavae.presets import parse_config
 from pikavae.training.order import indices_at
 
 ENCODED: dict[str, dict[str, Any]] = {"PNG": {"format": "PNG"}, "WebP lossless": {"format": "WEBP", "lossless": True}}

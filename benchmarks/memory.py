@@ -14,8 +14,8 @@ import argparse
 from itertools import product
 from unittest import mock
 
-from pikavae.config import load_config
 from pikavae.model import autoencoder
+from pikavae.presets import load_config
 from pikavae.training.memory import GIB, Memory, estimate
 
 

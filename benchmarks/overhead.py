@@ -24,9 +24,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pikavae.config import Config, load_config
+from pikavae.config import Config
 from pikavae.data.dataset import PictureSet, open_prepared
 from pikavae.model.autoencoder import AutoencoderKL
+from pikavae.presets import load_config
 from pikavae.training.losses import autoencoder_terms
 from pikavae.training.optimizers import build_optimizer
 from pikavae.training.state import TrainState

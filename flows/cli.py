@@ -21,8 +21,8 @@ from flows.commands.services import doctor, schedule, ui, up
 from flows.commands.stages import encode, evaluate, plan, prepare, reconstruct, register, run, train
 from flows.words import Command
 from pikavae import __version__
-from pikavae.config import did_you_mean, preset_names
 from pikavae.errors import PikavaeError, UserError
+from pikavae.presets import did_you_mean, preset_names
 
 PREEMPTED = 75
 OWN_LOGGERS = ("pikavae", "flows")

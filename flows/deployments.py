@@ -33,9 +33,10 @@ from prefect.utilities.callables import parameter_schema
 from pydantic import ValidationError
 
 from flows.retrain import retrain
-from pikavae.config import Config, content_hash, parse_config
+from pikavae.config import Config, content_hash
 from pikavae.errors import PikavaeError, UserError
 from pikavae.files import sha256_of, write_atomically
+from pikavae.presets import parse_config
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,9 @@ import tyro
 import yaml
 from pydantic import ValidationError
 
-from pikavae.config import Config, did_you_mean, explain, field_names, parse_config, unknown_field_hint
+from pikavae.config import Config
 from pikavae.errors import UserError
+from pikavae.presets import did_you_mean, explain, field_names, parse_config, unknown_field_hint
 
 ConfigFlags = Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
 

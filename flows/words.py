@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from flows.options import AnyOptions, parse_options
-from pikavae.config import Config, load_config
+from pikavae.config import Config
 from pikavae.errors import UserError
+from pikavae.presets import load_config
 
 Result = tuple[dict[str, Any], str]
 """What a command returns: its JSON object, and the lines for a person."""

@@ -9,10 +9,10 @@ import torch
 
 from flows.cli import main
 from pikavae import operations
-from pikavae.config import load_config
 from pikavae.evaluation.report import Report
 from pikavae.model.autoencoder import AutoencoderKL
 from pikavae.model.snapshot import write_snapshot
+from pikavae.presets import load_config
 from tests.conftest import TINY
 
 METRICS = ("psnr", "ssim", "mse", "kl_nats")

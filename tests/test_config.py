@@ -3,8 +3,9 @@
 import pytest
 from pydantic import ValidationError
 
-from pikavae.config import Config, load_config, parse_config, preset_names
+from pikavae.config import Config
 from pikavae.errors import UserError
+from pikavae.presets import load_config, parse_config, preset_names
 
 
 @pytest.mark.parametrize("name", preset_names())

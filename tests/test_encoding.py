@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from pikavae import operations
-from pikavae.config import load_config
 from pikavae.errors import UserError
 from pikavae.home import home
 from pikavae.model.autoencoder import AutoencoderKL
 from pikavae.model.snapshot import read_snapshot, write_snapshot
 from pikavae.operations.encoding import encode
+from pikavae.presets import load_config
 from pikavae.runs import snapshot_digest
 from tests.conftest import TINY
 

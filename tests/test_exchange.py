@@ -14,11 +14,12 @@ from safetensors.torch import load_file, save_file
 
 from flows.cli import main
 from pikavae import operations, runs
-from pikavae.config import ModelConfig, load_config, parse_config
+from pikavae.config import ModelConfig
 from pikavae.errors import DamagedFileError, UserError
 from pikavae.home import home
 from pikavae.model.keymaps import export_ldm, their_names
 from pikavae.model.snapshot import SETTINGS_NAME, WEIGHTS_NAME, read_snapshot, write_snapshot
+from pikavae.presets import load_config, parse_config
 from pikavae.tracking import tracking_uri
 from tests.data import test_hub_weights as hub
 from tests.model.test_autoencoder import with_random_weights
@@ -219,7 +220,7 @@ def test_a_start_that_is_not_there_is_said_in_one_line(start, said):
 ASK = """
 import sys
 from pikavae import operations
-from pikavae.config import parse_config
+from pikavae.presets import parse_config
 model = {"channels": [8, 8], "num_res_blocks": 1, "norm_groups": 4}
 print(operations.starting_weights(parse_config({"model": model, "training": {"start": sys.argv[1]}})))
 """

@@ -12,12 +12,12 @@ import pytest
 from mlflow import MlflowClient
 
 from pikavae import operations, stages
-from pikavae.config import load_config
 from pikavae.data.dataset import open_prepared
 from pikavae.errors import NonFiniteLossError
 from pikavae.evaluation.report import Report
 from pikavae.files import exclusive
 from pikavae.home import home
+from pikavae.presets import load_config
 from pikavae.runs import find_run
 from pikavae.tracking import tracking_uri
 from tests.conftest import TINY

@@ -15,13 +15,13 @@ from mlflow import MlflowClient
 
 from flows.cli import main
 from pikavae import operations, runs, stages
-from pikavae.config import load_config
 from pikavae.errors import DamagedFileError, UserError
 from pikavae.files import exclusive
 from pikavae.home import home
 from pikavae.model.snapshot import WEIGHTS_NAME, read_snapshot
 from pikavae.operations import retention
 from pikavae.operations.models import find_model
+from pikavae.presets import load_config
 from pikavae.registry import store
 from pikavae.registry.package import file_hashes
 from pikavae.registry.store import local_folder

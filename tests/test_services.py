@@ -18,7 +18,8 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import Cancelling
 
 from flows.environment import OWNER
-from pikavae.config import Config, load_config
+from pikavae.config import Config
+from pikavae.presets import load_config
 from pikavae.training.journal import read_events
 from tests.conftest import TINY
 

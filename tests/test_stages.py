@@ -3,7 +3,7 @@
 import pytest
 
 from pikavae import stages
-from pikavae.config import load_config
+from pikavae.presets import load_config
 
 
 def train_key(**overrides):

@@ -6,9 +6,9 @@ import os
 import pytest
 import torch
 
-from pikavae.config import load_config
 from pikavae.data.prepare import prepare
 from pikavae.evaluation.evaluate import evaluate
+from pikavae.presets import load_config
 from pikavae.training.state import TrainState
 from pikavae.training.step import Stepper
 

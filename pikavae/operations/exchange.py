@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pikavae import runs
-from pikavae.config import Config, ModelConfig, content_hash, load_config
+from pikavae.config import Config, ModelConfig, content_hash
 from pikavae.errors import DamagedFileError, UserError
 from pikavae.files import exclusive, folder_atomically, sha256_of
 from pikavae.git import git_tags
@@ -26,6 +26,7 @@ from pikavae.operations.imported import (
 )
 from pikavae.operations.pipeline import CHECKOUT, recording
 from pikavae.operations.results import Registered
+from pikavae.presets import load_config
 from pikavae.registry import versions
 from pikavae.runs import RunFolder
 from pikavae.tracked import find_run

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from pikavae import runs, stages
-from pikavae.config import Config, RegistryConfig, load_config
+from pikavae.config import Config, RegistryConfig
 from pikavae.data.dataset import PictureSet
 from pikavae.errors import UserError
 from pikavae.evaluation.report import Report
@@ -23,6 +23,7 @@ from pikavae.model.autoencoder import AutoencoderKL
 from pikavae.model.snapshot import CONFIG_NAME, SETTINGS_NAME, read_snapshot
 from pikavae.operations.pipeline import choose_device, evaluate, evaluate_snapshot, prepare, register, use_threads
 from pikavae.operations.results import Evaluated, Registered, Trained
+from pikavae.presets import load_config
 from pikavae.registry import production, versions
 from pikavae.registry.versions import Version
 from pikavae.tracking import connect

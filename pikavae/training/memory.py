@@ -20,8 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from pikavae.config import Config, parse_config
+from pikavae.config import Config
 from pikavae.model.autoencoder import AutoencoderKL
+from pikavae.presets import parse_config
 from pikavae.training.optimizers import split_for_muon
 
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from pikavae.config import parse_config
 from pikavae.data.augment import centre_view, view_at
 from pikavae.data.loader import READ_AHEAD, Loader, way_of
 from pikavae.errors import DamagedFileError
+from pikavae.presets import parse_config
 from tests.data.prepared import make_prepared, random_pictures
 
 CPU = torch.device("cpu")

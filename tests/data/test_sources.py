@@ -7,11 +7,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pikavae.config import DataConfig, load_config, preset_names
+from pikavae.config import DataConfig
 from pikavae.data.prepare import prepare, prepare_inputs
 from pikavae.data.sources import open_source
 from pikavae.data.sprites import draw_sprite
 from pikavae.errors import UserError
+from pikavae.presets import load_config, preset_names
 from pikavae.stages import differences
 
 

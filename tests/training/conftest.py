@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from pikavae.config import Config, parse_config
+from pikavae.config import Config
+from pikavae.presets import parse_config
 from tests.data.prepared import make_prepared, random_pictures
 
 

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 from torch._dynamo.backends.debugging import aot_eager
 
-from pikavae.config import load_config
 from pikavae.errors import NonFiniteLossError, UserError
 from pikavae.model.autoencoder import AutoencoderKL
 from pikavae.model.snapshot import WEIGHTS_NAME, read_snapshot
+from pikavae.presets import load_config
 from pikavae.training import loop
 from pikavae.training.loop import Observer, Stopwatch, best_step, progress_of, train
 from pikavae.training.state import TrainState, restore_latest

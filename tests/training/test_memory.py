@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks import gpu_training, memory
-from pikavae.config import load_config
 from pikavae.model import autoencoder
 from pikavae.model.autoencoder import AutoencoderKL
+from pikavae.presets import load_config
 from pikavae.training.memory import estimate, out_of_memory_advice, saved_bytes, saved_for_backward
 from pikavae.training.optimizers import build_optimizer
 

@@ -1,0 +1,98 @@
+"""Presets: YAML files of `configs/` that name what differs from the defaults; and what is said of a mistake in one."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from pikavae.config import Config
+from pikavae.errors import UserError
+
+
+def presets_folder() -> Path:
+    """The folder of presets: beside the packages in a checkout, inside the package in an installed wheel."""
+    packaged = Path(__file__).with_name("_configs")
+    return packaged if packaged.is_dir() else Path(__file__).resolve().parents[1] / "configs"
+
+
+def preset_names() -> list[str]:
+    """The names that `load_config` takes beside paths."""
+    return sorted(path.stem for path in presets_folder().glob("*.yaml"))
+
+
+def load_config(preset: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Read a preset by name or path and lay `overrides` (dotted names to values) over it.
+
+    Raises:
+        UserError: there is no such preset, it is no YAML, or a field is unknown or out of its bounds.
+    """
+    name = str(preset)
+    path = presets_folder() / f"{name}.yaml" if name in preset_names() else Path(name)
+    if not path.is_file():
+        hint = did_you_mean(name, preset_names()) or f"presets are {', '.join(preset_names())}"
+        raise UserError(f"preset {name!r}: no such preset and no such file; {hint}")
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from None
+    return parse_config(tree, where=str(path), overrides=overrides)
+
+
+def parse_config(tree: object, *, where: str = "configuration", overrides: Mapping[str, Any] | None = None) -> Config:
+    """Check a nested mapping against the tree, with `overrides` by dotted name on top.
+
+    Raises:
+        UserError: one line naming the first field that is unknown or out of its bounds, and the remedy.
+    """
+    if not isinstance(tree, Mapping):
+        raise UserError(f"{where}: expected sections such as `data:` and `training:`, found {type(tree).__name__}")
+    merged: dict[str, Any] = {key: dict(value) if isinstance(value, Mapping) else value for key, value in tree.items()}
+    for dotted, value in (overrides or {}).items():
+        section, _, field = dotted.partition(".")
+        merged.setdefault(section, {})[field] = value
+    try:
+        return Config.model_validate(merged)
+    except ValidationError as error:
+        raise UserError(f"{where}: {explain(error)}") from None
+
+
+def explain(error: ValidationError) -> str:
+    """One line for the first thing that `error` complains of: field, value, remedy."""
+    first = error.errors(include_url=False)[0]
+    # After section and field, only positions in a list are the user's words; the rest names what pydantic tried.
+    parts = [part for place, part in enumerate(first["loc"]) if place < 2 or isinstance(part, int)]
+    dotted = ".".join(map(str, parts))
+    if first["type"] == "extra_forbidden":
+        return f"{dotted}: no such field; {unknown_field_hint(dotted)}"
+    if first["type"] == "value_error":
+        said = str(first["ctx"]["error"])
+        return said if len(parts) < 2 else f"{dotted} {first['input']!r}: {said}"
+    message = first["msg"][0].lower() + first["msg"][1:]
+    return f"{dotted} {first['input']!r}: {message}"
+
+
+def field_names() -> list[str]:
+    """The dotted names of all fields, in the tree's order."""
+    return list(Config().flat())
+
+
+def unknown_field_hint(dotted: str) -> str:
+    """What the user may have meant by the unknown field `dotted`, or where the fields are listed."""
+    section, _, field = dotted.partition(".")
+    same = [name for name in field_names() if name.partition(".")[2] == (field or section)]
+    if same:
+        return f"did you mean {same[0]}?"
+    siblings = [name for name in field_names() if name.startswith(f"{section}.")]
+    candidates = siblings if siblings and field else [*Config.model_fields, *field_names()]
+    return did_you_mean(dotted, candidates) or "`--help` lists all fields"
+
+
+def did_you_mean(word: str, candidates: list[str]) -> str | None:
+    """`did you mean ...?` with the nearest of `candidates`, or None when none is near."""
+    near = difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)
+    return f"did you mean {near[0]}?" if near else None

@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pikavae.data import page as data_page
 from pikavae.data.page_charts import figure
 from pikavae.data.page_html import (
@@ -22,22 +20,20 @@ from pikavae.data.page_html import (
     count,
     document,
     escaped,
-    picture_address,
     section,
     shortened,
     tag,
     together,
 )
 from pikavae.evaluation.page_numbers import Row, conclusions, number, psnr_chart
-from pikavae.evaluation.panels import ERROR_GAIN, error_images, to_uint8
+from pikavae.evaluation.page_tiles import tile
+from pikavae.evaluation.panels import ERROR_GAIN
 from pikavae.evaluation.report import Report
 from pikavae.evaluation.shown import ShownPicture
 
 PAGE_NAME = "report.html"
 PICTURES_BYTES = 7_000_000
 """For all pictures of a page, so that with its words and in base64 it stays under ten megabytes."""
-SMALL_PICTURE = 64
-"""Pixels: pictures up to this size are enlarged without smoothing."""
 
 
 def report_page(report: Report, shown: Mapping[str, Sequence[ShownPicture]]) -> str:
@@ -155,49 +151,8 @@ def _distribution(report: Report) -> Html:
 
 def _pictures(pictures: Sequence[ShownPicture], lead: str, limit: int) -> Html:
     return together(
-        tag("p", lead), tag("ul", *(tag("li", _tile(picture, limit)) for picture in pictures), class_="tiles")
+        tag("p", lead), tag("ul", *(tag("li", tile(picture, limit)) for picture in pictures), class_="tiles")
     )
-
-
-def _tile(picture: ShownPicture, limit: int) -> Html:
-    """Original under reconstruction with a slider between, the error, and the words for both."""
-    name = shortened(picture.caption or picture.name, NAME_LENGTH)
-    kind = "pixelated" if max(picture.original.shape[1:]) <= SMALL_PICTURE else None
-    original, reconstruction, wrong = (
-        picture_address(image.permute(1, 2, 0).numpy(), limit)
-        for image in to_uint8(
-            torch.stack(
-                [
-                    picture.original,
-                    picture.reconstruction,
-                    error_images(picture.reconstruction, picture.original),
-                ]
-            )
-        )
-    )
-    stack = tag(
-        "div",
-        tag("img", src=original, alt=f"{name}, original", class_=kind),
-        tag("img", src=reconstruction, alt=f"{name}, reconstruction", class_=kind),
-        tag(
-            "input",
-            type="range",
-            min=0,
-            max=100,
-            value=50,
-            aria_label=f"{name}: share of the original that is shown",
-        ),
-        class_="stack",
-    )
-    error = tag("img", src=wrong, alt=f"{name}, error", class_=kind)
-    words = tag(
-        "figcaption",
-        tag("b", f"{number(picture.psnr, 2)} dB"),
-        Html(" "),
-        tag("bdi", name),
-        title=shortened(picture.name, NAME_LENGTH),
-    )
-    return tag("figure", stack, error, words)
 
 
 def _metrics(report: Report) -> Html:

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pikavae.evaluation.metrics import psnr_of_mse
+from pikavae.evaluation.measurement import Batch, Columns, EvaluationPictures, Findings
+from pikavae.evaluation.metrics import psnr, psnr_of_mse, ssim
 
 ORIGINAL_BAR_MSE = 0.045
 """The original tutorial calls a model good when the MSE on [-1, 1], summed over 200 pictures, is under 9."""
@@ -42,3 +43,33 @@ def bicubic(images: Tensor, factor: int) -> Tensor:
 def original_bar() -> float:
     """The PSNR in dB of the original tutorial's bar for "good": 19.49."""
     return psnr_of_mse(torch.tensor(ORIGINAL_BAR_MSE, dtype=torch.float64)).item()
+
+
+class Baselines:
+    """Measures what needs no model on the same pictures, made on the CPU to be the same wherever the model runs."""
+
+    def __init__(self, pictures: EvaluationPictures, factor: int, batch_size: int) -> None:
+        self.factor = factor
+        self.colour = mean_colour(pictures.pixels(indices) for indices in pictures.batches(batch_size))
+        self._scores = {name: Columns(len(pictures)) for name in ("bicubic", "constant")}
+
+    def update(self, batch: Batch) -> None:
+        """Take in a batch."""
+        images = batch.images.cpu()
+        made = {"bicubic": bicubic(images, self.factor), "constant": constant(images, self.colour)}
+        for name, baseline in made.items():
+            shown = baseline.to(batch.images.device)
+            scores = {"psnr": psnr(shown, batch.images), "ssim": ssim(shown, batch.images)}
+            self._scores[name].put(batch.indices, scores)
+
+    def result(self) -> Findings:
+        """The means, and bicubic's PSNR of each picture."""
+        means = {
+            baseline: {name: values.mean().item() for name, values in scores.values.items()}
+            for baseline, scores in self._scores.items()
+        }
+        bar = {"psnr": original_bar(), "ssim": None}
+        return Findings(
+            columns={"bicubic_psnr": self._scores["bicubic"].values["psnr"]},
+            sections={"baselines": {**means, "original_bar": bar}},
+        )

@@ -7,24 +7,12 @@ A picture on which a metric is not defined, whatever the model, is left out of i
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from pikavae.evaluation.latents import LatentStatistics
-from pikavae.evaluation.metrics import MS_SSIM_SMALLEST_SIDE, psnr_of_mse
-
-LACKING = {
-    "ms_ssim": f"has both sides of at least {MS_SSIM_SMALLEST_SIDE} px, which its five scales need",
-    "psnr_foreground": "shows more than a background of one colour",
-    "flat_noise": "has a flat region",
-    "high_frequency_ratio": "has high frequencies",
-    "edge_error": "has an edge",
-    "border_mse": "is larger than its border",
-    "inside_mse": "is larger than its border",
-}
-"""What a metric needs and no picture of the set has, as the end of a reason that begins with `no picture`."""
+from pikavae.evaluation.measurement import Findings, blame
 
 
 @dataclass(frozen=True)
@@ -42,61 +30,28 @@ class Overall:
     counts: dict[str, int]
 
 
-def overall(scores: Mapping[str, Tensor], kl: Tensor, latents: LatentStatistics, *, pictures: Sequence[str]) -> Overall:
+def overall(findings: Sequence[Findings], broken: Tensor, names: Sequence[str]) -> Overall:
     """The numbers of a set of pictures.
 
     Args:
-        scores: of the pictures, (N,) float64 each, by their names in `ImageScore`; `psnr` and `mse` among them. NaN
-            where a number is not finite or not defined.
-        kl: (N,) float64, in nats.
-        latents: statistics of the same pictures' posteriors.
-        pictures: their names.
+        findings: of all measurements and studies.
+        broken: (N,) bool, which pictures' reconstructions have numbers that are not finite.
+        names: the pictures' names.
     """
-    broken = scores["psnr"].isnan()
-    defined = {name: values[broken | ~values.isnan()] for name, values in scores.items()}
-    worst_first = scores["psnr"].nan_to_num(nan=-math.inf).argsort(stable=True)
-    worst_tenth = worst_first[: math.ceil(len(pictures) / 10)]
-    of_pictures = {
-        **{name: values.mean().item() for name, values in defined.items()},
-        "psnr_pooled": psnr_of_mse(scores["mse"].mean()).item(),
-        "psnr_min": scores["psnr"].min().item(),
-        "psnr_worst_tenth": scores["psnr"][worst_tenth].mean().item(),
-    }
-    of_latents = {
-        "kl_nats_per_image": latents.kl_nats_per_image,
-        "kl_nats_per_dimension": latents.kl_nats_per_dimension,
-        "latent_mean": latents.mean,
-        "latent_std": latents.std,
-        "scaling_factor": latents.scaling_factor,
-        "shift_factor": latents.shift_factor,
-        "active_units": latents.active_units,
-    }
-    reasons = {
-        **_blame(of_pictures, "the reconstruction", broken, pictures),
-        **_blame(of_latents, "the posterior", ~kl.isfinite(), pictures),
-        **{name: f"no picture {LACKING[name]}" for name, values in defined.items() if len(values) == 0},
-    }
-    if latents.std == 0.0:
-        reasons["scaling_factor"] = "all latents are equal, so that their deviation is zero"
-    if math.isnan(latents.active_units):
-        reasons.setdefault("active_units", "no two pictures are of one size, so that nothing varies between them")
-    numbers = of_pictures | of_latents
-    return Overall(
-        metrics={name: value if math.isfinite(value) else None for name, value in numbers.items()},
-        reasons=reasons,
-        counts={
-            name: len(values)
-            for name, values in defined.items()
-            if len(values) < len(pictures) and math.isfinite(numbers[name])
-        },
-    )
-
-
-def _blame(values: Mapping[str, float], what: str, broken: Tensor, pictures: Sequence[str]) -> dict[str, str]:
-    """For each of `values` that is not finite, which pictures are to blame: those of `broken` (N,) bool."""
-    blamed = broken.nonzero()[:, 0].tolist()
-    if not blamed:
-        return {}
-    first = f"first {pictures[blamed[0]]!r}"
-    reason = f"{what} of {len(blamed)} of {len(pictures)} pictures holds numbers that are not finite ({first})"
-    return {name: reason for name, value in values.items() if not math.isfinite(value)}
+    metrics: dict[str, float | None] = {}
+    reasons: dict[str, str] = {}
+    counts: dict[str, int] = {}
+    broke = blame("the reconstruction", broken, names)
+    for one in findings:
+        defined = {name: values[broken | ~values.isnan()] for name, values in one.scores.items()}
+        numbers = {**{name: values.mean().item() for name, values in defined.items()}, **one.metrics}
+        missing = [name for name, value in numbers.items() if not math.isfinite(value)]
+        metrics |= {name: None if name in missing else value for name, value in numbers.items()}
+        if broke is not None:
+            reasons |= dict.fromkeys(missing, broke)
+        reasons |= {name: f"no picture {one.lacking[name]}" for name, values in defined.items() if len(values) == 0}
+        reasons |= {name: reason for name, reason in one.reasons.items() if name in missing}
+        counts |= {
+            name: len(values) for name, values in defined.items() if len(values) < len(names) and name not in missing
+        }
+    return Overall(metrics, reasons, counts)

@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pikavae.evaluation.measurement import Batch
+from pikavae.evaluation.metrics import psnr_of_mse
 from pikavae.evaluation.panels import ERROR_GAIN, error_images, panel
 
 FRAME = 0.85
@@ -37,6 +39,10 @@ class Chooser:
         self.limit = limit
         self.kept: dict[int, Tensor] = {}
         self._scores: dict[int, float] = {}
+
+    def update(self, batch: Batch) -> None:
+        """Look at a batch."""
+        self.add(batch.indices, batch.reconstructions, psnr_of_mse(batch.mse))
 
     def add(self, indices: Sequence[int], reconstructions: Tensor, scores: Tensor) -> None:
         """Look at a batch: (B, 3, H, W) reconstructions of the pictures `indices` and their PSNR (B,)."""

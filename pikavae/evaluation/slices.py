@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pikavae.data.words import count_words, words_of
-from pikavae.evaluation.evaluate import EvaluationPictures
+from pikavae.evaluation.measurement import EvaluationPictures
 
 DARK_BELOW = 64
 """The mean luma, of 255, below which a picture is dark."""

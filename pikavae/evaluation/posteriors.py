@@ -1,0 +1,73 @@
+"""What the report says of the latents of its pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from pikavae.evaluation.latents import ACTIVE_VARIANCE, LatentStatistics
+from pikavae.evaluation.measurement import Batch, Columns, Findings, blame
+
+PROTOCOL = {
+    "active_units": f"channels whose variance over pictures, mean over positions, is over {ACTIVE_VARIANCE}",
+    "shift_factor": "mean of the latent; a diffusion model gets (latent - shift_factor) * scaling_factor",
+}
+
+
+class Posteriors:
+    """Measures the posteriors: their KL, and the statistics of their modes."""
+
+    def __init__(self, names: Sequence[str], latent_channels: int) -> None:
+        self.names = names
+        self._statistics = LatentStatistics(latent_channels)
+        self._kl = Columns(len(names))
+
+    def update(self, batch: Batch) -> None:
+        """Take in a batch."""
+        self._kl.put(batch.indices, {"kl_nats": self._statistics.update(batch.posterior)})
+
+    def result(self) -> Findings:
+        """KL of each picture, and what a diffusion model needs to know of the latents."""
+        found = self._statistics
+        return Findings(
+            columns=self._kl.values,
+            metrics={
+                "kl_nats_per_image": found.kl_nats_per_image,
+                "kl_nats_per_dimension": found.kl_nats_per_dimension,
+                "latent_mean": found.mean,
+                "latent_std": found.std,
+                "scaling_factor": found.scaling_factor,
+                "shift_factor": found.shift_factor,
+                "active_units": found.active_units,
+            },
+            reasons=self._reasons(),
+            sections={
+                "latents": {
+                    "channel_means": _numbers(found.channel_means),
+                    "channel_stds": _numbers(found.channel_stds),
+                    "unit_variances": _numbers(found.unit_variances),
+                    "non_finite_fraction": found.non_finite_fraction,
+                }
+            },
+            protocol=PROTOCOL,
+        )
+
+    def _reasons(self) -> dict[str, str]:
+        """Why a number is not finite."""
+        found = self._statistics
+        reasons = {}
+        if broken := blame("the posterior", ~self._kl.values["kl_nats"].isfinite(), self.names):
+            names = ("kl_nats_per_image", "kl_nats_per_dimension", "latent_mean", "latent_std", "scaling_factor")
+            reasons = dict.fromkeys((*names, "shift_factor", "active_units"), broken)
+        if found.std == 0.0:
+            reasons["scaling_factor"] = "all latents are equal, so that their deviation is zero"
+        if math.isnan(found.active_units):
+            reasons.setdefault("active_units", "no two pictures are of one size, so that nothing varies between them")
+        return reasons
+
+
+def _numbers(values: Tensor) -> list[float | None]:
+    """As JSON has them: None for what is not finite."""
+    return [value if math.isfinite(value) else None for value in values.tolist()]

@@ -64,11 +64,14 @@ def test_two_models_are_measured_and_compared_by_one_command(capsys, folders):
     assert file == Path(done["report"]) / f"comparison-{Path(done['against']['report']).name}.json"
     kept = json.loads(written)
     assert kept.pop("models") == {"a": ours.provenance["model"], "b": theirs.provenance["model"]}
-    assert {**kept, "file": str(file)} == done["comparison"]
+    page = file.with_suffix(".html")
+    assert {**kept, "file": str(file), "page": str(page)} == done["comparison"]
+    drawn = page.read_bytes()
 
     assert operations.evaluate_model(a, tiny()).reused
     assert json.loads(run_cli(capsys, "evaluate", a, "--against", b, "--json")[1]) == done
     assert file.read_bytes() == written
+    assert page.read_bytes() == drawn
 
 
 def test_the_other_way_round_every_difference_is_the_opposite(folders):
@@ -88,7 +91,7 @@ def test_a_person_is_shown_both_tables(capsys, folders):
     assert "this model" in out
     assert f"A is {a}, B is {b}: " in out
     assert "wins/ties/losses" in out
-    assert Path(out.splitlines()[-1].removeprefix("Comparison: ")).is_file()
+    assert Path(out.splitlines()[-1].removeprefix("Comparison with pictures: ")).is_file()
 
 
 def test_a_model_of_another_downsampling_factor_is_compared(folders, tmp_path):

@@ -122,7 +122,7 @@ def evaluate(words: list[str]) -> Result:
     lines = [evaluated.report.table(), "", f"Report: {evaluated.folder / operations.REPORT_PAGE}"]
     if compared is not None:
         result |= compared.summary()
-        lines += ["", compared.table(), "", f"Comparison: {compared.file}"]
+        lines += ["", compared.table(), "", f"Comparison with pictures: {compared.page}"]
     return result, "\n".join(lines)
 
 

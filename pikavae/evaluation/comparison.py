@@ -157,7 +157,7 @@ def compare(
         )
 
     primary, everything = a.primary_metric, np.ones(len(of_a), dtype=bool)
-    changes = _changes(of_a, of_b, primary)
+    changes = picture_changes(a, b)
     gain = _gain(primary)
     return Comparison(
         evaluation_set=a.evaluation_set,
@@ -260,8 +260,10 @@ def _gain(metric: str) -> Callable[[PictureChange], float]:
     return lambda change: sign * change.difference
 
 
-def _changes(of_a: Sequence[ImageScore], of_b: Sequence[ImageScore], metric: str) -> list[PictureChange]:
-    """Of the pictures for which both have the number."""
+def picture_changes(a: Report, b: Report) -> list[PictureChange]:
+    """The primary metric of both on each picture for which both have it, in the order of the pictures' names."""
+    metric = a.primary_metric
+    of_a, of_b = ([one.per_image[i] for i in _by_name(one.per_image)] for one in (a, b))
     pairs = [(score, getattr(score, metric), getattr(other, metric)) for score, other in zip(of_a, of_b, strict=True)]
     return [
         PictureChange(score.name, score.caption, a, b, a - b)

@@ -41,11 +41,11 @@ def comparison_table(comparison: Comparison, a: str, b: str) -> str:
 def _metrics(metrics: Mapping[str, Difference]) -> list[str]:
     rows = [
         [
-            _label(name),
-            _number(one.mean_a),
-            _number(one.mean_b),
-            _signed(one.difference),
-            _interval(one),
+            label(name),
+            number(one.mean_a),
+            number(one.mean_b),
+            signed(one.difference),
+            interval_text(one),
             f"{one.wins}/{one.ties}/{one.losses}",
             one.verdict,
         ]
@@ -56,15 +56,13 @@ def _metrics(metrics: Mapping[str, Difference]) -> list[str]:
 
 def _slices(primary: str, slices: Mapping[str, Difference]) -> list[str]:
     rows = [
-        [name, str(one.count), _signed(one.difference), _interval(one), one.verdict] for name, one in slices.items()
+        [name, str(one.count), signed(one.difference), interval_text(one), one.verdict] for name, one in slices.items()
     ]
     return _aligned([[f"{primary} of", "pictures", "A - B", "95 % interval", "A is"], *rows])
 
 
 def _changes(changes: Sequence[PictureChange]) -> list[str]:
-    rows = [
-        [_line(change.name), _number(change.a), _number(change.b), _signed(change.difference)] for change in changes
-    ]
+    rows = [[_line(change.name), number(change.a), number(change.b), signed(change.difference)] for change in changes]
     captions = [_line(change.caption) for change in changes]
     aligned = _aligned([["", "A", "B", "A - B"], *rows])
     return [aligned[0], *(f"{line}  {caption}".rstrip() for line, caption in zip(aligned[1:], captions, strict=True))]
@@ -86,7 +84,7 @@ def _complaints(metrics: Mapping[str, Difference]) -> list[str]:
 
 
 def _worst(tenth: WorstTenth) -> str:
-    return f"A {_number(tenth.a)}, B {_number(tenth.b)}, A - B {_signed(tenth.difference)}"
+    return f"A {number(tenth.a)}, B {number(tenth.b)}, A - B {signed(tenth.difference)}"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -102,7 +100,7 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _label(metric: str) -> str:
+def label(metric: str) -> str:
     """The metric, or the distance that is compared."""
     best = BETTER[metric]
     return f"|{metric} - {best:g}|" if isinstance(best, float) else metric
@@ -114,13 +112,15 @@ def _line(text: str) -> str:
     return printable if len(printable) <= MAX_WIDTH else f"{printable[: MAX_WIDTH - 3]}..."
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """A number in five digits; a dash for none."""
     if value is None:
         return "-"
     return f"{value:.1f}" if abs(value) >= 1000 else f"{value:#.5g}"
 
 
-def _signed(value: float | None) -> str:
+def signed(value: float | None) -> str:
+    """A difference in three digits, with its sign; a dash for none."""
     if value is None:
         return "-"
     if value == 0.0:
@@ -128,5 +128,6 @@ def _signed(value: float | None) -> str:
     return f"{value:+.0f}" if abs(value) >= 100 else f"{value:+#.3g}"
 
 
-def _interval(one: Difference) -> str:
-    return "-" if one.interval is None else f"[{_signed(one.interval[0])}, {_signed(one.interval[1])}]"
+def interval_text(one: Difference) -> str:
+    """The interval in brackets; a dash for none."""
+    return "-" if one.interval is None else f"[{signed(one.interval[0])}, {signed(one.interval[1])}]"

@@ -8,23 +8,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from pikavae.data import page as data_page
 from pikavae.data.page_charts import figure
 from pikavae.data.page_html import (
     NAME_LENGTH,
     VALUE_LENGTH,
     Html,
     count,
-    document,
     escaped,
-    section,
     shortened,
     tag,
     together,
 )
+from pikavae.evaluation.page_frame import PICTURES_BYTES, framed, glance
 from pikavae.evaluation.page_numbers import Row, conclusions, number, psnr_chart
 from pikavae.evaluation.page_tiles import tile
 from pikavae.evaluation.panels import ERROR_GAIN
@@ -32,8 +29,6 @@ from pikavae.evaluation.report import Report
 from pikavae.evaluation.shown import ShownPicture
 
 PAGE_NAME = "report.html"
-PICTURES_BYTES = 7_000_000
-"""For all pictures of a page, so that with its words and in base64 it stays under ten megabytes."""
 
 
 def report_page(report: Report, shown: Mapping[str, Sequence[ShownPicture]]) -> str:
@@ -54,20 +49,7 @@ def report_page(report: Report, shown: Mapping[str, Sequence[ShownPicture]]) -> 
         ("latents", "Latents", _latents(report)),
         ("lineage", "Configuration and lineage", _settings(report)),
     ]
-    contents = tag("ul", *(tag("li", tag("a", title, href=f"#{anchor}")) for anchor, title, _ in parts))
-    body = tag(
-        "main",
-        _header(report),
-        _headline(report),
-        tag("nav", contents, aria_label="Sections"),
-        *(section(anchor, title, content) for anchor, title, content in parts),
-    )
-    base, here = Path(data_page.__file__).parent, Path(__file__).parent
-    style, script = (
-        (base / f"page.{kind}").read_text(encoding="utf-8") + (here / f"page.{kind}").read_text(encoding="utf-8")
-        for kind in ("css", "js")
-    )
-    return document(f"{_subject(report)} - evaluation", body, style=style, script=script)
+    return framed(f"{_subject(report)} - evaluation", _header(report), _headline(report), parts)
 
 
 FIRST = (
@@ -107,16 +89,7 @@ def _headline(report: Report) -> Html:
         ("worst tenth, dB", number(metrics["psnr_worst_tenth"], 2)),
         ("KL, nats a picture", number(metrics["kl_nats_per_image"], 0)),
     ]
-    judged = [
-        tag("li", tag("span", level, class_="level"), tag("span", text), class_=level)
-        for level, text in conclusions(report)
-    ]
-    return section(
-        "glance",
-        "At a glance",
-        tag("dl", *(tag("div", tag("dt", name), tag("dd", value)) for name, value in numbers)),
-        tag("ul", *judged, class_="findings"),
-    )
+    return glance(numbers, conclusions(report))
 
 
 def _table(report: Report) -> Html:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from pikavae.data.page_charts import Bar, Chart
@@ -57,34 +58,41 @@ def conclusions(report: Report) -> list[tuple[Level, str]]:
 
 def psnr_chart(report: Report) -> Chart:
     """How many pictures have which PSNR; the mean is marked. At least one picture must have one."""
-    scores = sorted(image.psnr for image in report.per_image if image.psnr is not None)
-    width = next((width for width in WIDTHS if _last(scores, width) - _first(scores, width) < MOST_BARS), WIDTHS[-1])
-    first, last = _first(scores, width), _last(scores, width)
-    bars = [
-        Bar(
-            start=place * width,
-            end=(place + 1) * width,
-            value=sum(math.floor(score / width) == place for score in scores),
-            label=f"{place * width:g} to {(place + 1) * width:g} dB",
-        )
-        for place in range(first, last + 1)
-    ]
-    every = -(-len(bars) // 6)
-    ticks = [(place * width, f"{place * width:g}") for place in range(first, last + 2, every)]
     mean = report.metrics["psnr"]
-    return Chart(
+    return histogram(
+        [image.psnr for image in report.per_image if image.psnr is not None],
         title="Histogram of PSNR",
-        bars=bars,
-        ticks=ticks,
         axis="PSNR, dB",
-        quantity="pictures",
         mark=None if mean is None else (mean, f"mean {mean:.2f}"),
     )
 
 
-def _first(scores: list[float], width: float) -> int:
-    return math.floor(scores[0] / width)
+def histogram(
+    values: Sequence[float], *, title: str, axis: str, mark: tuple[float, str] | None, widths: Sequence[float] = WIDTHS
+) -> Chart:
+    """How many pictures have which value, in at most 24 bars of a round width; there must be a value.
 
-
-def _last(scores: list[float], width: float) -> int:
-    return math.floor(scores[-1] / width)
+    Args:
+        values: one of each picture.
+        title: of the chart, for who cannot see it.
+        axis: what the values are.
+        mark: a place along the axis, and its words.
+        widths: of a bar, from the smallest up.
+    """
+    first, last = min(values), max(values)
+    width = next(
+        (width for width in widths if math.floor(last / width) - math.floor(first / width) < MOST_BARS), widths[-1]
+    )
+    places = range(math.floor(first / width), math.floor(last / width) + 1)
+    bars = [
+        Bar(
+            start=place * width,
+            end=(place + 1) * width,
+            value=sum(math.floor(value / width) == place for value in values),
+            label=f"{place * width:g} to {(place + 1) * width:g}",
+        )
+        for place in places
+    ]
+    every = -(-len(bars) // 6)
+    ticks = [(place * width, f"{place * width:g}") for place in range(places.start, places.stop + 1, every)]
+    return Chart(title=title, bars=bars, ticks=ticks, axis=axis, quantity="pictures", mark=mark)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from pikavae.evaluation.comparison import Comparison, PictureChange
-from pikavae.evaluation.evaluate import EvaluationPictures, exact_float32
+from pikavae.evaluation.evaluate import exact_float32
+from pikavae.evaluation.measurement import EvaluationPictures
 from pikavae.model.autoencoder import AutoencoderKL
 
 

@@ -1,5 +1,8 @@
 """Errors that pikavae raises on purpose, each with the exit status that the terminal gives it."""
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class PikavaeError(Exception):
     """Something that pikavae could not do. The message is one line that says what, where and what to do."""
@@ -11,6 +14,17 @@ class UserError(PikavaeError):
     """A mistake in what the user asked for: the message names the field or file, the value and the remedy."""
 
     exit_status = 2
+
+
+class GateError(PikavaeError):
+    """A gate refused, or an approval is missing: nothing was moved. The message has a line for each reason."""
+
+    exit_status = 3
+
+    def __init__(self, message: str, result: Mapping[str, Any] | None = None) -> None:
+        """The message, and what `--json` prints all the same."""
+        super().__init__(message)
+        self.result = dict(result or {})
 
 
 class NonFiniteLossError(PikavaeError):

@@ -12,7 +12,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 BEGINNING = "0" * 64
 """What the first event names as the hash before it."""
+ADDED_LATER = ("request", "overridden")
+"""Fields that are written only where they say something, so that a ledger of before keeps its hashes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,16 +34,17 @@ class Entry:
 
     transaction: str
     """The id that an intent shares with the event that ends it."""
-    action: Literal["promote", "rollback"]
+    action: Literal["request", "approve", "promote", "rollback"]
+    """A `request` tells what the gates said of a candidate; it and an `approve` are done at once and move nothing."""
     state: Literal["intent", "done", "undone"]
     actor: str
     """user@host."""
     model: str
     """The registered model of the candidate."""
     version: int
-    """The candidate that becomes champion."""
-    production_version: int
-    """The same as a version of the production model."""
+    """The candidate that becomes champion, or is asked for."""
+    production_version: int | None
+    """The same as a version of the production model; None while it is none."""
     champion_before: int | None
     champion_after: int | None
     previous_after: int | None
@@ -63,11 +66,18 @@ class Entry:
     manifest: Mapping[str, str]
     """The SHA-256 of each file by its path in the store's folder."""
     thresholds: Mapping[str, Any] | None
+    """The policy that the gates went by; None where none was asked."""
     verdicts: Mapping[str, Any] | None
     """Of the gates; None where none was asked."""
     approver: str | None
+    """Who approved; None where nobody did or had to."""
     reason: str
     forced: bool
+    """Whether gates that failed were overridden."""
+    request: str | None = None
+    """The hash of the request that this approves or carries out."""
+    overridden: list[str] = field(default_factory=list)
+    """The gates that failed and were overridden."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +130,7 @@ def append(path: Path, entry: Entry) -> Event:
     values = {
         "sequence": len(events) + 1,
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        **asdict(entry),
+        **_written(entry),
         "previous": events[-1].hash if events else BEGINNING,
     }
     event = Event(**values, hash=_hash(values))
@@ -129,7 +139,7 @@ def append(path: Path, entry: Entry) -> Event:
         if torn:
             file.seek(sum(len(line) + 1 for line in whole))
             file.truncate()
-        file.write(_canonical(asdict(event)) + b"\n")
+        file.write(_canonical(_written(event)) + b"\n")
         file.flush()
         os.fsync(file.fileno())
     sync(path.parent)
@@ -146,7 +156,7 @@ def verify_chain(events: Sequence[Event], where: str = "ledger") -> None:
     """
     before = BEGINNING
     for number, event in enumerate(events, 1):
-        values = asdict(event)
+        values = _written(event)
         if values.pop("hash") != _hash(values):
             raise DamagedFileError(f"{where}: line {number} was edited: its content does not have its hash")
         if event.sequence != number or event.previous != before:
@@ -172,9 +182,15 @@ def _parse(line: bytes, where: str) -> Event:
         event = Event(**json.loads(line))
     except (ValueError, TypeError) as error:
         raise DamagedFileError(f"{where} is no event ({error}); restore the file from a backup") from None
-    if _canonical(asdict(event)) != line:
+    if _canonical(_written(event)) != line:
         raise DamagedFileError(f"{where} was edited: it is not written as pikavae writes it")
     return event
+
+
+def _written(entry: Entry) -> dict[str, Any]:
+    """What of an entry or event stands in its line."""
+    values = asdict(entry)
+    return {name: value for name, value in values.items() if name not in ADDED_LATER or value}
 
 
 def _hash(values: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pikavae.errors import DamagedFileError, PikavaeError, UserError
+from pikavae.errors import DamagedFileError, GateError, PikavaeError, UserError
 from pikavae.files import exclusive
 from pikavae.registry import ledger, production_store, versions
 from pikavae.registry.ledger import Entry, Event
@@ -64,7 +64,15 @@ class Promotion:
 
 
 def promote(
-    client: MlflowClient, home: Path, *, model_name: str, version: int, reason: str, actor: str | None = None
+    client: MlflowClient,
+    home: Path,
+    *,
+    model_name: str,
+    version: int,
+    reason: str,
+    actor: str | None = None,
+    request: Event | None = None,
+    approver: str | None = None,
 ) -> Promotion:
     """Make a candidate the champion, once its files are safe and a fresh process has used them.
 
@@ -75,28 +83,33 @@ def promote(
         version: the candidate.
         reason: for the ledger; any text that is not empty.
         actor: who promotes, by default user@host.
+        request: what is carried out, from `requests`: its champion must be the one still, and its bytes the version's.
+        approver: who approved it.
 
     Raises:
         UserError: the reason is empty, or there is no such version.
+        GateError: the champion or the version's bytes are not those of the request.
         DamagedFileError: the files of the version, or the ledger, are not as they were written.
         PikavaeError: the smoke test failed, or MLflow did. The old champion serves on.
     """
-    _check_reason(reason)
+    check_reason(reason)
     if model_name == PRODUCTION_NAME:
         raise UserError(f"registry.model_name {model_name!r}: this is where promoted versions go; name the candidates'")
-    with _production(client, home):
+    with locked(client, home):
         candidate = versions.get_version(client, model_name, version)
         if (status := client.get_model_version(model_name, str(version)).status) != "READY":
             raise UserError(
                 f"version {version} of {model_name!r}: its status is {status}; only one that is READY can serve"
             )
         listed = versions.list_versions(client, PRODUCTION_NAME)
-        before = _aliases(listed)
+        before = aliases_of(listed)
+        if request is not None:
+            refuse_void(request, listed, candidate)
         key = key_of(candidate)
         for made in listed:
             if CHAMPION in made.aliases and made.tags.get(KEY_TAG) == key:
                 logger.info("version %d of %s is champion already", version, model_name)
-                return Promotion(version, made.version, _candidate(listed, before[PREVIOUS]), changed=False)
+                return Promotion(version, made.version, candidate_number(listed, before[PREVIOUS]), changed=False)
         with ExitStack() as undo:
             folder = production_store.keep(client, home, candidate, undo)
             made = published(client, home, undo, candidate, folder, listed)
@@ -104,7 +117,9 @@ def promote(
             undo.pop_all()
         previous = before[CHAMPION] or before[PREVIOUS]
         after = {CHAMPION: made.version, PREVIOUS: previous if previous != made.version else None}
-        return _move(client, home, "promote", made, before, after, reason=reason, actor=actor)
+        return _move(
+            client, home, "promote", made, before, after, reason=reason, actor=actor, request=request, approver=approver
+        )
 
 
 def rollback(client: MlflowClient, home: Path, *, reason: str, actor: str | None = None) -> Promotion:
@@ -121,10 +136,10 @@ def rollback(client: MlflowClient, home: Path, *, reason: str, actor: str | None
         DamagedFileError: the files of the previous champion, or the ledger, are not as they were written.
         PikavaeError: MLflow failed. The champion serves on.
     """
-    _check_reason(reason)
-    with _production(client, home):
+    check_reason(reason)
+    with locked(client, home):
         listed = versions.list_versions(client, PRODUCTION_NAME)
-        before = _aliases(listed)
+        before = aliases_of(listed)
         made = next((made for made in listed if PREVIOUS in made.aliases and STORE_TAG in made.tags), None)
         if made is None:
             raise UserError("rollback: there is no previous champion; it takes two promotions to have one")
@@ -195,7 +210,7 @@ def verify(client: MlflowClient, home: Path) -> list[Event]:
 
 
 @contextmanager
-def _production(client: MlflowClient, home: Path) -> Iterator[None]:
+def locked(client: MlflowClient, home: Path) -> Iterator[None]:
     """Hold production's lock, with nothing left unfinished; what MLflow complains of becomes one line."""
     from mlflow.exceptions import MlflowException
 
@@ -218,9 +233,9 @@ def _settle(client: MlflowClient, home: Path) -> None:
     if last.state != "intent":
         return
     listed = versions.list_versions(client, PRODUCTION_NAME)
-    if _aliases(listed)[CHAMPION] == last.aliases_after[CHAMPION]:
+    if aliases_of(listed)[CHAMPION] == last.aliases_after[CHAMPION]:
         _set_alias(client, PREVIOUS, last.aliases_after[PREVIOUS])
-        _record(client, home, last.entry(state="done"))
+        record(client, home, last.entry(state="done"))
         what = "finished"
     else:
         _set_alias(client, PREVIOUS, last.aliases_before[PREVIOUS])
@@ -228,9 +243,9 @@ def _settle(client: MlflowClient, home: Path) -> None:
             state="undone",
             aliases_after=last.aliases_before,
             champion_after=last.champion_before,
-            previous_after=_candidate(listed, last.aliases_before[PREVIOUS]),
+            previous_after=candidate_number(listed, last.aliases_before[PREVIOUS]),
         )
-        _record(client, home, undone)
+        record(client, home, undone)
         what = "undone"
     logger.warning(
         "%s of version %d was cut short (ledger line %d): %s", last.action, last.version, last.sequence, what
@@ -247,6 +262,8 @@ def _move(
     *,
     reason: str,
     actor: str | None,
+    request: Event | None = None,
+    approver: str | None = None,
 ) -> Promotion:
     """Write the intent, move the aliases, read them back, and write that it is done."""
     listed = versions.list_versions(client, PRODUCTION_NAME)
@@ -254,46 +271,48 @@ def _move(
         transaction=uuid.uuid4().hex,
         action=action,
         state="intent",
-        actor=actor or _user_at_host(),
+        actor=actor or user_at_host(),
         model=made.tags[CANDIDATE_MODEL_TAG],
         version=int(made.tags[CANDIDATE_TAG]),
         production_version=made.version,
-        champion_before=_candidate(listed, before[CHAMPION]),
-        champion_after=_candidate(listed, after[CHAMPION]),
-        previous_after=_candidate(listed, after[PREVIOUS]),
+        champion_before=candidate_number(listed, before[CHAMPION]),
+        champion_after=candidate_number(listed, after[CHAMPION]),
+        previous_after=candidate_number(listed, after[PREVIOUS]),
         aliases_before=before,
         aliases_after=after,
         fingerprint=made.tags.get("pikavae.fingerprint"),
-        evaluation_set=made.tags.get("pikavae.evaluation_set"),
+        evaluation_set=request.evaluation_set if request else made.tags.get("pikavae.evaluation_set"),
         commit=made.tags.get("mlflow.source.git.commit"),
         dirty=made.tags.get("pikavae.git.dirty"),
         run_id=made.tags[RUN_TAG],
-        report=made.tags.get("pikavae.report"),
+        report=request.report if request else made.tags.get("pikavae.report"),
         snapshot=made.tags.get("pikavae.snapshot"),
         store=made.tags[STORE_TAG],
         manifest=made.manifest,
-        thresholds=None,
-        verdicts=None,
-        approver=None,
+        thresholds=request.thresholds if request else None,
+        verdicts=request.verdicts if request else None,
+        approver=approver,
         reason=reason,
-        forced=False,
+        forced=request.forced if request else False,
+        request=request.hash if request else None,
+        overridden=request.overridden if request else [],
     )
-    event = _record(client, home, intent)
+    event = record(client, home, intent)
     _set_alias(client, PREVIOUS, after[PREVIOUS])  # first: until the champion moves, the old one serves
     _set_alias(client, CHAMPION, after[CHAMPION])
-    found = _aliases(versions.list_versions(client, PRODUCTION_NAME))
+    found = aliases_of(versions.list_versions(client, PRODUCTION_NAME))
     if found != after:
         raise PikavaeError(
             f"{action} of version {event.version}: the aliases read {found} instead of {after}; try again"
         )
-    _record(client, home, event.entry(state="done"))
+    record(client, home, event.entry(state="done"))
     for name, value in (("reason", reason), ("actor", event.actor)):
         client.set_model_version_tag(PRODUCTION_NAME, str(made.version), f"pikavae.{action}.{name}", value)
     logger.info("version %d of %s is champion", event.version, event.model)
     return Promotion(event.version, made.version, event.previous_after, changed=True)
 
 
-def _record(client: MlflowClient, home: Path, entry: Entry) -> Event:
+def record(client: MlflowClient, home: Path, entry: Entry) -> Event:
     """Write an event into the ledger, and tell MLflow the new head."""
     event = ledger.append(ledger_path(home), entry)
     client.set_registered_model_tag(PRODUCTION_NAME, HEAD_TAG, event.head)
@@ -320,14 +339,14 @@ def _smoke(client: MlflowClient, made: Version) -> None:
         raise DamagedFileError(f"smoke test of {uri}: the files that it gave are not those of the production store")
 
 
-def _aliases(listed: Sequence[Version]) -> Aliases:
+def aliases_of(listed: Sequence[Version]) -> Aliases:
     """The production versions that have the aliases."""
     return {
         alias: next((made.version for made in listed if alias in made.aliases), None) for alias in (CHAMPION, PREVIOUS)
     }
 
 
-def _candidate(listed: Sequence[Version], number: int | None) -> int | None:
+def candidate_number(listed: Sequence[Version], number: int | None) -> int | None:
     """The candidate that became this production version; None for one that was made by hand."""
     return next(
         (int(made.tags[CANDIDATE_TAG]) for made in listed if made.version == number and CANDIDATE_TAG in made.tags),
@@ -342,12 +361,41 @@ def _set_alias(client: MlflowClient, alias: str, number: int | None) -> None:
         client.set_registered_model_alias(PRODUCTION_NAME, alias, str(number))
 
 
-def _check_reason(reason: str) -> None:
+def refuse_void(request: Event, listed: Sequence[Version], candidate: Version) -> None:
+    """Check that champion and candidate are those that the gates measured.
+
+    Args:
+        request: of the candidate.
+        listed: the production versions.
+        candidate: as it is now.
+
+    Raises:
+        GateError: they are not; the message says what changed.
+    """
+    void = f"promote {request.version}: its request of {request.time} is void"
+    champion, measured = aliases_of(listed)[CHAMPION], request.aliases_before[CHAMPION]
+    if champion != measured:
+        raise GateError(
+            f"{void}: it was measured against {_named(listed, measured)}, and now {_named(listed, champion)} is "
+            f"champion; promote it again"
+        )
+    if production_store.digest_of(candidate.manifest) != request.store:
+        raise GateError(f"{void}: version {request.version} has other files than those that were measured")
+
+
+def _named(listed: Sequence[Version], number: int | None) -> str:
+    """A production version for a person."""
+    return "no champion" if number is None else f"version {candidate_number(listed, number) or '?'}"
+
+
+def check_reason(reason: str) -> None:
+    """Refuse an empty reason."""
     if not reason.strip():
         raise UserError("--reason: it is empty; say why, for those who read the ledger later")
 
 
-def _user_at_host() -> str:
+def user_at_host() -> str:
+    """Who runs this process."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container's user may have no name

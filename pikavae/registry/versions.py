@@ -137,7 +137,7 @@ def publish(
     model = _log_package(
         client, undo, run_id=run_id, package=package, key=key, image_size=image_size, step=step, metrics=metrics
     )
-    _ensure_registered_model(client, undo, model_name, about)
+    ensure_registered_model(client, undo, model_name, about)
     with process_wide_store(client):
         made = client.create_model_version(
             model_name,
@@ -277,7 +277,7 @@ def _log_package(
     return model
 
 
-def _ensure_registered_model(client: MlflowClient, undo: ExitStack, name: str, about: str) -> None:
+def ensure_registered_model(client: MlflowClient, undo: ExitStack, name: str, about: str) -> None:
     """Make the registered model when it is not there; `undo` deletes one that was made here and is still empty."""
     from mlflow.exceptions import MlflowException
 

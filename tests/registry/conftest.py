@@ -7,7 +7,11 @@ from pikavae import tracking
 from pikavae.config import ModelConfig
 from pikavae.model.autoencoder import AutoencoderKL
 from pikavae.model.snapshot import write_snapshot
+from pikavae.registry import production
+from pikavae.registry.package import file_hashes
+from pikavae.registry.store import local_folder
 from tests.mlflow_server import free_port, mlflow_server
+from tests.registry.house import House
 
 
 @pytest.fixture(scope="session")
@@ -46,3 +50,20 @@ def server(tmp_path_factory):
     """The address of an MLflow server with a store of its own."""
     with mlflow_server(tmp_path_factory.mktemp("server"), free_port()) as address:
         yield address
+
+
+@pytest.fixture
+def house(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return House(tmp_path / "home", tmp_path)
+
+
+@pytest.fixture
+def quick(house, monkeypatch):
+    """The files compared as the smoke test does, but without its process of five seconds: for what comes after it."""
+
+    def files_alone(uri, tracking_uri):
+        name, version = uri.removeprefix("models:/").split("/")
+        return {"manifest": file_hashes(local_folder(house.client.get_model_version_download_uri(name, version)))}
+
+    monkeypatch.setattr(production, "smoke_test", files_alone)

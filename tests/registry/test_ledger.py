@@ -40,6 +40,20 @@ ENTRY = Entry(
 )
 
 
+OF_BEFORE = (
+    '{"action":"promote","actor":"a@b","aliases_after":{"champion":1,"previous":null},"aliases_before":{"'
+    'champion":null,"previous":null},"approver":null,"champion_after":1,"champion_before":null,"commit":n'
+    'ull,"dirty":null,"evaluation_set":null,"fingerprint":null,"forced":false,"hash":"0772ee96a81ccae84d9'
+    '78355e7b4f5b571acb9e0710e9adb2525e5a25599176e","manifest":{},"model":"pikavae","previous":"000000000'
+    '0000000000000000000000000000000000000000000000000000000","previous_after":null,"production_version":'
+    '1,"reason":"x","report":null,"run_id":"r","sequence":1,"snapshot":null,"state":"intent","store":"s",'
+    '"thresholds":null,"time":"2026-11-25T03:34:25.694+00:00","transaction":"t","verdicts":null,"version"'
+    ":1}"
+    "\n"
+)
+"""The line that an earlier release wrote."""
+
+
 @pytest.fixture
 def path(tmp_path):
     """A ledger of three events."""
@@ -54,7 +68,23 @@ def test_events_are_numbered_and_linked(path):
     assert [(event.sequence, event.state) for event in events] == [(1, "intent"), (2, "done"), (3, "intent")]
     assert [event.previous for event in events] == [ledger.BEGINNING, events[0].hash, events[1].hash]
     assert all(event.entry(state="intent") == ENTRY for event in events)
-    assert [json.loads(line) for line in path.read_text().splitlines()] == [asdict(event) for event in events]
+    assert all(json.loads(line).items() <= asdict(e).items() for line, e in zip(lines_of(path), events, strict=True))
+
+
+def lines_of(path):
+    return path.read_text().splitlines()
+
+
+def test_what_a_request_adds_is_kept_and_a_ledger_of_before_reads_as_it_did(path):
+    asked = ENTRY.__class__(**asdict(ENTRY) | {"action": "approve", "request": "1" * 64, "overridden": ["floors"]})
+    added = ledger.append(path, asked)
+    assert ledger.read(path)[-1] == added
+    assert json.loads(lines_of(path)[-1]) == asdict(added)
+    path.write_text(OF_BEFORE)
+    (event,) = ledger.read(path)
+    assert (event.request, event.overridden, event.reason) == (None, [], "x")
+    ledger.append(path, asked)
+    assert path.read_text().startswith(OF_BEFORE)
 
 
 def test_no_file_is_an_empty_ledger(tmp_path):
@@ -87,9 +117,8 @@ def test_an_edited_line_is_named(path, line, field):
 def test_a_line_edited_with_its_hash_shows_in_the_next(path):
     first, *others = ledger.read(path)
     forged = replace(first, reason="worse")
-    forged = replace(
-        forged, hash=ledger._hash({name: value for name, value in asdict(forged).items() if name != "hash"})
-    )
+    values = {name: value for name, value in ledger._written(forged).items() if name != "hash"}
+    forged = replace(forged, hash=ledger._hash(values))
     with pytest.raises(DamagedFileError, match="line 2 does not follow"):
         ledger.verify_chain([forged, *others])
 

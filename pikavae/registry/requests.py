@@ -1,0 +1,162 @@
+"""What asks for a promotion, and who approved it: events of production's ledger that move nothing.
+
+A request tells what the gates said of a candidate, measured against the champion of that moment. It is open until it is
+carried out, a newer one of the same version takes its place, or what it was measured on has changed.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pikavae.errors import GateError
+from pikavae.registry import ledger, production, production_store, versions
+from pikavae.registry.ledger import Entry, Event
+from pikavae.registry.production import PREVIOUS
+from pikavae.registry.production_model import ABOUT, PRODUCTION_NAME
+from pikavae.registry.versions import CHAMPION, Version
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+def record_request(
+    client: MlflowClient,
+    home: Path,
+    candidate: Version,
+    *,
+    champion: int | None,
+    report: str | None,
+    evaluation_set: str | None,
+    thresholds: Mapping[str, Any],
+    verdicts: Mapping[str, Any],
+    overridden: Sequence[str],
+    reason: str,
+    actor: str | None = None,
+) -> Event:
+    """Write what the gates said of a candidate into the ledger. The same said again is one event.
+
+    Args:
+        client: from `pikavae.tracking.connect`.
+        home: the absolute folder that holds all state.
+        candidate: the version that is asked for.
+        champion: the production version that it was measured against.
+        report: name of the candidate's report.
+        evaluation_set: digest of the pictures.
+        thresholds: the policy, JSON values.
+        verdicts: of the gates, JSON values.
+        overridden: gates that failed, and that somebody overrides.
+        reason: any text that is not empty.
+        actor: who asks, by default user@host.
+
+    Raises:
+        UserError: the reason is empty.
+        GateError: another version became champion meanwhile; nothing was written.
+    """
+    production.check_reason(reason)
+    with production.locked(client, home):
+        listed = versions.list_versions(client, PRODUCTION_NAME)
+        before = production.aliases_of(listed)
+        if before[CHAMPION] != champion:
+            raise GateError(
+                f"promote {candidate.version}: another version became champion while it was measured; promote it again"
+            )
+        entry = Entry(
+            transaction=uuid.uuid4().hex,
+            action="request",
+            state="done",
+            actor=actor or production.user_at_host(),
+            model=candidate.name,
+            version=candidate.version,
+            production_version=None,
+            champion_before=production.candidate_number(listed, champion),
+            champion_after=production.candidate_number(listed, champion),
+            previous_after=production.candidate_number(listed, before[PREVIOUS]),
+            aliases_before=before,
+            aliases_after=before,
+            fingerprint=candidate.tags.get("pikavae.fingerprint"),
+            evaluation_set=evaluation_set,
+            commit=candidate.tags.get("mlflow.source.git.commit"),
+            dirty=candidate.tags.get("pikavae.git.dirty"),
+            run_id=candidate.run_id,
+            report=report,
+            snapshot=candidate.tags.get("pikavae.snapshot"),
+            store=production_store.digest_of(candidate.manifest),
+            manifest=candidate.manifest,
+            thresholds=thresholds,
+            verdicts=verdicts,
+            approver=None,
+            reason=reason,
+            forced=bool(overridden),
+            overridden=list(overridden),
+        )
+        events = ledger.read(production.ledger_path(home))
+        newest = newest_request(events, candidate.name, candidate.version)
+        if (
+            newest is not None
+            and is_open(events, newest)
+            and replace(entry, transaction=newest.transaction) == newest.entry()
+        ):
+            return newest
+        with ExitStack() as undo:  # which MLflow keeps the ledger's head with
+            versions.ensure_registered_model(client, undo, PRODUCTION_NAME, ABOUT)
+            undo.pop_all()
+        return production.record(client, home, entry)
+
+
+def record_approval(
+    client: MlflowClient, home: Path, request: Event, *, reason: str, actor: str | None = None
+) -> Event:
+    """Write into the ledger who approved an open request; the first approval counts.
+
+    Args:
+        client: from `pikavae.tracking.connect`.
+        home: the absolute folder that holds all state.
+        request: from the ledger.
+        reason: any text that is not empty.
+        actor: who approves, by default user@host.
+
+    Raises:
+        UserError: the reason is empty.
+        GateError: the request is not open any more, or it is void.
+    """
+    production.check_reason(reason)
+    with production.locked(client, home):
+        events = ledger.read(production.ledger_path(home))
+        if not is_open(events, request):
+            raise GateError(f"approve {request.version}: its request of {request.time} was carried out or replaced")
+        candidate = versions.get_version(client, request.model, request.version)
+        production.refuse_void(request, versions.list_versions(client, PRODUCTION_NAME), candidate)
+        if (approval := approval_of(events, request)) is not None:
+            return approval
+        who = actor or production.user_at_host()
+        entry = request.entry(
+            transaction=uuid.uuid4().hex, action="approve", actor=who, approver=who, reason=reason, request=request.hash
+        )
+        return production.record(client, home, entry)
+
+
+def newest_request(events: Iterable[Event], model: str, version: int) -> Event | None:
+    """The last request of a candidate."""
+    found = None
+    for event in events:
+        if (event.action, event.model, event.version) == ("request", model, version):
+            found = event
+    return found
+
+
+def approval_of(events: Iterable[Event], request: Event) -> Event | None:
+    """The event that approved a request."""
+    return next((event for event in events if event.action == "approve" and event.request == request.hash), None)
+
+
+def is_open(events: Sequence[Event], request: Event) -> bool:
+    """Whether a request is the newest of its version and was not carried out."""
+    done = any(
+        event.action == "promote" and event.state == "done" and event.request == request.hash for event in events
+    )
+    return not done and newest_request(events, request.model, request.version) == request

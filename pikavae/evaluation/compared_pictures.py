@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pikavae.evaluation.comparison import Comparison, PictureChange
 from pikavae.evaluation.evaluate import exact_float32
-from pikavae.evaluation.measurement import EvaluationPictures
+from pikavae.evaluation.measurement import EvaluationPictures, images_of
 from pikavae.model.autoencoder import AutoencoderKL
 
 
@@ -55,7 +55,7 @@ def compared_pictures(
     made: dict[str, ComparedPicture] = {}
     with torch.inference_mode(), exact_float32():
         for change in {change.name: change for some in chosen.values() for change in some}.values():
-            original = pictures.pixels([index[change.name]]).float() / 127.5 - 1.0
+            original = images_of(pictures, [index[change.name]])
             a, b = (model.decode(model.encode(original.to(device)).mode()).cpu() for model in models)
             made[change.name] = ComparedPicture(change, original[0], a[0], b[0])
     return {title: [made[change.name] for change in some] for title, some in chosen.items()}

@@ -66,6 +66,7 @@ def test_a_run_is_recorded_whole(finished):
     images = {file.path for file in client().list_artifacts(finished["run_id"], "images")}
     assert any("reconstructions" in path for path in images)
     assert any("filmstrip" in path for path in images)
+    assert "moments of the training" in Path(finished["report"], "report.html").read_text()
     assert set(finished["stages"]) == set(stages.STAGES)
     assert all(stage["status"] == "done" for stage in finished["stages"].values())
 

@@ -153,6 +153,11 @@ def picture_address(pixels: np.ndarray, limit: int) -> str:
     return _address(image, PICTURE_SIDES, qualities, limit)
 
 
+def strip_address(image: Image.Image, limit: int) -> str:
+    """A sheet of many small pictures as a `data:` address of a WebP of at most about `limit` bytes, not scaled."""
+    return _address(image, (max(image.size),), PICTURE_QUALITIES, limit)
+
+
 def _address(image: Image.Image, sides: Sequence[int], qualities: Sequence[int], limit: int) -> str:
     """The first that fits of the sides and then the qualities, from the best down; or else the smallest."""
     content = b""

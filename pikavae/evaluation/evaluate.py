@@ -56,6 +56,7 @@ def evaluate(
     *,
     device: torch.device,
     provenance: Mapping[str, Any],
+    filmstrip: Path | None = None,
 ) -> Report:
     """Reconstruct every picture from its posterior's mode, measure it, and write the report.
 
@@ -70,6 +71,7 @@ def evaluate(
         out: made by the caller, who removes it if this raises.
         device: where to compute.
         provenance: JSON values on where the model came from; kept in the report.
+        filmstrip: a picture of the model's training, for the page.
 
     Raises:
         UserError: there are no pictures, or the model's downsampling factor does not divide their size.
@@ -108,7 +110,7 @@ def evaluate(
         per_image=_per_image(columns, pictures),
     )
     report.save(out)
-    write_atomically(out / PAGE_NAME, report_page(report, shown))
+    write_atomically(out / PAGE_NAME, report_page(report, shown, filmstrip))
     return report
 
 

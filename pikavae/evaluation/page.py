@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from pikavae.data.page_charts import figure
 from pikavae.data.page_html import (
@@ -18,6 +21,7 @@ from pikavae.data.page_html import (
     count,
     escaped,
     shortened,
+    strip_address,
     tag,
     together,
 )
@@ -29,14 +33,16 @@ from pikavae.evaluation.report import Report
 from pikavae.evaluation.shown import ShownPicture
 
 PAGE_NAME = "report.html"
+FILMSTRIP_BYTES = 600_000
 
 
-def report_page(report: Report, shown: Mapping[str, Sequence[ShownPicture]]) -> str:
+def report_page(report: Report, shown: Mapping[str, Sequence[ShownPicture]], filmstrip: Path | None = None) -> str:
     """The page, as one HTML document. The same report and pictures give the same page.
 
     Args:
         report: the numbers.
         shown: the `first` pictures, the `worst` from the lowest PSNR up, the `best` from the highest down.
+        filmstrip: a picture file of the training, which is shown where it is given.
     """
     limit = PICTURES_BYTES // sum(3 * len(chosen) for chosen in shown.values())
     parts = [
@@ -47,6 +53,7 @@ def report_page(report: Report, shown: Mapping[str, Sequence[ShownPicture]]) -> 
         ("best", "Best", _pictures(shown["best"], "From the highest PSNR down.", limit)),
         ("metrics", "All metrics", _metrics(report)),
         ("latents", "Latents", _latents(report)),
+        *([("training", "Training", _training(filmstrip))] if filmstrip else []),
         ("lineage", "Configuration and lineage", _settings(report)),
     ]
     return framed(f"{_subject(report)} - evaluation", _header(report), _headline(report), parts)
@@ -166,6 +173,18 @@ def _latents(report: Report) -> Html:
         f"which gives them the deviation 1."
     )
     return together(tag("p", words), tag("div", tag("table", tag("thead", head), tag("tbody", *rows)), class_="scroll"))
+
+
+def _training(filmstrip: Path) -> Html:
+    words = "The same validation pictures at moments of the training, from left to right; the originals at the right."
+    with Image.open(filmstrip) as picture:
+        sheet = tag(
+            "img",
+            src=strip_address(picture.convert("RGB"), FILMSTRIP_BYTES),
+            alt="Reconstructions at moments of the training",
+            class_="sheet-of-many",
+        )
+    return together(tag("p", words), tag("div", sheet, class_="scroll", tabindex="0"))
 
 
 def _settings(report: Report) -> Html:

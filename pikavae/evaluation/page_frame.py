@@ -9,8 +9,8 @@ from pikavae.data import page as data_page
 from pikavae.data.page_html import Html, document, section, tag
 from pikavae.evaluation.page_numbers import Level
 
-PICTURES_BYTES = 7_000_000
-"""For all pictures of a page, so that with its words and in base64 it stays under ten megabytes."""
+PICTURES_BYTES = 5_500_000
+"""For the pictures of a page, so that with its words and sheets, and in base64, it stays under ten megabytes."""
 
 
 def framed(title: str, header: Html, headline: Html, parts: Sequence[tuple[str, str, Html]]) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ from pikavae.training.worker import Job
 
 logger = logging.getLogger(__name__)
 
+FILMSTRIP_NAME = "filmstrip.png"
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
@@ -127,7 +129,8 @@ def evaluate(config: Config, prepared: Prepared, trained: Trained) -> Evaluated:
         return found
     log = RunLog.resume(connect(home()), trained.run.run_id)
     with recording(log):
-        done = evaluate_snapshot(config, prepared.pictures.validation, trained.snapshot, inputs)
+        filmstrip = trained.run.path / FILMSTRIP_NAME
+        done = evaluate_snapshot(config, prepared.pictures.validation, trained.snapshot, inputs, filmstrip)
         log.log(run_metrics(done.report), trained.step, again=True)  # measured anew: the later point counts
         for file in sorted(done.folder.iterdir()):
             log.log_file(file, "evaluation")
@@ -204,8 +207,10 @@ def choose_device(config: Config) -> torch.device:
     return torch.device(name)
 
 
-def evaluate_snapshot(config: Config, pictures: PictureSet, snapshot: Path, inputs: stages.Inputs) -> Evaluated:
-    """Measure a snapshot and write the report under its key."""
+def evaluate_snapshot(
+    config: Config, pictures: PictureSet, snapshot: Path, inputs: stages.Inputs, filmstrip: Path | None = None
+) -> Evaluated:
+    """Measure a snapshot and write the report under its key; its page shows the training where there is a filmstrip."""
     folder = home() / "evaluations" / stages.key_of(inputs)
     with exclusive(folder.with_suffix(".lock")):
         if found := find_evaluated(folder.name):
@@ -219,6 +224,7 @@ def evaluate_snapshot(config: Config, pictures: PictureSet, snapshot: Path, inpu
                 temporary,
                 device=choose_device(config),
                 provenance=provenance,
+                filmstrip=filmstrip if filmstrip and filmstrip.is_file() else None,
             )
             (temporary / "stage.json").write_text(json.dumps({"inputs": inputs}, indent=2) + "\n")
     return Evaluated(report, folder, reused=False)
@@ -302,7 +308,10 @@ def _train_in(config: Config, pictures: PreparedSet, run: RunFolder, log: RunLog
     with Delivery(run.path, log, pictures.validation, config.training.preview_images) as delivery:
         result = train_apart(run.path, job, config.training.restarts)
         delivery.finish()
-        log.log_image("filmstrip", delivery.filmstrip(), result["steps"])
+        filmstrip = delivery.filmstrip()
+    filmstrip.save(content := BytesIO(), format="PNG")
+    write_atomically(run.path / FILMSTRIP_NAME, content.getvalue())
+    log.log_image("filmstrip", filmstrip, result["steps"])
     snapshot = run.path / "snapshots" / str(result["snapshot"])
     values = {
         **result,

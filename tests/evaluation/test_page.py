@@ -52,6 +52,17 @@ def test_small_pictures_are_exact_and_the_error_is_four_times_theirs(report):
     assert np.abs(error - np.minimum(4 * difference, 255)).max() <= 1
 
 
+def test_the_training_is_shown_where_its_filmstrip_is_given(report, tmp_path):
+    strip = np.random.default_rng(0).integers(0, 256, (300, 900, 3), dtype=np.uint8)
+    Image.fromarray(strip).save(tmp_path / "strip.png")
+    chosen = {"first": [shown()], "worst": [], "best": []}
+    document = report_page(report, chosen, tmp_path / "strip.png")
+    assert (300, 900, 3) in {image.shape for image in images_of(document)}
+    assert "moments of the training" in Page(document).text
+    assert "moments of the training" not in Page(report_page(report, chosen)).text
+    assert len(document) - len(report_page(report, chosen)) < 4 / 3 * page.FILMSTRIP_BYTES + 1000
+
+
 def test_large_pictures_are_shown_at_256_pixels(report):
     assert {image.shape for image in images_of(page_of(report, shown(side=300)))} == {(256, 256, 3)}
 

@@ -171,14 +171,6 @@ def as_written() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def norms_twice() -> Iterator[None]:
-    """Every norm is computed twice, under autocast too, where the model keeps what it returns."""
-    again = partial(autoencoder.recomputed, autoencoder._norm_silu_conv)
-    with mock.patch.object(autoencoder, "norm_silu_conv", again):
-        yield
-
-
 def measure_memory(setting: Setting) -> list[dict[str, object]]:
     """Peak memory and step time at the largest size, batch 1, for each precision and way to keep activations."""
     size = max(setting.batches)
@@ -189,7 +181,6 @@ def measure_memory(setting: Setting) -> list[dict[str, object]]:
         step = stepper(setting, network, batch, precision, network)
         ways = {
             "as written": partial(run_as, network, step, as_written, False),
-            "norms twice": partial(run_as, network, step, norms_twice, False),
             "default": partial(run_as, network, step, nullcontext, False),
             "checkpointing": partial(run_as, network, step, nullcontext, True),
         }

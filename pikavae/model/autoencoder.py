@@ -57,12 +57,10 @@ def _norm_silu_conv(norm: nn.Module, conv: nn.Module, x: Tensor) -> Tensor:
 def norm_silu_conv(norm: nn.Module, conv: nn.Module, x: Tensor) -> Tensor:
     """The convolution of the activated norm of `x`, for which training keeps one large map, `x`, instead of three.
 
-    The convolution itself is not repeated. Beside one in float32 the rest takes little time, so it is computed twice;
-    under autocast it would take much of a step, since the convolution is fast there and the norm still in float32. A
-    compiler finds by itself what to compute again.
+    Under autocast that map is a half-precision one, while the norm and its gradient are computed as they would be
+    without this. The convolution itself is not repeated. A compiler finds by itself what to compute again.
     """
-    cheap = not torch.is_autocast_enabled(x.device.type) and not torch.compiler.is_compiling()
-    if cheap and norm.training and torch.is_grad_enabled() and x.numel() >= RECOMPUTE_ABOVE:
+    if norm.training and torch.is_grad_enabled() and x.numel() >= RECOMPUTE_ABOVE and not torch.compiler.is_compiling():
         return recomputed(_norm_silu_conv, norm, conv, x)
     return _norm_silu_conv(norm, conv, x)
 

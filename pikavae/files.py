@@ -24,6 +24,16 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def copy_hashed(source: Path, target: Path) -> str:
+    """Copy a file to a name that is free; the SHA-256 of what was copied, in hexadecimal."""
+    digest = hashlib.sha256()
+    with source.open("rb") as reader, target.open("xb") as writer:
+        while chunk := reader.read(1 << 20):
+            digest.update(chunk)
+            writer.write(chunk)
+    return digest.hexdigest()
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file so that a reader, or the next start after a crash, sees the old content or the new, never a part."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 BEGINNING = "0" * 64
 """What the first event names as the hash before it."""
-ADDED_LATER = ("request", "overridden")
+ADDED_LATER = ("request", "overridden", "shown")
 """Fields that are written only where they say something, so that a ledger of before keeps its hashes."""
 
 
@@ -34,8 +34,9 @@ class Entry:
 
     transaction: str
     """The id that an intent shares with the event that ends it."""
-    action: Literal["request", "approve", "promote", "rollback"]
-    """A `request` tells what the gates said of a candidate; it and an `approve` are done at once and move nothing."""
+    action: Literal["request", "approve", "promote", "rollback", "repair"]
+    """A `request` tells what the gates said of a candidate; it and an `approve` are done at once and move nothing.
+    A `repair` put MLflow or the production store back; its version is the champion, or the one that was made again."""
     state: Literal["intent", "done", "undone"]
     actor: str
     """user@host."""
@@ -78,6 +79,8 @@ class Entry:
     """The hash of the request that this approves or carries out."""
     overridden: list[str] = field(default_factory=list)
     """The gates that failed and were overridden."""
+    shown: Mapping[str, Any] = field(default_factory=dict)
+    """`tags`, `metrics` and `description` of the candidate, for the page of the production version."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +122,27 @@ def read(path: Path) -> list[Event]:
     return events
 
 
+def is_torn(path: Path) -> bool:
+    """Whether the last line was cut short."""
+    return bool(_lines(path)[1])
+
+
+def drop_torn(path: Path) -> None:
+    """Take away a last line that was cut short. Whoever calls holds the lock."""
+    whole, torn = _lines(path)
+    if torn:
+        with path.open("r+b") as file:
+            file.truncate(sum(len(line) + 1 for line in whole))
+            os.fsync(file.fileno())
+
+
+def of_production(events: Sequence[Event], number: int | None) -> Event | None:
+    """The last event about this version of the production model: which candidate it is, and of what bytes."""
+    return next(
+        (event for event in reversed(events) if number is not None and event.production_version == number), None
+    )
+
+
 def append(path: Path, entry: Entry) -> Event:
     """Write an event to the end of the ledger and onto the disk; a last line that was cut short is dropped first.
 
@@ -134,11 +158,8 @@ def append(path: Path, entry: Entry) -> Event:
         "previous": events[-1].hash if events else BEGINNING,
     }
     event = Event(**values, hash=_hash(values))
-    whole, torn = _lines(path)
-    with path.open("r+b" if torn else "ab") as file:
-        if torn:
-            file.seek(sum(len(line) + 1 for line in whole))
-            file.truncate()
+    drop_torn(path)
+    with path.open("ab") as file:
         file.write(_canonical(_written(event)) + b"\n")
         file.flush()
         os.fsync(file.fileno())

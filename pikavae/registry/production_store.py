@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -15,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pikavae.errors import DamagedFileError, UserError
-from pikavae.files import folder_atomically, remove_leftovers
+from pikavae.files import copy_hashed, folder_atomically, make_folder, remove_folder, remove_leftovers
 from pikavae.registry.package import file_hashes
-from pikavae.registry.store import fetch
+from pikavae.registry.store import fetch, local_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -56,16 +55,62 @@ def keep(client: MlflowClient, home: Path, version: Version, undo: ExitStack) ->
             f"version {version.version} of {version.name!r}: no hashes of its files were kept; register it with pikavae"
         )
     folder = folder_of(home, version.manifest)
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
+    if folder.exists():
+        verify(folder, version.manifest)
+    else:
+        make_folder(folder.parent)
         remove_leftovers(folder.parent)
         with folder_atomically(folder) as copy:
             _copy(client, version, copy)
-        undo.callback(_remove, folder)
-    verify(folder, version.manifest)
+        undo.callback(remove, folder)
+    protect(folder)
+    return folder
+
+
+def put_back(folder: Path, source: Path, manifest: Mapping[str, str]) -> None:
+    """Make a folder of the store anew from a copy of its files; whatever has its name goes.
+
+    Args:
+        folder: from `folder_of`.
+        source: a folder that holds the files, and maybe others.
+        manifest: the SHA-256 of each file by its path.
+
+    Raises:
+        DamagedFileError: the copy is damaged as well; the folder is as it was.
+    """
+    with folder_atomically(folder) as copy:
+        if altered := _copy_verified(source, copy, manifest):
+            raise DamagedFileError(f"{source}: damaged: {altered}")
+        if folder.exists():
+            unprotect(folder)
+    protect(folder)
+
+
+def protect(folder: Path) -> None:
+    """Make a folder of the store read-only."""
     for path in (folder, *folder.rglob("*")):
         path.chmod(0o555 if path.is_dir() else 0o444)
-    return folder
+
+
+def unprotect(folder: Path) -> None:
+    """Make the folders of a folder of the store writable, so that it can be removed."""
+    for path in (folder, *folder.rglob("*")):
+        if path.is_dir():
+            path.chmod(0o755)
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder of the store, so that no part of it is ever seen under its name."""
+    unprotect(folder)
+    remove_folder(folder)
+
+
+def damage(folder: Path, manifest: Mapping[str, str]) -> str | None:
+    """How a folder of the store differs from the manifest, for a message; None when it holds its files and no other."""
+    if not folder.is_dir():
+        return f"{folder}: gone from the production store"
+    found = file_hashes(folder)
+    return None if found == manifest else f"{folder}: damaged in the production store: {differing(found, manifest)}"
 
 
 def verify(folder: Path, manifest: Mapping[str, str]) -> None:
@@ -74,12 +119,8 @@ def verify(folder: Path, manifest: Mapping[str, str]) -> None:
     Raises:
         DamagedFileError: naming what differs.
     """
-    found = file_hashes(folder)
-    if found != manifest:
-        raise DamagedFileError(
-            f"{folder}: damaged in the production store: {_differing(found, manifest)}; restore it from a backup, or "
-            f"move the folder away and promote the version again"
-        )
+    if complaint := damage(folder, manifest):
+        raise DamagedFileError(f"{complaint}; `pikavae models verify` says how to mend it")
 
 
 def _copy(client: MlflowClient, version: Version, copy: Path) -> None:
@@ -87,35 +128,37 @@ def _copy(client: MlflowClient, version: Version, copy: Path) -> None:
 
     location = client.get_model_version_download_uri(version.name, str(version.version))
     with tempfile.TemporaryDirectory(dir=copy.parent, prefix=".", suffix=".tmp") as temporary:
-        fetched = Path(temporary)
+        source = local_folder(location)
         try:
-            fetch(client, location, fetched)
+            if source is None:
+                source = Path(temporary)
+                fetch(client, location, source)
+            altered = _copy_verified(source, copy, version.manifest)
         except (MlflowException, OSError) as error:
             reason = " ".join(str(error).split())
             raise DamagedFileError(
                 f"version {version.version} of {version.name!r}: its files could not be copied from {location}: "
                 f"{reason}"
             ) from None
-        found = file_hashes(fetched)
-        wanted = {name: digest for name, digest in found.items() if name in version.manifest}
-        if wanted != version.manifest:
-            raise DamagedFileError(
-                f"version {version.version} of {version.name!r}: its files at {location} are not those that were "
-                f"registered: {_differing(wanted, version.manifest)}; register the snapshot again"
-            )
-        for name in wanted:  # names that were found below the folder, so none leads out of it
-            target = copy / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(fetched / name, target)
+    if altered:
+        raise DamagedFileError(
+            f"version {version.version} of {version.name!r}: its files at {location} are not those that were "
+            f"registered: {altered}; register the snapshot again"
+        )
 
 
-def _differing(found: Mapping[str, str], manifest: Mapping[str, str]) -> str:
+def _copy_verified(source: Path, copy: Path, manifest: Mapping[str, str]) -> str:
+    """Copy the files of a manifest into an empty folder, each read once; which are not as it says, if any."""
+    there = {path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()}
+    found = {}
+    for name in sorted(there & manifest.keys()):  # found below the folder, so that none leads out of it
+        target = copy / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        found[name] = copy_hashed(source / name, target)
+    return differing(found, manifest)
+
+
+def differing(found: Mapping[str, str], manifest: Mapping[str, str]) -> str:
+    """Which files are not as the manifest says, for a message; empty when all are."""
     names = sorted(name for name in {*found, *manifest} if found.get(name) != manifest.get(name))
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _remove(folder: Path) -> None:
-    for path in (folder, *folder.rglob("*")):
-        if path.is_dir():
-            path.chmod(0o755)
-    shutil.rmtree(folder)

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pikavae.errors import GateError
-from pikavae.registry import ledger, production, production_store, versions
+from pikavae.registry import production, production_store, versions
 from pikavae.registry.ledger import Entry, Event
-from pikavae.registry.production import PREVIOUS
-from pikavae.registry.production_model import ABOUT, PRODUCTION_NAME
+from pikavae.registry.transactions import PREVIOUS, candidate_number, locked, record, standing, user_at_host
 from pikavae.registry.versions import CHAMPION, Version
 
 if TYPE_CHECKING:
@@ -58,9 +56,8 @@ def record_request(
         GateError: another version became champion meanwhile; nothing was written.
     """
     production.check_reason(reason)
-    with production.locked(client, home):
-        listed = versions.list_versions(client, PRODUCTION_NAME)
-        before = production.aliases_of(listed)
+    with locked(client, home) as events:
+        before = standing(events)
         if before[CHAMPION] != champion:
             raise GateError(
                 f"promote {candidate.version}: another version became champion while it was measured; promote it again"
@@ -69,13 +66,13 @@ def record_request(
             transaction=uuid.uuid4().hex,
             action="request",
             state="done",
-            actor=actor or production.user_at_host(),
+            actor=actor or user_at_host(),
             model=candidate.name,
             version=candidate.version,
             production_version=None,
-            champion_before=production.candidate_number(listed, champion),
-            champion_after=production.candidate_number(listed, champion),
-            previous_after=production.candidate_number(listed, before[PREVIOUS]),
+            champion_before=candidate_number(events, champion),
+            champion_after=candidate_number(events, champion),
+            previous_after=candidate_number(events, before[PREVIOUS]),
             aliases_before=before,
             aliases_after=before,
             fingerprint=candidate.tags.get("pikavae.fingerprint"),
@@ -94,7 +91,6 @@ def record_request(
             forced=bool(overridden),
             overridden=list(overridden),
         )
-        events = ledger.read(production.ledger_path(home))
         newest = newest_request(events, candidate.name, candidate.version)
         if (
             newest is not None
@@ -102,10 +98,7 @@ def record_request(
             and replace(entry, transaction=newest.transaction) == newest.entry()
         ):
             return newest
-        with ExitStack() as undo:  # which MLflow keeps the ledger's head with
-            versions.ensure_registered_model(client, undo, PRODUCTION_NAME, ABOUT)
-            undo.pop_all()
-        return production.record(client, home, entry)
+        return record(client, home, entry)
 
 
 def record_approval(
@@ -125,19 +118,18 @@ def record_approval(
         GateError: the request is not open any more, or it is void.
     """
     production.check_reason(reason)
-    with production.locked(client, home):
-        events = ledger.read(production.ledger_path(home))
+    with locked(client, home) as events:
         if not is_open(events, request):
             raise GateError(f"approve {request.version}: its request of {request.time} was carried out or replaced")
         candidate = versions.get_version(client, request.model, request.version)
-        production.refuse_void(request, versions.list_versions(client, PRODUCTION_NAME), candidate)
+        production.refuse_void(request, events, candidate)
         if (approval := approval_of(events, request)) is not None:
             return approval
-        who = actor or production.user_at_host()
+        who = actor or user_at_host()
         entry = request.entry(
             transaction=uuid.uuid4().hex, action="approve", actor=who, approver=who, reason=reason, request=request.hash
         )
-        return production.record(client, home, entry)
+        return record(client, home, entry)
 
 
 def newest_request(events: Iterable[Event], model: str, version: int) -> Event | None:

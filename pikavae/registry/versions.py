@@ -117,6 +117,7 @@ def publish(
     metrics: Mapping[str, float],
     tags: Mapping[str, str],
     description: str,
+    manifest: Mapping[str, str] | None = None,
 ) -> Version:
     """Make a package a logged model of a run, and that a new version of `model_name`.
 
@@ -133,6 +134,7 @@ def publish(
         metrics: its scores, for the version and for the logged model.
         tags: of the version.
         description: of the version, Markdown.
+        manifest: the SHA-256 of each file of the package, where it is known already.
     """
     model = _log_package(
         client, undo, run_id=run_id, package=package, key=key, image_size=image_size, step=step, metrics=metrics
@@ -149,8 +151,8 @@ def publish(
                 **tags,
                 KEY_TAG: key,
                 MODEL_ID_TAG: model.model_id,
-                METRICS_TAG: json.dumps(dict(metrics)),
-                MANIFEST_TAG: json.dumps(file_hashes(package)),
+                METRICS_TAG: as_tag(metrics),
+                MANIFEST_TAG: as_tag(manifest or file_hashes(package)),
             },
         )
     undo.callback(client.delete_model_version, model_name, made.version)
@@ -295,6 +297,25 @@ def ensure_registered_model(client: MlflowClient, undo: ExitStack, name: str, ab
     undo.callback(delete_if_empty)
 
 
+def as_tag(values: Mapping[str, Any]) -> str:
+    """Hashes or scores as the text of a tag."""
+    return json.dumps(dict(values), sort_keys=True)
+
+
+def manifest_of(made: ModelVersion) -> dict[str, str]:
+    """The SHA-256 of each file of a version, by the path in the package; empty when somebody took the tag away."""
+    return _from_tag(made.tags.get(MANIFEST_TAG, "{}"))
+
+
+def _from_tag(text: str) -> dict[str, Any]:
+    """What a tag holds; nothing when somebody wrote into it what is no JSON object."""
+    try:
+        values = json.loads(text)
+    except ValueError:
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
 def _version(made: ModelVersion, aliases: Mapping[str, Any]) -> Version:
     tags = dict(made.tags)
     return Version(
@@ -302,8 +323,8 @@ def _version(made: ModelVersion, aliases: Mapping[str, Any]) -> Version:
         version=int(made.version),
         run_id=made.run_id,
         model_id=tags.get(MODEL_ID_TAG, ""),
-        metrics=json.loads(tags.pop(METRICS_TAG, "{}")),
-        manifest=json.loads(tags.pop(MANIFEST_TAG, "{}")),
+        metrics=_from_tag(tags.pop(METRICS_TAG, "{}")),
+        manifest=_from_tag(tags.pop(MANIFEST_TAG, "{}")),
         tags=tags,
         created=datetime.fromtimestamp(made.creation_timestamp / 1000, UTC),
         aliases=tuple(sorted(alias for alias, number in aliases.items() if int(number) == int(made.version))),

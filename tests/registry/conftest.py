@@ -11,7 +11,7 @@ from pikavae.registry import production
 from pikavae.registry.package import file_hashes
 from pikavae.registry.store import local_folder
 from tests.mlflow_server import free_port, mlflow_server
-from tests.registry.house import House
+from tests.registry.house import House, copied
 
 
 @pytest.fixture(scope="session")
@@ -52,10 +52,19 @@ def server(tmp_path_factory):
         yield address
 
 
+@pytest.fixture(scope="session")
+def first_house(tmp_path_factory):
+    """The home with two candidates that each test has a copy of."""
+    folder = tmp_path_factory.mktemp("first house")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        return House(folder / "home", folder)
+
+
 @pytest.fixture
-def house(tmp_path, monkeypatch):
+def house(first_house, tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return House(tmp_path / "home", tmp_path)
+    return copied(first_house.home, tmp_path / "home")
 
 
 @pytest.fixture

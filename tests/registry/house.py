@@ -1,6 +1,9 @@
 """A home with candidates, for what concerns production."""
 
 import os
+import shutil
+import sqlite3
+from contextlib import closing
 
 import numpy as np
 import torch
@@ -13,6 +16,14 @@ from pikavae.registry import production, versions
 from pikavae.registry.package import file_hashes
 
 NAME = "candidates"
+PLACES = (
+    "experiments.artifact_location",
+    "runs.artifact_uri",
+    "logged_models.artifact_location",
+    "model_versions.storage_location",
+    "model_versions.source",
+)
+"""Where MLflow keeps absolute addresses of files."""
 IMAGES = np.random.default_rng(0).uniform(-1, 1, (2, 3, 16, 24)).astype(np.float32)
 
 
@@ -23,7 +34,7 @@ class House:
         self.home = home
         self.client = tracking.connect(home)
         experiment = tracking.experiment_id(self.client, home, "training")
-        self.run = tracking.RunLog.start(self.client, experiment, "a run", tags={}, params={})
+        self.run_id = tracking.RunLog.start(self.client, experiment, "a run", tags={}, params={}).run_id
         for seed in (1, 2):
             self.register(folder, seed)
 
@@ -39,7 +50,7 @@ class House:
         write_snapshot(snapshot, model, image_size=16, settings="data: {}\n")
         versions.register(
             self.client,
-            run_id=self.run.run_id,
+            run_id=self.run_id,
             snapshot=snapshot,
             model_name=NAME,
             image_size=16,
@@ -54,6 +65,16 @@ class House:
 
     def rollback(self, reason="because"):
         return production.rollback(self.client, self.home, reason=reason)
+
+    def disagreements(self, **arguments):
+        """What `verify` complains of."""
+        return [found.what for found in production.verify(self.client, self.home, **arguments).disagreements]
+
+    def repair(self, **arguments):
+        """Repair, after which nothing may be left; what was done."""
+        repaired = production.repair(self.client, self.home, **arguments)
+        assert repaired.left == []
+        return repaired.done
 
     def state(self):
         """All that a refusal must leave as it is."""
@@ -75,3 +96,18 @@ class House:
             mlflow.set_tracking_uri(None)
             if before is not None:
                 os.environ["MLFLOW_TRACKING_URI"] = before
+
+
+def copied(home, target):
+    """The house of a copy of a home at another place, where nothing is at work in the first."""
+    shutil.copytree(home, target, symlinks=True, ignore=shutil.ignore_patterns("mlflow.db*"))
+    with closing(sqlite3.connect(home / "mlflow.db")) as source, closing(sqlite3.connect(target / "mlflow.db")) as copy:
+        source.backup(copy)
+        for place in PLACES:
+            table, column = place.split(".")
+            copy.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (home.as_uri(), target.as_uri()))
+        copy.commit()
+    made = House.__new__(House)
+    made.home, made.client = target, tracking.connect(target)
+    made.run_id = versions.get_version(made.client, NAME, 1).run_id
+    return made

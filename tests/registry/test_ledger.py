@@ -76,7 +76,9 @@ def lines_of(path):
 
 
 def test_what_a_request_adds_is_kept_and_a_ledger_of_before_reads_as_it_did(path):
-    asked = ENTRY.__class__(**asdict(ENTRY) | {"action": "approve", "request": "1" * 64, "overridden": ["floors"]})
+    asked = ENTRY.__class__(
+        **asdict(ENTRY) | {"action": "approve", "request": "1" * 64, "overridden": ["floors"], "shown": {"tags": {}}}
+    )
     added = ledger.append(path, asked)
     assert ledger.read(path)[-1] == added
     assert json.loads(lines_of(path)[-1]) == asdict(added)

@@ -371,6 +371,10 @@ class RunLog:
         if flow_run_id not in attempts:
             self._client.set_tag(self.run_id, ATTEMPTS_TAG, ",".join([*attempts, flow_run_id]))
 
+    def note(self) -> str:
+        """The Markdown at the head of the run's page; empty where there is none."""
+        return str(self._client.get_run(self.run_id).data.tags.get(NOTE_TAG, ""))
+
     def set_note(self, markdown: str) -> None:
         """Replace the Markdown at the head of the run's page."""
         self._client.set_tag(self.run_id, NOTE_TAG, markdown)

@@ -17,9 +17,10 @@ from pikavae.errors import NonFiniteLossError
 from pikavae.evaluation.report import Report
 from pikavae.files import exclusive
 from pikavae.home import home
+from pikavae.operations.describing import evaluation_note
 from pikavae.presets import load_config
 from pikavae.runs import find_run
-from pikavae.tracking import tracking_uri
+from pikavae.tracking import RunLog, tracking_uri
 from tests.conftest import TINY
 
 
@@ -61,6 +62,11 @@ def test_a_run_is_recorded_whole(finished):
     assert run.data.tags["pikavae.fingerprint"] == finished["fingerprint"]
     assert len(run.data.tags["mlflow.source.git.commit"]) == 40
     assert {i.dataset.digest for i in run.inputs.dataset_inputs} != set()
+    note = run.data.tags["mlflow.note.content"]
+    assert f"PSNR {finished['metrics']['psnr']:.2f} dB" in note
+    assert "artifacts/evaluation/report.html" in note
+    log = RunLog.resume(client(), finished["run_id"])
+    assert evaluation_note(log, operations.load_report(Path(finished["report"]))) == note  # again, it takes its place
     config = client().download_artifacts(finished["run_id"], "config.yaml")
     assert load_config(config) == tiny()
     images = {file.path for file in client().list_artifacts(finished["run_id"], "images")}

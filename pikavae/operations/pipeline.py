@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,12 +23,11 @@ from pikavae.data.prepare import prepare as prepare_data
 from pikavae.delivery import Delivery
 from pikavae.errors import PikavaeError, PreemptedError
 from pikavae.evaluation.evaluate import evaluate as evaluate_pictures
-from pikavae.evaluation.report import Report
 from pikavae.files import exclusive, folder_atomically, sha256_of, write_atomically
 from pikavae.git import git_tags
 from pikavae.home import home
-from pikavae.mlflow_ui import ui_url
 from pikavae.model.snapshot import read_snapshot
+from pikavae.operations.describing import data_metrics, evaluation_note, run_metrics, run_name, run_note
 from pikavae.operations.imported import starting_weights
 from pikavae.operations.results import (
     Evaluated,
@@ -135,6 +133,7 @@ def evaluate(config: Config, prepared: Prepared, trained: Trained) -> Evaluated:
         for file in sorted(done.folder.iterdir()):
             log.log_file(file, "evaluation")
         log.set_tags({"pikavae.evaluate_key": done.folder.name})
+        log.set_note(evaluation_note(log, done.report))
     return replace(done, seconds=time.monotonic() - began)
 
 
@@ -230,18 +229,6 @@ def evaluate_snapshot(
     return Evaluated(report, folder, reused=False)
 
 
-def run_metrics(report: Report) -> dict[str, float]:
-    """What a report adds to its run: the model's numbers as `val/...`, the baselines' as `val/baseline_...`."""
-    own = {f"val/{name}": value for name, value in report.metrics.items() if value is not None}
-    others = {
-        f"val/baseline_{row}_{name}": value
-        for row, values in report.baselines.items()
-        for name, value in values.items()
-        if value is not None
-    }
-    return {**own, **others}
-
-
 @contextmanager
 def recording(log: RunLog) -> Iterator[None]:
     """End the MLflow run as what happened: FINISHED, FAILED, or KILLED when the process was told to stop.
@@ -335,37 +322,3 @@ def count_processes(config: Config, device: str) -> int:
 def threads_of(config: Config, processes: int) -> int:
     """CPU threads of each training process: as configured, or an equal part of what torch finds."""
     return config.training.threads or max(1, torch.get_num_threads() // processes)
-
-
-def data_metrics(pictures: PreparedSet) -> dict[str, float]:
-    """Counts of the prepared set as `data/...`."""
-    return {f"data/{name}": float(value) for name, value in pictures.record.items() if name.startswith("num_")}
-
-
-def run_name(config: Config) -> str:
-    """What the run is called in the UI: source, size, downsampling factor, optimizer, and a loss other than MSE."""
-    source = config.data.source.rstrip("/").rsplit("/", 1)[-1]
-    words = [source, f"{config.data.image_size}px", f"f{config.model.downsampling_factor}", config.optimizer.name]
-    return " ".join([*words, *([] if config.loss.reconstruction == "mse" else [config.loss.reconstruction])])
-
-
-def run_note(config: Config, pictures: PreparedSet, log: RunLog, links: Mapping[str, str]) -> str:
-    """The run's description in the UI: what it is, and where its configuration and its flow run are."""
-    yaml, page = (
-        ui_url("", log.experiment_id, log.run_id, f"artifacts/{name}").removeprefix("/")
-        for name in ("config.yaml", f"data/{PAGE_NAME}")
-    )
-    lines = [
-        f"Autoencoder (f{config.model.downsampling_factor}, {config.model.latent_channels} latent channels) on "
-        f"`{config.data.source}`: {len(pictures.train)} training and {len(pictures.validation)} validation pictures of "
-        f"{config.data.image_size} px.",
-        "",
-        f"- Configuration: [config.yaml]({yaml})",
-        f"- Pictures: [what they are and what was done to them]({page}), prepared set `{pictures.fingerprint}`",
-    ]
-    if flow_run := links.get("pikavae.flow_run_id"):
-        url = links.get("pikavae.flow_run_url")
-        lines.append(f"- Flow run: {f'[{flow_run}]({url})' if url else f'`{flow_run}`'}")
-    else:
-        lines.append(f"- Started by `{' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])}`")
-    return "\n".join(lines)

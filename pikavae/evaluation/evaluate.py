@@ -16,6 +16,7 @@ from pikavae.config import EvaluationConfig
 from pikavae.errors import UserError
 from pikavae.evaluation.baselines import Baselines
 from pikavae.evaluation.measurement import (
+    MOST_STUDIED,
     Batch,
     EvaluationPictures,
     Measurement,
@@ -26,6 +27,7 @@ from pikavae.evaluation.measurement import (
 from pikavae.evaluation.overall import overall
 from pikavae.evaluation.page import PAGE_NAME, report_page
 from pikavae.evaluation.posteriors import Posteriors
+from pikavae.evaluation.precision import study_precision
 from pikavae.evaluation.protocol import protocol
 from pikavae.evaluation.report import ImageScore, Report
 from pikavae.evaluation.scores import Scores
@@ -33,9 +35,8 @@ from pikavae.evaluation.shown import Chooser, ShownPicture, draw_panels
 from pikavae.files import write_atomically
 from pikavae.model.autoencoder import AutoencoderKL
 
-STUDIES: tuple[Study, ...] = ()
+STUDIES: tuple[Study, ...] = (study_precision,)
 """What runs the model again on a few pictures."""
-MOST_STUDIED = 32
 
 
 def measurements_of(model: AutoencoderKL, pictures: EvaluationPictures, batch_size: int) -> list[Measurement]:
@@ -151,7 +152,7 @@ def _reconstructed(
 
 
 def _sample(chooser: Chooser, pictures: EvaluationPictures, device: torch.device) -> Sample:
-    """Half the first pictures, half the worst, as many as the report shows and studies can afford."""
+    """Pictures that the report shows: their reconstructions are at hand."""
     chosen = chooser.chosen()
     half = MOST_STUDIED // 2
     indices = sorted({*chosen["first"][:half], *chosen["worst"][:half]})

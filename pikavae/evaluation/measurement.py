@@ -108,9 +108,13 @@ class Measurement(Protocol):
         """What was found; asked for once, after the last batch."""
 
 
+MOST_STUDIED = 16
+"""Pictures of a sample, at most, so that studies cost little beside a thousand pictures."""
+
+
 @dataclass(frozen=True)
 class Sample:
-    """Pictures for studies, each alone, since shapes may differ.
+    """Pictures for studies: half of them the first of the set, half the worst. Each is alone, since shapes may differ.
 
     Attributes:
         images: (1, 3, H, W) float32 in [-1, 1] each, on the CPU.

@@ -84,11 +84,11 @@ def ms_ssim(reconstructions: Tensor, images: Tensor) -> Tensor:
     Returns:
         (B,) float64; NaN for pictures with a side under 176 px, on which it is not defined.
     """
-    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
-
     shown, truth = comparable(reconstructions, images)
     if min(truth.shape[-2:]) < MS_SSIM_SMALLEST_SIDE:
         return torch.full_like(truth[:, 0, 0, 0], math.nan)
+    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+
     with torch.autocast(truth.device.type, enabled=False):
         scores = [
             multiscale_structural_similarity_index_measure(

@@ -27,6 +27,7 @@ from pikavae.data.page_html import (
 )
 from pikavae.evaluation.page_frame import PICTURES_BYTES, framed, glance
 from pikavae.evaluation.page_numbers import Row, conclusions, number, psnr_chart
+from pikavae.evaluation.page_precision import precision_section
 from pikavae.evaluation.page_tiles import tile
 from pikavae.evaluation.panels import ERROR_GAIN
 from pikavae.evaluation.report import Report
@@ -52,6 +53,7 @@ def report_page(report: Report, shown: Mapping[str, Sequence[ShownPicture]], fil
         ("worst", "Worst", _pictures(shown["worst"], "From the lowest PSNR up.", limit)),
         ("best", "Best", _pictures(shown["best"], "From the highest PSNR down.", limit)),
         ("metrics", "All metrics", _metrics(report)),
+        ("precision", "Half precision", precision_section(report)),
         ("latents", "Latents", _latents(report)),
         *([("training", "Training", _training(filmstrip))] if filmstrip else []),
         ("lineage", "Configuration and lineage", _settings(report)),

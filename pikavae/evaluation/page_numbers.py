@@ -49,6 +49,9 @@ def conclusions(report: Report) -> list[tuple[Level, str]]:
             level: Level = "fine" if psnr > other else "check"
             verb = "better than" if psnr > other else "worse than" if psnr < other else "equal to"
             found.append((level, f"{abs(psnr - other):.2f} dB {verb} {what} ({other:.2f} dB)."))
+    for name, half in report.precision.items():
+        if half["verdict"] == "fail":
+            found.append(("check", f"Not to be used in {name}: {half['reason']}."))
     pairs = [(image.psnr, image.bicubic_psnr) for image in report.per_image]
     losses = sum(own is None or (other is not None and own < other) for own, other in pairs)
     if losses:

@@ -62,6 +62,8 @@ class Report:
     latents: Mapping[str, Any]
     """`channel_means`, `channel_stds`, `unit_variances` (of each channel, over pictures), `non_finite_fraction` of the
     posteriors."""
+    precision: Mapping[str, Mapping[str, Any]]
+    """`bf16` and `fp16`: whether the model can be used in the format; `precision.of_format` tells of their fields."""
     protocol: Mapping[str, Any]
     """What decides the numbers besides the model and the pictures."""
     num_images: int
@@ -123,7 +125,8 @@ class Report:
         width = max(len(label) for label, _, _ in rows)
         lines = [f"{'':<{width}}  {'PSNR dB':>7}  {'SSIM':>7}"]
         lines += [f"{label:<{width}}  {_digits(psnr, 2):>7}  {_digits(ssim, 4):>7}" for label, psnr, ssim in rows]
-        return "\n".join([*lines, *self._complaints()])
+        halves = [f"In {name}: {half['verdict']}: {half['reason']}." for name, half in self.precision.items()]
+        return "\n".join([*lines, *self._complaints(), "", *halves])
 
     def summary_markdown(self) -> str:
         """The same as a Markdown table, with a line on the pictures and the latents."""

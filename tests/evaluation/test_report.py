@@ -68,7 +68,9 @@ def test_a_report_of_the_former_version_is_refused(tmp_path):
 
 def test_the_table_sets_the_model_against_its_baselines(tmp_path):
     report = run(tmp_path, model(), pictures())
-    lines = report.table().splitlines()
+    table, halves = report.table().split("\n\n")
+    assert [line.split(":")[0] for line in halves.splitlines()] == ["In bf16", "In fp16"]
+    lines = table.splitlines()
     assert len({len(line) for line in lines}) == 1
     starts = ("", "this model", "bicubic, down to 8 x 8", "constant", "the original tutorial's bar")
     assert all(line.startswith(start) for line, start in zip(lines, starts, strict=True))

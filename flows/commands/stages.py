@@ -127,7 +127,7 @@ def evaluate(words: list[str]) -> Result:
 
 
 def register(words: list[str]) -> Result:
-    """Register a snapshot of a run as a candidate version."""
+    """Register a run's snapshot, or a folder or file of weights, as a candidate version."""
     model, extra, options = model_options("register", words, Options)
     refuse_extra(extra)
     from pikavae import operations

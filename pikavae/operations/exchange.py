@@ -33,6 +33,8 @@ from pikavae.tracked import find_run
 from pikavae.tracking import RunLog, connect, experiment_id
 
 KEY_TAG = "pikavae.import_key"
+IMPORT_TAG = "pikavae.imported.source"
+NOT_MEASURED = "Its scores are not measured yet."
 SNAPSHOT_NAME = "step-00000000"
 
 
@@ -53,7 +55,7 @@ class _Import:
     def tags(self) -> dict[str, str]:
         """Where it came from, for the run and the version."""
         return {
-            "pikavae.imported.source": self.source,
+            IMPORT_TAG: self.source,
             "pikavae.imported.form": self.snapshot.form,
             "pikavae.imported.notes": "\n".join(self.snapshot.notes),
             "pikavae.snapshot": self.digest,
@@ -61,7 +63,7 @@ class _Import:
 
     def note(self) -> str:
         """The same for a person, in Markdown."""
-        head = f"Imported from `{self.source}`, a {self.snapshot.form}. Its scores are not measured yet."
+        head = f"Imported from `{self.source}`, a {self.snapshot.form}. {NOT_MEASURED}"
         return "\n".join([head, "", *(f"- {note}" for note in self.snapshot.notes)])
 
 

@@ -21,7 +21,18 @@ from pikavae.files import write_atomically
 from pikavae.home import home
 from pikavae.model.autoencoder import AutoencoderKL
 from pikavae.model.snapshot import CONFIG_NAME, SETTINGS_NAME, read_snapshot
-from pikavae.operations.pipeline import choose_device, evaluate, evaluate_snapshot, prepare, register, use_threads
+from pikavae.operations.exchange import IMPORT_TAG, NOT_MEASURED, import_model
+from pikavae.operations.imported import is_registered_name
+from pikavae.operations.pipeline import (
+    choose_device,
+    evaluate,
+    evaluate_snapshot,
+    prepare,
+    register,
+    report_tags,
+    use_threads,
+    version_metrics,
+)
 from pikavae.operations.results import Evaluated, Registered, Trained
 from pikavae.presets import load_config
 from pikavae.registry import production, versions
@@ -60,14 +71,21 @@ def find_model(model: str, model_name: str) -> Path:
 
 
 def config_of_model(model: str) -> Config:
-    """The configuration that made a model, from its snapshot; the defaults for a folder of another maker."""
+    """The configuration that made a model, from its snapshot; the defaults for weights of another maker."""
+    if not is_registered_name(model) and not (Path(model).expanduser() / CONFIG_NAME).is_file():
+        return Config()
     settings = find_model(model, RegistryConfig().model_name) / SETTINGS_NAME
     return load_config(settings) if settings.is_file() else Config()
 
 
 def evaluate_model(model: str, config: Config) -> Evaluated:
-    """Measure any model on the validation pictures of the configured data; found again when it was done before."""
+    """Measure any model on the validation pictures of the configured data; found again when it was done before.
+
+    An imported version that has no scores yet gets these.
+    """
     snapshot = find_model(model, config.registry.model_name)
+    if version := _import_without_scores(model, config):
+        return _score_import(version, config)
     use_threads(config)
     return evaluate_on(prepare(config).pictures.validation, snapshot, config)
 
@@ -81,14 +99,27 @@ def evaluate_on(pictures: PictureSet, snapshot: Path, config: Config) -> Evaluat
 
 
 def register_model(model: str, config: Config) -> Registered:
-    """Register a snapshot of a run, `run:<id>[@step or @best]`, with a report of its own on the run's pictures.
+    """Register any model as a candidate version, with a report of its own on the configured data.
+
+    Args:
+        model: `run:<id>[@step or @best]`, or what `import_model` takes: a snapshot, a diffusers folder or a file of
+            weights becomes a version with a run of its own. A snapshot of a run of this home counts as the run's.
+        config: where it goes and what it is measured on; for a run's snapshot, the configuration that made it.
 
     Raises:
-        UserError: the model is of another kind, or the run is not finished.
+        UserError: there is no such model, it is a version already, or its run is not finished.
     """
-    named = RUN_MODEL.fullmatch(model)
+    if model.isdecimal() or model == versions.CHAMPION:
+        raise UserError(f"register {model!r}: a version already; name run:<id>[@step or @best], a folder or a file")
+    named = RUN_MODEL.fullmatch(_run_of(model) or model)
     if named is None:
-        raise UserError(f"register {model!r}: name a snapshot of a run, run:<id>[@step or @best]")
+        imported = import_model(model, config)
+        if imported.version.metrics:
+            return imported
+        _score_import(imported.version, config)
+        return replace(
+            imported, version=versions.get_version(connect(home()), imported.version.name, imported.version.version)
+        )
     run = runs.find_run(home(), named[1])
     result = run.result
     if result is None:
@@ -97,6 +128,48 @@ def register_model(model: str, config: Config) -> Registered:
     use_threads(config)
     prepared = prepare(config)
     return register(config, prepared, trained, evaluate(config, prepared, trained))
+
+
+def _run_of(model: str) -> str | None:
+    """`run:<id>@<step>` of the path of a snapshot that a run of this home keeps; None for all else."""
+    path = Path(model).expanduser().resolve()
+    if path.parent.name != "snapshots" or path.parents[2] != home() / "runs" or not path.is_dir():
+        return None
+    return f"run:{path.parents[1].name}@{runs.step_of(path)}"
+
+
+def _import_without_scores(model: str, config: Config) -> Version | None:
+    """The imported version, named by its number or its run, that was never measured."""
+    named = RUN_MODEL.fullmatch(model)
+    if named is None and not model.isdecimal():
+        return None
+    run_id = runs.find_run(home(), named[1]).run_id if named else None
+    for version in versions.list_versions(connect(home()), config.registry.model_name):
+        if (
+            IMPORT_TAG in version.tags
+            and not version.metrics
+            and (str(version.version) == model or version.run_id == run_id)
+        ):
+            return version
+    return None
+
+
+def _score_import(version: Version, config: Config) -> Evaluated:
+    """Measure an imported version on the configured data; its run and the version get the scores."""
+    run = runs.find_run(home(), version.run_id)
+    use_threads(config)
+    prepared = prepare(config)
+    evaluated = evaluate(config, prepared, Trained(run, run.result or {}, run.snapshot(), reused=True))
+    description = connect(home()).get_model_version(version.name, str(version.version)).description or ""
+    versions.add_scores(
+        connect(home()),
+        version,
+        step=0,
+        metrics=version_metrics(evaluated.report),
+        tags=report_tags(evaluated, prepared),
+        description=f"{evaluated.report.summary_markdown()}\n\n{description.replace(NOT_MEASURED, '').strip()}",
+    )
+    return evaluated
 
 
 def reconstruct(model: str, images: list[Path], out: Path, config: Config) -> list[Path]:

@@ -146,7 +146,6 @@ def register(config: Config, prepared: Prepared, trained: Trained, evaluated: Ev
     if found := versions.find_version(client, config.registry.model_name, key):
         logger.info("reusing %s version %d", found.name, found.version)
         return Registered(found, reused=True)
-    scores = {name: value for name, value in evaluated.report.metrics.items() if value is not None}
     log = RunLog.resume(client, trained.run.run_id)
     with recording(log):
         version = versions.register(
@@ -156,16 +155,14 @@ def register(config: Config, prepared: Prepared, trained: Trained, evaluated: Ev
             model_name=config.registry.model_name,
             image_size=config.data.image_size,
             step=trained.step,
-            metrics={f"val/{name}": value for name, value in scores.items()},
+            metrics=version_metrics(evaluated.report),
             tags={
                 "pikavae.register_key": key,
                 "pikavae.run_id": trained.run.run_id,
                 "pikavae.fingerprint": prepared.pictures.fingerprint,
                 "pikavae.config_hash": stages.key_of(config.flat()),
                 "pikavae.snapshot": digest,
-                "pikavae.report": evaluated.folder.name,
-                "pikavae.evaluation_set": prepared.pictures.validation.digest,
-                **{f"pikavae.score.{name}": f"{value:.6g}" for name, value in scores.items()},
+                **report_tags(evaluated, prepared),
                 **git_tags(CHECKOUT),
             },
             description=evaluated.report.summary_markdown(),
@@ -174,6 +171,21 @@ def register(config: Config, prepared: Prepared, trained: Trained, evaluated: Ev
         record = json.dumps({"key": key, "inputs": inputs, "version": version.version}, indent=2)
         write_atomically(trained.run.path / "registrations" / f"{key}.json", record + "\n")
     return Registered(version, reused=False, seconds=time.monotonic() - began)
+
+
+def version_metrics(report: Report) -> dict[str, float]:
+    """The scores of a version."""
+    return {f"val/{name}": value for name, value in report.metrics.items() if value is not None}
+
+
+def report_tags(evaluated: Evaluated, prepared: Prepared) -> dict[str, str]:
+    """What a version's tags tell of its report."""
+    scores = {name: value for name, value in evaluated.report.metrics.items() if value is not None}
+    return {
+        "pikavae.report": evaluated.folder.name,
+        "pikavae.evaluation_set": prepared.pictures.validation.digest,
+        **{f"pikavae.score.{name}": f"{value:.6g}" for name, value in scores.items()},
+    }
 
 
 def run(config: Config, *, fresh: bool = False) -> dict[str, Any]:

@@ -159,6 +159,31 @@ def publish(
     return get_version(client, model_name, int(made.version))
 
 
+def add_scores(
+    client: MlflowClient,
+    version: Version,
+    *,
+    step: int,
+    metrics: Mapping[str, float],
+    tags: Mapping[str, str],
+    description: str,
+) -> None:
+    """Give a version that was registered without scores those of its first report.
+
+    Args:
+        client: from `pikavae.tracking.connect`.
+        version: has no scores.
+        step: the optimizer step of its snapshot.
+        metrics: for the version and for its logged model.
+        tags: over those that it has.
+        description: of the version, Markdown.
+    """
+    _log_scores(client, version.run_id, version.model_id, step, metrics)
+    client.update_model_version(version.name, str(version.version), description)
+    for key, value in {**tags, METRICS_TAG: json.dumps(dict(metrics))}.items():  # last what says that all is there
+        client.set_model_version_tag(version.name, str(version.version), key, value)
+
+
 def find_version(client: MlflowClient, model_name: str, key: str) -> Version | None:
     """The newest version with this tag `pikavae.register_key`, if there is one."""
     return next((version for version in list_versions(client, model_name) if version.tags.get(KEY_TAG) == key), None)
@@ -253,7 +278,7 @@ def _log_package(
     metrics: Mapping[str, float],
 ) -> LoggedModel:
     """The package as a logged model of the run, with its scores."""
-    from mlflow.entities import LoggedModelOutput, Metric
+    from mlflow.entities import LoggedModelOutput
 
     experiment = client.get_run(run_id).info.experiment_id
     for orphan in client.search_logged_models([experiment], f"source_run_id = '{run_id}' AND name = '{PACKAGE_NAME}'"):
@@ -269,14 +294,20 @@ def _log_package(
     )
     undo.callback(delete_model, client, model.model_id)
     client.log_model_artifacts(model.model_id, str(package))
-    points = [
-        Metric(name, value, point_time(client, run_id, name, step), step, model_id=model.model_id, run_id=run_id)
-        for name, value in metrics.items()
-    ]
-    client.log_batch(run_id, metrics=points)
+    _log_scores(client, run_id, model.model_id, step, metrics)
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
     client.finalize_logged_model(model.model_id, "READY")
     return model
+
+
+def _log_scores(client: MlflowClient, run_id: str, model_id: str, step: int, metrics: Mapping[str, float]) -> None:
+    from mlflow.entities import Metric
+
+    points = [
+        Metric(name, value, point_time(client, run_id, name, step), step, model_id=model_id, run_id=run_id)
+        for name, value in metrics.items()
+    ]
+    client.log_batch(run_id, metrics=points)
 
 
 def ensure_registered_model(client: MlflowClient, undo: ExitStack, name: str, about: str) -> None:

@@ -19,6 +19,7 @@ from flows.commands.models import models, promote, rollback
 from flows.commands.prune import prune
 from flows.commands.services import doctor, schedule, ui, up
 from flows.commands.stages import encode, evaluate, plan, prepare, reconstruct, register, run, train
+from flows.commands.store import store
 from flows.words import Command
 from pikavae import __version__
 from pikavae.errors import PikavaeError, UserError
@@ -42,6 +43,7 @@ COMMANDS: dict[str, Command] = {
     "rollback": rollback,
     "models": models,
     "prune": prune,
+    "store": store,
     "up": up,
     "schedule": schedule,
     "ui": ui,

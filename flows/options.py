@@ -81,6 +81,16 @@ class PruneOptions(Options):
 
 
 @dataclass(frozen=True)
+class RelocateOptions(Options):
+    """What `store relocate` takes."""
+
+    old: Annotated[str | None, tyro.conf.arg(name="from")] = None
+    """Where the state folder was; by default what MLflow's database says."""
+    dry_run: bool = False
+    """List what would be changed, and change nothing."""
+
+
+@dataclass(frozen=True)
 class UiOptions(Options):
     """What `ui` takes."""
 

@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pikavae.errors import PikavaeError, TransientError, UserError
 from pikavae.files import exclusive
+from pikavae.registry.relocation import moved_from
 from pikavae.registry.store import all_pages, all_versions, delete_model, point_time, quiet_mlflow
 from pikavae.tracked import CHECKPOINT_TYPE
-from pikavae.views import LEADERBOARD, leaderboard
+from pikavae.views import VIEW_TAG, leaderboard
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 ATTEMPTS_TAG = "pikavae.flow_run_ids"
 NOTE_TAG = "mlflow.note.content"
-VIEW_TAG = f"mlflow.sharedViewState.{LEADERBOARD}"
 PARAMS_PER_BATCH = 100
 PARAM_LENGTH = 6000
 POINTS_PER_FLUSH = 200
@@ -54,7 +54,7 @@ def connect(home: Path) -> MlflowClient:
         home: the absolute folder that holds all state.
 
     Raises:
-        UserError: the address is one that MLflow refuses.
+        UserError: the address is one that MLflow refuses, or our own database was moved and names other files.
         TransientError: nothing answers at the address.
         PikavaeError: the database cannot be used.
     """
@@ -71,6 +71,10 @@ def connect(home: Path) -> MlflowClient:
             if uri == f"sqlite:///{home / 'mlflow.db'}":
                 with closing(sqlite3.connect(home / "mlflow.db")) as database:
                     database.execute("PRAGMA journal_mode=WAL")  # kept in the file; readers no longer wait for writers
+                if (old := moved_from(home)) is not None:
+                    raise UserError(
+                        f"{home}: was at {old} before; `pikavae store relocate` makes MLflow find its files"
+                    )
             client = MlflowClient(tracking_uri=uri)
             client.search_experiments(max_results=1)
     except MlflowException as error:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 LEADERBOARD = "leaderboard"
+VIEW_TAG = f"mlflow.sharedViewState.{LEADERBOARD}"
+"""The tag of an experiment that holds the view; pikavae's experiments have it."""
 SCORES = ("val/psnr", "val/ssim")
 SETTINGS = ("data.source", "data.image_size", "optimizer.name", "optimizer.learning_rate", "loss.reconstruction")
 CURVES = ("val/psnr", "val/ssim", "train/loss", "train/images_per_second")

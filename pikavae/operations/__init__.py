@@ -19,6 +19,7 @@ from pikavae.operations.models import (
 from pikavae.operations.pipeline import evaluate, prepare, register, run, train
 from pikavae.operations.planning import plan
 from pikavae.operations.promotion import history, promote, promotion_result, rollback
+from pikavae.operations.relocating import Relocated, relocate
 from pikavae.operations.results import Evaluated, Prepared, Registered, Trained
 from pikavae.operations.retention import Removed, prune
 from pikavae.operations.retraining import Retraining, plan_retraining
@@ -34,6 +35,7 @@ __all__ = [
     "Plan",
     "Prepared",
     "Registered",
+    "Relocated",
     "Removed",
     "Retraining",
     "Trained",
@@ -60,6 +62,7 @@ __all__ = [
     "reconstruct",
     "register",
     "register_model",
+    "relocate",
     "result_markdown",
     "rollback",
     "run",

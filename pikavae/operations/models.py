@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from pikavae import runs, stages
-from pikavae.config import Config, RegistryConfig
+from pikavae.config import Config, DataConfig, RegistryConfig
 from pikavae.data.dataset import PictureSet
+from pikavae.data.pictures import UnreadablePictureError, decode
 from pikavae.errors import UserError
 from pikavae.evaluation.report import Report
 from pikavae.files import write_atomically
@@ -40,6 +41,8 @@ from pikavae.registry.versions import Version
 from pikavae.tracking import connect
 
 PRODUCTION_NAME = "pikavae-production"
+MAX_PIXELS = DataConfig().max_pixels
+WHITE = (255, 255, 255)
 RUN_MODEL = re.compile(r"run:([^@]*)(?:@(.*))?")
 
 
@@ -198,15 +201,15 @@ def read_picture(path: Path) -> Tensor:
     """A picture file as (1, 3, H, W) float32 in [-1, 1], upright, transparency over white.
 
     Raises:
-        UserError: it is not there, or Pillow does not decode it.
+        UserError: it is not there, or is no picture that can be read.
     """
     try:
-        with Image.open(path) as opened:
-            upright = ImageOps.exif_transpose(opened).convert("RGBA")
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        image = decode(path.read_bytes(), WHITE, MAX_PIXELS).image
+    except OSError as error:
+        raise UserError(f"IMAGE {path}: {error.strerror}") from None
+    except UnreadablePictureError as error:
         raise UserError(f"IMAGE {path}: {error}") from None
-    over_white = Image.alpha_composite(Image.new("RGBA", upright.size, (255, 255, 255, 255)), upright).convert("RGB")
-    pixels = torch.from_numpy(np.asarray(over_white).copy())  # (H, W, 3)
+    pixels = torch.from_numpy(np.asarray(image).copy())  # (H, W, 3)
     return pixels.permute(2, 0, 1)[None].float() / 127.5 - 1.0
 
 

@@ -18,15 +18,23 @@ from pikavae.registry.store import quiet_mlflow
 
 SNAPSHOT_FOLDER = "artifacts/snapshot"
 LOADED_AS_NAME = "registered_model_meta"
-CARRIED_CODE = ("__init__.py", "config.py", "errors.py", "model")
-REQUIREMENTS = ("mlflow", "numpy", "pydantic", "pyyaml", "safetensors", "torch")
+CARRIED_CODE = (
+    "__init__.py",
+    "config.py",
+    "errors.py",
+    "model",
+    *(f"data/{name}.py" for name in ("__init__", "colours", "geometry", "pictures", "signatures")),
+)
+REQUIREMENTS = ("mlflow", "numpy", "pillow", "pydantic", "pyyaml", "safetensors", "torch")
 
 
 def build_package(snapshot: Path, out: Path, *, image_size: int, metadata: Mapping[str, Any]) -> None:
     """Write the MLflow model of a snapshot to the folder `out`, which must not exist yet.
 
     It takes (B, 3, H, W) float32 in [-1, 1], any B, H and W, and returns reconstructions by the posterior's mode,
-    clamped to [-1, 1]. Only the three files of a snapshot are taken over.
+    clamped to [-1, 1]; and picture files, which are a sixteenth of that in a request, for PNG files of the same. A
+    signature of MLflow that takes both says so little that the model checks its input itself. Only the three files of
+    a snapshot are taken over.
 
     Args:
         snapshot: a snapshot or diffusers folder.
@@ -40,7 +48,7 @@ def build_package(snapshot: Path, out: Path, *, image_size: int, metadata: Mappi
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
-    pictures = Schema([TensorSpec(np.dtype(np.float32), (-1, 3, -1, -1))])
+    anything = Schema([TensorSpec(np.dtype(object), (-1,))])
     with tempfile.TemporaryDirectory() as temporary:
         code = _carry_code(Path(temporary))
         files = Path(temporary, "snapshot")
@@ -54,7 +62,7 @@ def build_package(snapshot: Path, out: Path, *, image_size: int, metadata: Mappi
             code_paths=[str(code)],
             artifacts={"snapshot": str(files)},
             input_example=np.zeros((1, 3, 8, 8), np.float32),
-            signature=ModelSignature(inputs=pictures, outputs=pictures),
+            signature=ModelSignature(inputs=anything, outputs=anything),
             pip_requirements=[f"{name}=={_release(name)}" for name in REQUIREMENTS],
             model_config={"code": code.name},
             metadata={"image_size": image_size, **metadata},

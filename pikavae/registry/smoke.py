@@ -31,21 +31,13 @@ def smoke_test(uri: str, tracking_uri: str, *, seconds: float = 600.0) -> dict[s
     Raises:
         PikavaeError: it did not load, or what came back is wrong; with the last line of the reason.
     """
-    environment = os.environ | {
-        "MLFLOW_TRACKING_URI": tracking_uri,
-        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "DO_NOT_TRACK": "true",
-        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    }
-    environment.pop("MLFLOW_REGISTRY_URI", None)
     consumer = Path(__file__).with_name("consumer.py")
     with tempfile.TemporaryDirectory() as folder:
         try:
             process = subprocess.run(
                 [sys.executable, "-I", "-B", str(consumer), uri, folder],
                 cwd=folder,
-                env=environment,
+                env=consumer_environment(tracking_uri),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
@@ -60,3 +52,16 @@ def smoke_test(uri: str, tracking_uri: str, *, seconds: float = 600.0) -> dict[s
             raise PikavaeError(f"smoke test of {uri}: {reason}")
         facts: dict[str, Any] = json.loads(Path(folder, "facts.json").read_text(encoding="utf-8"))
         return facts
+
+
+def consumer_environment(tracking_uri: str) -> dict[str, str]:
+    """The environment of somebody who uses models: the store's address, pickle refused, no calls home."""
+    environment = os.environ | {
+        "MLFLOW_TRACKING_URI": tracking_uri,
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    }
+    environment.pop("MLFLOW_REGISTRY_URI", None)
+    return environment

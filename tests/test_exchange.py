@@ -29,6 +29,7 @@ from tests.model.test_published import in_diffusers
 SIZES = ModelConfig(channels=(8, 16), num_res_blocks=1, latent_channels=3, norm_groups=4)
 OTHER = SIZES.model_copy(update={"latent_channels": 4})
 FILES = {"config.json", WEIGHTS_NAME, SETTINGS_NAME}
+EXPORTED = FILES | {"README.md"}
 
 
 server = hub.server
@@ -396,7 +397,7 @@ def test_an_export_is_the_model_bit_for_bit_in_diffusers(tmp_path, capsys):
     captured = capsys.readouterr()
     assert status == 0, captured.err
     assert json.loads(captured.out) == {"path": str(tmp_path / "out")}
-    assert {file.name for file in (tmp_path / "out").iterdir()} == FILES
+    assert {file.name for file in (tmp_path / "out").iterdir()} == EXPORTED
     exported = DiffusersAutoencoderKL.from_pretrained(tmp_path / "out", local_files_only=True).eval()
     images = torch.rand(2, 3, 24, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.inference_mode():
@@ -428,7 +429,7 @@ def test_an_export_of_a_version_is_its_files(imported, tmp_path):
     for model in ("1", "champion", f"run:{imported['diffusers folder'].version.run_id}@0"):
         out = operations.export_model(model, tmp_path / model.replace(":", " "), parse_config({}))
         assert_same_model(out)
-        assert {file.name for file in out.iterdir()} == FILES
+        assert {file.name for file in out.iterdir()} == EXPORTED
         theirs = DiffusersAutoencoderKL.from_pretrained(out, local_files_only=True)
         assert theirs.config.scaling_factor == 0.5
 

@@ -22,12 +22,13 @@ from ..config import ModelConfig
 from ..errors import UserError
 from .autoencoder import AutoencoderKL
 from .keymaps import Naming, canonical_name, encoder_blocks, is_attention_matrix, naming_of, their_names
-from .snapshot import CONFIG_NAME, SETTINGS_NAME, diffusers_config, mismatch, model_config
+from .snapshot import CONFIG_NAME, SETTINGS_NAME, WEIGHTS_NAME, diffusers_config, mismatch, model_config
 from .weight_files import parts_of, read_json, read_tensors, weights_in
 
 PREFIXES = ("first_stage_model.", "vae.")
 LEFT_ASIDE = {"loss.": "names of the training loss", "model_ema.": "EMA copies"}
 FORMS: dict[Naming, str] = {"diffusers": "diffusers file", "LDM": "LDM single file", "tutorial": "tutorial file"}
+SNAPSHOT_FORM = "pikavae snapshot"
 WIDTHS = r"\.(conv1|conv2|norm2|s\.2|s\.3|s\.5)\.(weight|bias)"
 SIZES = ("channels", "num_res_blocks", "latent_channels", "norm_groups", "mid_attention")
 SHIFTS = ("latents_mean", "latents_std", "shift_factor")
@@ -86,7 +87,7 @@ def read_published(path: Path, *, expected: ModelConfig | None = None, norm_grou
         config, scaling_factor, image_size, about = _described(description)
         notes += [*about, *([] if path.is_dir() else [f"sizes are those of {CONFIG_NAME} beside it"])]
         if path.is_dir():
-            form = "pikavae snapshot" if (source.parent / SETTINGS_NAME).is_file() else "diffusers folder"
+            form = SNAPSHOT_FORM if (source.parent / SETTINGS_NAME).is_file() else "diffusers folder"
             notes += [f"read from {source.relative_to(path)}"]
     else:
         groups = norm_groups or (32 if expected is None else expected.norm_groups)
@@ -160,7 +161,10 @@ def _locate(path: Path) -> tuple[Path, Path | None]:
 def _described(path: Path) -> tuple[ModelConfig, float | None, int | None, list[str]]:
     """Sizes, scaling factor and picture size of a `config.json`, and a note on fields that nobody here knows."""
     sizes = read_json(path)
+    is_used_as_it_is = all((path.parent / name).is_file() for name in (SETTINGS_NAME, WEIGHTS_NAME))
     for key in SHIFTS:
+        if key == "shift_factor" and is_used_as_it_is:
+            continue
         if sizes.get(key) not in (None, 0):
             raise UserError(
                 f"{path}: {key} is {_short(sizes[key])}; only models whose latents are scaled, not shifted, are read"

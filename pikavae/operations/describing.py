@@ -12,19 +12,34 @@ from pikavae.data.prepare import PAGE_NAME
 from pikavae.evaluation.page import PAGE_NAME as REPORT_PAGE
 from pikavae.evaluation.report import Report
 from pikavae.mlflow_ui import ui_url
+from pikavae.operations.results import Evaluated, Prepared
 from pikavae.tracking import RunLog
+
+
+def version_metrics(report: Report) -> dict[str, float]:
+    """The scores of a version."""
+    return {f"val/{name}": value for name, value in report.metrics.items() if value is not None}
+
+
+def report_tags(evaluated: Evaluated, prepared: Prepared) -> dict[str, str]:
+    """What a version's tags tell of its report."""
+    scores = {name: value for name, value in evaluated.report.metrics.items() if value is not None}
+    return {
+        "pikavae.report": evaluated.folder.name,
+        "pikavae.evaluation_set": prepared.pictures.validation.digest,
+        **{f"pikavae.score.{name}": f"{value:.6g}" for name, value in scores.items()},
+    }
 
 
 def run_metrics(report: Report) -> dict[str, float]:
     """What a report adds to its run: the model's numbers as `val/...`, the baselines' as `val/baseline_...`."""
-    own = {f"val/{name}": value for name, value in report.metrics.items() if value is not None}
     others = {
         f"val/baseline_{row}_{name}": value
         for row, values in report.baselines.items()
         for name, value in values.items()
         if value is not None
     }
-    return {**own, **others}
+    return {**version_metrics(report), **others}
 
 
 def data_metrics(pictures: PreparedSet) -> dict[str, float]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,11 +12,13 @@ from pathlib import Path
 from pikavae import runs
 from pikavae.config import Config, ModelConfig, content_hash
 from pikavae.errors import DamagedFileError, UserError
+from pikavae.evaluation.model_card import measured_scaling
 from pikavae.files import exclusive, folder_atomically, sha256_of
 from pikavae.git import git_tags
 from pikavae.home import home
-from pikavae.model.published import sizes_of
-from pikavae.model.snapshot import SETTINGS_NAME
+from pikavae.model.published import SNAPSHOT_FORM, sizes_of
+from pikavae.model.snapshot import CONFIG_NAME, SETTINGS_NAME, WEIGHTS_NAME
+from pikavae.operations.cards import card_of, newest_report
 from pikavae.operations.imported import (
     HUB,
     SNAPSHOT_FILES,
@@ -28,6 +32,8 @@ from pikavae.operations.pipeline import CHECKOUT, recording
 from pikavae.operations.results import Registered
 from pikavae.presets import load_config
 from pikavae.registry import versions
+from pikavae.registry.package import SNAPSHOT_FOLDER
+from pikavae.registry.versions import Version
 from pikavae.runs import RunFolder
 from pikavae.tracked import find_run
 from pikavae.tracking import RunLog, connect, experiment_id
@@ -36,6 +42,7 @@ KEY_TAG = "pikavae.import_key"
 IMPORT_TAG = "pikavae.imported.source"
 NOT_MEASURED = "Its scores are not measured yet."
 SNAPSHOT_NAME = "step-00000000"
+EXPORTED_CARD = "README.md"
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,10 @@ class _Import:
 
 
 def export_model(model: str, out: Path, config: Config) -> Path:
-    """Write a model as a folder that diffusers loads, with the configuration that made it.
+    """Write a model as a folder that diffusers loads, with the configuration that made it and a card, `README.md`.
+
+    Where a report of this home has measured the latents, `config.json` has its scaling and shift factors; weights and
+    configuration are the model's, byte for byte.
 
     Args:
         model: what `find_snapshot` takes.
@@ -88,13 +98,32 @@ def export_model(model: str, out: Path, config: Config) -> Path:
     try:
         with folder_atomically(out) as temporary:
             copy_snapshot(source, temporary)
+            _describe(source, temporary, name=_called(model, config))
     except OSError as error:
         raise UserError(f"export {str(out)!r}: cannot be written ({error.strerror}); name another folder") from None
     return out
 
 
+def _describe(source: Path, copy: Path, *, name: str) -> None:
+    """Write into an exported copy what is known of the model: its card, and the measured scaling of its latents."""
+    report = newest_report(source)
+    (copy / EXPORTED_CARD).write_text(card_of(source, report, name), encoding="utf-8")
+    if report is not None and (scaling := measured_scaling(report)):
+        sizes = runs.read_json(copy / CONFIG_NAME) | scaling
+        (copy / CONFIG_NAME).write_text(json.dumps(sizes, indent=2) + "\n", encoding="utf-8")
+
+
+def _called(model: str, config: Config) -> str:
+    """What the card of an exported model is headed by, without the machine's paths."""
+    if model.isdecimal():
+        return f"{config.registry.model_name} version {model}"
+    return model if is_registered_name(model) or model.startswith(HUB) else Path(model).resolve().name
+
+
 def import_model(source: str, config: Config) -> Registered:
     """Register a published model as a candidate version, with a run of its own; the same bytes are found again.
+
+    What `export_model` wrote is the version that it was written of, where this registry has it.
 
     Args:
         source: a path that `read_published` takes, or `hub:` and what `fetch_weights` takes.
@@ -118,7 +147,8 @@ def import_model(source: str, config: Config) -> Registered:
     job = _Import(source if source.startswith(HUB) else str(path), snapshot, digest, key)
     client = connect(home())
     with exclusive(home() / "runs" / f"{key}.lock", waiting="another process imports the same; waiting for it"):
-        if found := versions.find_version(client, config.registry.model_name, key):
+        name = config.registry.model_name
+        if found := versions.find_version(client, name, key) or _exported(versions.list_versions(client, name), job):
             return Registered(found, reused=True)
         settings = load_config(snapshot.folder / SETTINGS_NAME)
         log = _open_run(job, settings, config.tracking.experiment)
@@ -143,6 +173,16 @@ def import_model(source: str, config: Config) -> Registered:
             )
             log.set_tags({"pikavae.version": str(version.version), "pikavae.registered_model": version.name})
     return Registered(version, reused=False)
+
+
+def _exported(listed: Iterable[Version], job: _Import) -> Version | None:
+    """The version that has the weights and the configuration of an imported snapshot, byte for byte."""
+    if job.snapshot.form != SNAPSHOT_FORM:
+        return None
+    same = {
+        f"{SNAPSHOT_FOLDER}/{name}": sha256_of(job.snapshot.folder / name) for name in (WEIGHTS_NAME, SETTINGS_NAME)
+    }
+    return next((version for version in listed if same.items() <= version.manifest.items()), None)
 
 
 def stated_sizes(model: ModelConfig) -> dict[str, object]:

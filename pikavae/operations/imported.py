@@ -29,6 +29,7 @@ from pikavae.model.snapshot import (
     model_config,
     write_snapshot,
 )
+from pikavae.operations.cards import IMPORTED_MARK
 from pikavae.operations.results import is_whole
 from pikavae.registry import versions
 from pikavae.registry.package import SNAPSHOT_FOLDER
@@ -215,7 +216,7 @@ def write_imported(folder: Path, published: Published, image_size: int, *, sourc
     if published.scaling_factor is not None:
         sizes["scaling_factor"] = published.scaling_factor
     with folder_atomically(folder) as temporary:
-        write_snapshot(temporary, model, image_size=size, settings=settings.to_yaml())
+        write_snapshot(temporary, model, image_size=size, settings=IMPORTED_MARK + settings.to_yaml())
         (temporary / CONFIG_NAME).write_text(json.dumps(sizes, indent=2) + "\n", encoding="utf-8")
         record = {
             "source": source,

@@ -22,6 +22,7 @@ from pikavae.files import write_atomically
 from pikavae.home import home
 from pikavae.model.autoencoder import AutoencoderKL
 from pikavae.model.snapshot import CONFIG_NAME, SETTINGS_NAME, read_snapshot
+from pikavae.operations.describing import report_tags, version_metrics
 from pikavae.operations.exchange import IMPORT_TAG, NOT_MEASURED, import_model
 from pikavae.operations.imported import is_registered_name
 from pikavae.operations.pipeline import (
@@ -30,9 +31,7 @@ from pikavae.operations.pipeline import (
     evaluate_snapshot,
     prepare,
     register,
-    report_tags,
     use_threads,
-    version_metrics,
 )
 from pikavae.operations.results import Evaluated, Registered, Trained
 from pikavae.presets import load_config

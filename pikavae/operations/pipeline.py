@@ -23,11 +23,21 @@ from pikavae.data.prepare import prepare as prepare_data
 from pikavae.delivery import Delivery
 from pikavae.errors import PikavaeError, PreemptedError
 from pikavae.evaluation.evaluate import evaluate as evaluate_pictures
+from pikavae.evaluation.model_card import CARD_NAME
 from pikavae.files import exclusive, folder_atomically, sha256_of, write_atomically
 from pikavae.git import git_tags
 from pikavae.home import home
 from pikavae.model.snapshot import read_snapshot
-from pikavae.operations.describing import data_metrics, evaluation_note, run_metrics, run_name, run_note
+from pikavae.operations.cards import card_of
+from pikavae.operations.describing import (
+    data_metrics,
+    evaluation_note,
+    report_tags,
+    run_metrics,
+    run_name,
+    run_note,
+    version_metrics,
+)
 from pikavae.operations.imported import starting_weights
 from pikavae.operations.results import (
     Evaluated,
@@ -173,21 +183,6 @@ def register(config: Config, prepared: Prepared, trained: Trained, evaluated: Ev
     return Registered(version, reused=False, seconds=time.monotonic() - began)
 
 
-def version_metrics(report: Report) -> dict[str, float]:
-    """The scores of a version."""
-    return {f"val/{name}": value for name, value in report.metrics.items() if value is not None}
-
-
-def report_tags(evaluated: Evaluated, prepared: Prepared) -> dict[str, str]:
-    """What a version's tags tell of its report."""
-    scores = {name: value for name, value in evaluated.report.metrics.items() if value is not None}
-    return {
-        "pikavae.report": evaluated.folder.name,
-        "pikavae.evaluation_set": prepared.pictures.validation.digest,
-        **{f"pikavae.score.{name}": f"{value:.6g}" for name, value in scores.items()},
-    }
-
-
 def run(config: Config, *, fresh: bool = False) -> dict[str, Any]:
     """The four stages one after the other, as the flow does them but without Prefect; the keys of `pikavae run`."""
     prepared = prepare(config)
@@ -237,6 +232,8 @@ def evaluate_snapshot(
                 provenance=provenance,
                 filmstrip=filmstrip if filmstrip and filmstrip.is_file() else None,
             )
+            name = f"run {inputs['run']}" if inputs["run"] else f"model {inputs['model']}"
+            (temporary / CARD_NAME).write_text(card_of(snapshot, report, name), encoding="utf-8")
             (temporary / "stage.json").write_text(json.dumps({"inputs": inputs}, indent=2) + "\n")
     return Evaluated(report, folder, reused=False)
 

@@ -216,8 +216,8 @@ def _noise(report: Report, view: LatentView, limit: int) -> Html:
     words = (
         f"Decoded noise: every number of the latent drawn for itself from a normal distribution of the latents' mean, "
         f"{mean}, and deviation, {std}. This is where a diffusion model begins, and it gives no pictures of the data: "
-        f"in a picture's latent neighbours belong together, and here they do not. It takes a diffusion model to turn one "
-        f"into the other; these textures only show that the decoder stays calm far from its data."
+        f"in a picture's latent neighbours belong together, and here they do not. It takes a diffusion model to turn "
+        f"one into the other; these textures only show what the decoder makes of latents far from its data."
     )
     images = ((f"noise {place}", f"decoded noise {place}", image) for place, image in enumerate(view.noise, 1))
     return together(tag("p", words), _strip(images, limit))

@@ -77,9 +77,8 @@ def smoothness(
         numbers.append([_change(pictures[0], pictures[i], (latents[i] - mode) / std) for i in range(1, len(latents))])
         examples = examples or pictures
     means = torch.tensor(numbers, dtype=torch.float64).mean(dim=0).tolist()  # (levels, 3)
-    return Smoothness(
-        [NoiseLevel(name, *mean) for name, mean in zip((*NOISES, POSTERIOR), means, strict=True)], examples
-    )
+    names: tuple[float | str, ...] = (*NOISES, POSTERIOR)
+    return Smoothness([NoiseLevel(name, *mean) for name, mean in zip(names, means, strict=True)], examples)
 
 
 def _change(plain: Tensor, picture: Tensor, latent_change: Tensor) -> tuple[float, float, float]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from pikavae.config import EvaluationConfig
 from pikavae.errors import UserError
 from pikavae.evaluation.baselines import Baselines
+from pikavae.evaluation.latent_view import LatentViewer
 from pikavae.evaluation.measurement import (
     MOST_STUDIED,
     Batch,
@@ -44,7 +45,6 @@ def measurements_of(model: AutoencoderKL, pictures: EvaluationPictures, batch_si
     factor = model.config.downsampling_factor
     return [
         Scores(len(pictures), factor),
-        Posteriors(pictures.names, model.config.latent_channels),
         Baselines(pictures, factor, batch_size),
     ]
 
@@ -81,7 +81,9 @@ def evaluate(
     model.to(device, torch.float32)
     chooser = Chooser(config.panel_images)
     with torch.inference_mode(), exact_float32():
-        measurements = measurements_of(model, pictures, config.batch_size)
+        posteriors = Posteriors(pictures.names, model.config.latent_channels)
+        viewer = LatentViewer(model.decode, posteriors.statistics, config.panel_images)
+        measurements = [*measurements_of(model, pictures, config.batch_size), posteriors, viewer]
         for batch in _reconstructed(model, pictures, config.batch_size, device):
             chooser.update(batch)
             for measurement in measurements:
@@ -111,7 +113,7 @@ def evaluate(
         per_image=_per_image(columns, pictures),
     )
     report.save(out)
-    write_atomically(out / PAGE_NAME, report_page(report, shown, filmstrip))
+    write_atomically(out / PAGE_NAME, report_page(report, shown, viewer.view, filmstrip))
     return report
 
 

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from pikavae.evaluation.components import Components, principal_components
 from pikavae.evaluation.decoding import Decode, between, decode_each, noise_latents, pairs_of_one_shape
+from pikavae.evaluation.latents import LatentStatistics
+from pikavae.evaluation.measurement import Batch, Findings
 from pikavae.evaluation.smoothness import Smoothness, smoothness
 from pikavae.model.autoencoder import DiagonalGaussian
 
@@ -67,42 +68,59 @@ class LatentView:
         }
 
 
-def view_latents(
-    decode: Decode,
-    posteriors: Sequence[DiagonalGaussian],
-    *,
-    channel_stds: Sequence[float | None],
-    mean: float | None,
-    std: float | None,
-) -> LatentView:
-    """Decode what shows how the latents of pictures are laid out, from their posteriors' modes.
+class LatentViewer:
+    """Keeps the posteriors of the first pictures, and decodes what shows how their latents are laid out."""
+
+    def __init__(self, decode: Decode, statistics: LatentStatistics, limit: int) -> None:
+        """View at most `limit` pictures. `statistics` are of all pictures by the time that `result` is asked for."""
+        self.decode = decode
+        self.statistics = statistics
+        self.limit = min(limit, VIEWED_PICTURES)
+        self.view = LatentView(Components([], []), None, [], [])
+        """Empty before `result` was asked for."""
+        self._posteriors: dict[int, DiagonalGaussian] = {}
+
+    def update(self, batch: Batch) -> None:
+        """Keep what is among the first pictures, each alone: (1, Z, H/f, W/f)."""
+        moments = zip(batch.posterior.mean, batch.posterior.logvar, strict=True)
+        for index, (mean, logvar) in zip(batch.indices, moments, strict=True):
+            if index < self.limit:
+                self._posteriors[index] = DiagonalGaussian(mean[None].clone(), logvar[None].clone())
+
+    def result(self) -> Findings:
+        """The numbers of the view."""
+        posteriors = [self._posteriors[index] for index in sorted(self._posteriors)]
+        self.view = view_latents(self.decode, posteriors, self.statistics)
+        return Findings(sections={"latent_view": self.view.numbers()}, protocol=PROTOCOL)
+
+
+def view_latents(decode: Decode, posteriors: Sequence[DiagonalGaussian], statistics: LatentStatistics) -> LatentView:
+    """Decode what shows how the latents of pictures are laid out.
 
     Args:
         decode: the decoder.
         posteriors: of at least one picture, each alone: (1, Z, H/f, W/f), on the decoder's device.
-        channel_stds: deviations of the channels over the set.
-        mean: of all numbers of the set's latents; None where it is not finite.
-        std: their deviation, likewise.
+        statistics: of the whole set's latents.
     """
     modes = [posterior.mode() for posterior in posteriors]
-    shape, device = modes[0].shape, modes[0].device
-    noise = [] if mean is None or std is None else noise_latents(shape, NOISE_PICTURES, mean=mean, std=std, seed=SEED)
+    mean, std = statistics.mean, statistics.std
+    finite = math.isfinite(mean) and math.isfinite(std)
+    noised, noise = None, []
+    if finite and std > 0.0:
+        noised = smoothness(
+            decode, posteriors[:NOISED_PICTURES], channel_stds=statistics.channel_stds, std=std, seed=SEED
+        )
+    if finite:
+        drawn = noise_latents(modes[0].shape, NOISE_PICTURES, mean=mean, std=std, seed=SEED)
+        noise = decode_each(decode, [one.to(modes[0]) for one in drawn])
     return LatentView(
         components=principal_components([mode[0] for mode in modes]),
-        smoothness=smoothness(
-            decode,
-            posteriors[:NOISED_PICTURES],
-            channel_stds=torch.tensor([value or 0.0 for value in channel_stds]),
-            std=std,
-            seed=SEED,
-        )
-        if std
-        else None,
+        smoothness=noised,
         walks=[
             Walk(first, second, decode_each(decode, between(modes[first], modes[second], FRAMES)))
             for first, second in pairs_of_one_shape(modes, WALKS)
         ],
-        noise=decode_each(decode, [one.to(device) for one in noise]),
+        noise=noise,
     )
 
 

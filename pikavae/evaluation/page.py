@@ -25,7 +25,9 @@ from pikavae.data.page_html import (
     tag,
     together,
 )
+from pikavae.evaluation.latent_view import LatentView
 from pikavae.evaluation.page_frame import PICTURES_BYTES, framed, glance
+from pikavae.evaluation.page_latents import count_images, latents
 from pikavae.evaluation.page_numbers import Row, conclusions, number, psnr_chart
 from pikavae.evaluation.page_precision import precision_section
 from pikavae.evaluation.page_tiles import tile
@@ -37,15 +39,21 @@ PAGE_NAME = "report.html"
 FILMSTRIP_BYTES = 600_000
 
 
-def report_page(report: Report, shown: Mapping[str, Sequence[ShownPicture]], filmstrip: Path | None = None) -> str:
+def report_page(
+    report: Report,
+    shown: Mapping[str, Sequence[ShownPicture]],
+    view: LatentView,
+    filmstrip: Path | None = None,
+) -> str:
     """The page, as one HTML document. The same report and pictures give the same page.
 
     Args:
         report: the numbers.
         shown: the `first` pictures, the `worst` from the lowest PSNR up, the `best` from the highest down.
+        view: of the latents of the first of the `first`.
         filmstrip: a picture file of the training, which is shown where it is given.
     """
-    limit = PICTURES_BYTES // sum(3 * len(chosen) for chosen in shown.values())
+    limit = PICTURES_BYTES // (sum(3 * len(chosen) for chosen in shown.values()) + count_images(view))
     parts = [
         ("table", "Against baselines", _table(report)),
         ("pictures", "The same pictures for every model", _pictures(shown["first"], FIRST, limit)),
@@ -54,7 +62,7 @@ def report_page(report: Report, shown: Mapping[str, Sequence[ShownPicture]], fil
         ("best", "Best", _pictures(shown["best"], "From the highest PSNR down.", limit)),
         ("metrics", "All metrics", _metrics(report)),
         ("precision", "Half precision", precision_section(report)),
-        ("latents", "Latents", _latents(report)),
+        ("latents", "Latents", latents(report, view, shown["first"], limit)),
         *([("training", "Training", _training(filmstrip))] if filmstrip else []),
         ("lineage", "Configuration and lineage", _settings(report)),
     ]
@@ -160,21 +168,6 @@ def _said(report: Report, name: str) -> str:
     if name in report.counts:
         words += f"; mean over the {count(report.counts[name], 'picture')} that have it"
     return words.removeprefix("; ")
-
-
-def _latents(report: Report) -> Html:
-    means, deviations = report.latents["channel_means"], report.latents["channel_stds"]
-    rows = [
-        tag("tr", tag("th", str(channel), scope="row"), tag("td", number(mean, 4)), tag("td", number(deviation, 4)))
-        for channel, (mean, deviation) in enumerate(zip(means, deviations, strict=True))
-    ]
-    head = tag("tr", *(tag("th", name, scope="col") for name in ("channel", "mean", "standard deviation")))
-    scaling = number(report.metrics["scaling_factor"], 5)
-    words = (
-        f"Of the posteriors' modes. A diffusion model that is trained on them should use the scaling factor {scaling}, "
-        f"which gives them the deviation 1."
-    )
-    return together(tag("p", words), tag("div", tag("table", tag("thead", head), tag("tbody", *rows)), class_="scroll"))
 
 
 def _training(filmstrip: Path) -> Html:

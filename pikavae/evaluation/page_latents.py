@@ -28,9 +28,10 @@ def latents(report: Report, view: LatentView, pictures: Sequence[ShownPicture], 
     Args:
         report: the numbers.
         view: the pictures.
-        pictures: whose latents are viewed, in that order.
+        pictures: those whose latents are viewed, in that order, and perhaps more.
         limit: bytes of each image, about.
     """
+    pictures = pictures[: len(view.components.pictures)]
     names = [shortened(picture.caption or picture.name, NAME_LENGTH) for picture in pictures]
     parts = [
         ("Channels", _channels(report)),
@@ -95,7 +96,7 @@ def _channels(report: Report) -> Html:
 def _colours(
     report: Report, view: LatentView, pictures: Sequence[ShownPicture], names: Sequence[str], limit: int
 ) -> Html:
-    shares = report.latents["component_shares"]
+    shares = report.latent_view["component_shares"]
     if not shares:
         return tag("p", "The latents of these pictures do not vary, or are not finite: there is nothing to show.")
     told = ", ".join(f"{share:.1%} ({colour})" for share, colour in zip(shares, COLOURS, strict=False))
@@ -125,7 +126,7 @@ def _colours(
 
 
 def _noisy(report: Report, view: LatentView, names: Sequence[str], limit: int) -> Html:
-    levels = report.latents["smoothness"]
+    levels = report.latent_view["smoothness"]
     if view.smoothness is None:
         return tag("p", "The latents do not vary, or are not finite: there is no deviation to measure noise by.")
     words = (

@@ -21,16 +21,16 @@ class Posteriors:
 
     def __init__(self, names: Sequence[str], latent_channels: int) -> None:
         self.names = names
-        self._statistics = LatentStatistics(latent_channels)
+        self.statistics = LatentStatistics(latent_channels)
         self._kl = Columns(len(names))
 
     def update(self, batch: Batch) -> None:
         """Take in a batch."""
-        self._kl.put(batch.indices, {"kl_nats": self._statistics.update(batch.posterior)})
+        self._kl.put(batch.indices, {"kl_nats": self.statistics.update(batch.posterior)})
 
     def result(self) -> Findings:
         """KL of each picture, and what a diffusion model needs to know of the latents."""
-        found = self._statistics
+        found = self.statistics
         return Findings(
             columns=self._kl.values,
             metrics={
@@ -56,7 +56,7 @@ class Posteriors:
 
     def _reasons(self) -> dict[str, str]:
         """Why a number is not finite."""
-        found = self._statistics
+        found = self.statistics
         reasons = {}
         if broken := blame("the posterior", ~self._kl.values["kl_nats"].isfinite(), self.names):
             names = ("kl_nats_per_image", "kl_nats_per_dimension", "latent_mean", "latent_std", "scaling_factor")

@@ -62,6 +62,9 @@ class Report:
     latents: Mapping[str, Any]
     """`channel_means`, `channel_stds`, `unit_variances` (of each channel, over pictures), `non_finite_fraction` of the
     posteriors."""
+    latent_view: Mapping[str, Any]
+    """Of the first pictures: `component_shares` of the variance, and `smoothness`, a `NoiseLevel` for each noise; it is
+    empty where latents do not vary."""
     precision: Mapping[str, Mapping[str, Any]]
     """`bf16` and `fp16`: whether the model can be used in the format; `precision.of_format` tells of their fields."""
     protocol: Mapping[str, Any]

@@ -247,7 +247,9 @@ def test_ms_ssim_is_measured_where_pictures_are_large_enough(tmp_path):
     given = pictures(2, side=176)
     given.content[1] = drawn(176)
     subject = model()
-    reports = [run(tmp_path / folder, subject, given, batch_size=size) for folder, size in (("a", 2), ("b", 2))]
+    reports = [
+        run(tmp_path / folder, subject, given, batch_size=size, panel_images=1) for folder, size in (("a", 2), ("b", 2))
+    ]
     shown, images = reconstructions(subject, given)
     expected = ms_ssim(shown, images)
     assert [score.ms_ssim for score in reports[0].per_image] == pytest.approx(expected.tolist(), rel=1e-4)

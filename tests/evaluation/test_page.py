@@ -11,10 +11,13 @@ import torch
 from PIL import Image
 
 from pikavae.evaluation import page
+from pikavae.evaluation.latent_view import view_latents
+from pikavae.evaluation.latents import LatentStatistics
 from pikavae.evaluation.page import PAGE_NAME, report_page
 from pikavae.evaluation.page_numbers import conclusions, psnr_chart
 from pikavae.evaluation.report import ImageScore
 from pikavae.evaluation.shown import Chooser, ShownPicture
+from pikavae.model.autoencoder import DiagonalGaussian
 from tests.evaluation.test_evaluate import BrokenOnDark, model, pictures, run
 from tests.pages import Page
 
@@ -32,8 +35,19 @@ def shown(caption="a ball", name="0.png", psnr=20.0, side=16):
     return ShownPicture(name, caption, psnr, original, reconstruction)
 
 
+def view(count=1, side=16):
+    """Of posteriors and a decoder that are noise."""
+    generator = torch.Generator().manual_seed(1)
+    means = torch.randn(count, 1, 4, side, side, generator=generator)
+    statistics = LatentStatistics(4)
+    posteriors = [DiagonalGaussian(mean, torch.zeros_like(mean)) for mean in means]
+    for posterior in posteriors:
+        statistics.update(posterior)
+    return view_latents(lambda _: torch.randn(1, 3, side, side, generator=generator), posteriors, statistics)
+
+
 def page_of(report, *chosen):
-    return report_page(report, {"first": chosen, "worst": chosen[:1], "best": chosen[:1]})
+    return report_page(report, {"first": chosen, "worst": chosen[:1], "best": chosen[:1]}, view(len(chosen)))
 
 
 def images_of(document):
@@ -56,15 +70,15 @@ def test_the_training_is_shown_where_its_filmstrip_is_given(report, tmp_path):
     strip = np.random.default_rng(0).integers(0, 256, (300, 900, 3), dtype=np.uint8)
     Image.fromarray(strip).save(tmp_path / "strip.png")
     chosen = {"first": [shown()], "worst": [], "best": []}
-    document = report_page(report, chosen, tmp_path / "strip.png")
+    document = report_page(report, chosen, view(), tmp_path / "strip.png")
     assert (300, 900, 3) in {image.shape for image in images_of(document)}
     assert "moments of the training" in Page(document).text
-    assert "moments of the training" not in Page(report_page(report, chosen)).text
-    assert len(document) - len(report_page(report, chosen)) < 4 / 3 * page.FILMSTRIP_BYTES + 1000
+    assert "moments of the training" not in Page(report_page(report, chosen, view())).text
+    assert len(document) - len(report_page(report, chosen, view())) < 4 / 3 * page.FILMSTRIP_BYTES + 1000
 
 
 def test_large_pictures_are_shown_at_256_pixels(report):
-    assert {image.shape for image in images_of(page_of(report, shown(side=300)))} == {(256, 256, 3)}
+    assert {image.shape for image in images_of(page_of(report, shown(side=300)))[:3]} == {(256, 256, 3)}
 
 
 def test_the_first_and_the_worst_and_the_best_are_shown_in_their_order(tmp_path):
@@ -136,6 +150,7 @@ def test_hostile_text_stays_text(report, text):
     hostile = report_page(
         replace(report, provenance={text: text, "run": text}),
         {name: [shown(text, text)] for name in ("first", "worst", "best")},
+        view(),
     )
     page, reference = Page(hostile), Page(calm)
     for tag in ("script", "style", "img", "b", "a", "input"):
@@ -164,7 +179,8 @@ def test_the_page_is_the_same_again_and_asks_nothing_of_the_network(report):
 def test_noise_at_every_place_stays_within_the_pages_bytes(report, monkeypatch):
     monkeypatch.setattr(page, "PICTURES_BYTES", page.PICTURES_BYTES // 16)  # for a sixteenth of the most pictures
     noise = [shown(side=256)] * 4
-    assert len(report_page(report, {"first": noise, "worst": noise, "best": noise}).encode()) < 10e6 / 16
+    document = report_page(report, {"first": noise, "worst": noise, "best": noise}, view(4, side=256))
+    assert len(document.encode()) < 10e6 / 16
 
 
 def test_the_chooser_holds_no_more_than_it_shows():

@@ -27,7 +27,7 @@ from pikavae.data.page_html import (
 )
 from pikavae.evaluation.latent_view import LatentView
 from pikavae.evaluation.page_frame import PICTURES_BYTES, framed, glance
-from pikavae.evaluation.page_latents import count_images, latents
+from pikavae.evaluation.page_latents import count_images, latents_section
 from pikavae.evaluation.page_numbers import Row, conclusions, number, psnr_chart
 from pikavae.evaluation.page_precision import precision_section
 from pikavae.evaluation.page_tiles import tile
@@ -62,7 +62,7 @@ def report_page(
         ("best", "Best", _pictures(shown["best"], "From the highest PSNR down.", limit)),
         ("metrics", "All metrics", _metrics(report)),
         ("precision", "Half precision", precision_section(report)),
-        ("latents", "Latents", latents(report, view, shown["first"], limit)),
+        ("latents", "Latents", latents_section(report, view, shown["first"], limit)),
         *([("training", "Training", _training(filmstrip))] if filmstrip else []),
         ("lineage", "Configuration and lineage", _settings(report)),
     ]

@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from pikavae.data.page_charts import Bar, Chart, draw
-from pikavae.data.page_html import NAME_LENGTH, Html, picture_address, shortened, tag, together
-from pikavae.evaluation.latent_view import LatentView
+from pikavae.data.page_html import NAME_LENGTH, Html, count, picture_address, shortened, tag, together
+from pikavae.evaluation.latent_view import NOISED_PICTURES, LatentView
+from pikavae.evaluation.latents import ACTIVE_VARIANCE
 from pikavae.evaluation.page_numbers import number
 from pikavae.evaluation.page_tiles import SMALL_PICTURE
 from pikavae.evaluation.panels import to_uint8
@@ -22,7 +23,7 @@ YARDSTICK = 0.1
 """The noise whose effect is told in words."""
 
 
-def latents(report: Report, view: LatentView, pictures: Sequence[ShownPicture], limit: int) -> Html:
+def latents_section(report: Report, view: LatentView, pictures: Sequence[ShownPicture], limit: int) -> Html:
     """The section's content.
 
     Args:
@@ -67,7 +68,7 @@ def _numbers(report: Report) -> Html:
         (
             f"active channels, of {channels}",
             number(metrics["active_units"], 0),
-            "that tell pictures apart; another one is spent for nothing",
+            f"that tell pictures apart: their unit variance, which is over pictures, is above {ACTIVE_VARIANCE:g}",
         ),
         (
             "scaling factor",
@@ -80,7 +81,7 @@ def _numbers(report: Report) -> Html:
         tag("tr", tag("th", name, scope="row"), tag("td", value), tag("td", words, class_="said"))
         for name, value, words in rows
     ]
-    return _table(("of the posteriors' modes", "value", "what it is"), body, class_="metrics")
+    return _table(("number", "value", "what it is"), body, class_="latent-numbers")
 
 
 def _channels(report: Report) -> Html:
@@ -90,7 +91,7 @@ def _channels(report: Report) -> Html:
         tag("tr", tag("th", str(channel), scope="row"), *(tag("td", number(value, 4)) for value in values))
         for channel, values in enumerate(columns)
     ]
-    return _table(("channel", "mean", "standard deviation", "variance over pictures"), body)
+    return _table(("channel", "mean", "deviation", "unit variance"), body)
 
 
 def _colours(
@@ -130,11 +131,12 @@ def _noisy(report: Report, view: LatentView, names: Sequence[str], limit: int) -
     if view.smoothness is None:
         return tag("p", "The latents do not vary, or are not finite: there is no deviation to measure noise by.")
     words = (
-        "What a diffusion model draws is never quite a latent that the encoder would give. In a smooth decoder a small "
-        "error stays small: the gain, which is the change of the picture for a change of the latent, is the same for "
-        "little noise as for much, and PSNR falls by 20 dB for ten times the noise. In one that is not smooth, little "
-        "noise has the higher gain: errors that no diffusion model avoids are seen as speckles and broken edges, which "
-        "reconstructions do not show."
+        f"What a diffusion model draws is never quite a latent that the encoder would give. Here the latents of the "
+        f"first {count(min(len(names), NOISED_PICTURES), 'picture')} get noise, a share of each channel's deviation. "
+        "In a smooth decoder a small error stays small: the gain, which is the change of the picture for a change of "
+        "the latent, is the same for little noise as for much, and PSNR falls by 20 dB for ten times the noise. In one "
+        "that is not smooth, little noise has the higher gain: errors that no diffusion model avoids are seen as "
+        "speckles and broken edges, which reconstructions do not show."
     )
     named = [(_noise_name(level), level) for level in levels]
     body = [
@@ -147,7 +149,7 @@ def _noisy(report: Report, view: LatentView, names: Sequence[str], limit: int) -
         )
         for name, level in named
     ]
-    table = _table(("noise, of each channel's deviation", "change of the latent", "PSNR, dB", "gain"), body)
+    table = _table(("noise", "latent change", "PSNR, dB", "gain"), body)
     captions = ["no noise", *(name for name, _ in named)]
     strip = zip(captions, view.smoothness.examples, strict=True)
     return together(
@@ -194,8 +196,8 @@ def _walks(view: LatentView, names: Sequence[str], limit: int) -> Html:
     if not view.walks:
         return tag("p", "It takes two pictures of one size to show what lies between them.")
     words = (
-        "The way from one picture's latent to another's, in a straight line; both ends are reconstructions. A straight "
-        "line, since latents of pictures are no draws from a normal distribution, whose norm another way would keep. "
+        "The way from one picture's latent to another's; both ends are reconstructions. It is a straight line: an arc "
+        "(slerp) keeps the norm that draws from a normal distribution have, and latents of pictures are no such draws. "
         "The latent has places, so what is between looks like a cross-fade, and is no picture of the data; a smooth "
         "decoder shows no jumps, and nothing that is in neither picture."
     )

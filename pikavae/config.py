@@ -250,6 +250,10 @@ class EvaluationConfig(Section):
     """Pictures reconstructed at once."""
     panel_images: int = Field(8, ge=1, le=64)
     """Pictures shown in each panel of the report."""
+    lpips_weights: str | None = Field(None, min_length=1)
+    """For LPIPS: the file of VGG16's weights as torchvision publishes it; by default that in torch's cache, if any."""
+    inception_weights: str | None = Field(None, min_length=1)
+    """For rFID and KID: FID's Inception v3 as torch-fidelity publishes it; by default that in torch's cache, if any."""
 
 
 class RegistryConfig(Section):

@@ -73,20 +73,35 @@ def train_inputs(config: Config, fingerprint: str, threads: int, start: str | No
         "prepared set": fingerprint,
         "code of pikavae/model": code_version("model"),
         "code of pikavae/training": code_version("training"),
+        "code of pikavae/features": code_version("features", without="inception"),
         **({START: start} if start else {}),
     }
 
 
 def evaluate_inputs(config: Config, *, run_id: str | None, model: str, evaluation_set: str) -> dict[str, Any]:
-    """What an evaluation consumes: the model's bytes, the frozen pictures, the settings and the code."""
+    """What an evaluation consumes: the model's bytes, the frozen pictures, the settings, the code, and the weights.
+
+    Raises:
+        UserError: a file of weights that the configuration names is not there.
+    """
     return {
-        **{name: value for name, value in config.flat().items() if name.startswith("evaluation.")},
+        **_evaluation_settings(config),
         "run": run_id,
         "model": model,
         "evaluation set": evaluation_set,
         "code of pikavae/model": code_version("model"),
         "code of pikavae/evaluation": code_version("evaluation"),
+        "code of pikavae/features": code_version("features"),
     }
+
+
+def _evaluation_settings(config: Config) -> dict[str, Any]:
+    """The fields of `evaluation`. For files of weights stand what they hold, so that weights that came are noticed."""
+    from pikavae.features.weights import OF_EVALUATION, digest_of
+
+    fields = {name: value for name, value in config.flat().items() if name.startswith("evaluation.")}
+    files = {name: weights.find(fields[name], name) for name, weights in OF_EVALUATION.items()}
+    return fields | {name: digest_of(path) if path else None for name, path in files.items()}
 
 
 def register_inputs(config: Config, *, run_id: str, model: str, report: str) -> dict[str, Any]:
@@ -144,7 +159,11 @@ def _mapping_difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> 
 
 
 def run_key(config: Config, train: Inputs) -> str:
-    """Which work of the whole pipeline is the same: the training's inputs, the later stages' settings and code."""
-    later = {name: value for name, value in config.flat().items() if name.startswith(("evaluation.", "registry."))}
+    """Which work of the whole pipeline is the same: the training's inputs, the later stages' settings and code.
+
+    Raises:
+        UserError: a file of weights that the configuration names is not there.
+    """
+    registry = {name: value for name, value in config.flat().items() if name.startswith("registry.")}
     code = {f"code of pikavae/{package}": code_version(package) for package in ("evaluation", "registry")}
-    return key_of({**train, **later, **code})
+    return key_of({**train, **_evaluation_settings(config), **registry, **code})

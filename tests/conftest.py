@@ -35,8 +35,25 @@ def isolated(monkeypatch, tmp_path):
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("PIKAVAE_HOME", str(tmp_path / "home"))
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))  # no weights of the user's cache
         logging.getLogger("pikavae").setLevel(logging.INFO)
         yield
+
+
+@pytest.fixture(scope="session")
+def vgg16_file(tmp_path_factory):
+    """A file like that of torchvision's VGG16, its weights random."""
+    from tests.features.networks import random_vgg16, saved
+
+    return saved(random_vgg16(), tmp_path_factory.mktemp("vgg16") / "vgg16.pth")
+
+
+@pytest.fixture(scope="session")
+def inception_file(tmp_path_factory):
+    """A file like that of FID's Inception v3, its weights random."""
+    from tests.features.networks import random_inception, saved
+
+    return saved(random_inception(), tmp_path_factory.mktemp("inception") / "inception.pth")
 
 
 @pytest.fixture

@@ -143,6 +143,8 @@ def test_doctor_knows_what_is_here(capsys):
     assert status == 0
     assert checks["torch"]["status"] == "ok"
     assert checks["hub"]["status"] == "warning"
+    assert {checks[name]["status"] for name in ("LPIPS weights", "rFID weights")} == {"warning"}
+    assert "curl -fL --create-dirs -o" in checks["LPIPS weights"]["remedy"]
     assert all(check["remedy"] for check in checks.values() if check["status"] != "ok")
 
 

@@ -3,6 +3,8 @@
 import pytest
 
 from pikavae import stages
+from pikavae.errors import UserError
+from pikavae.features.weights import OF_EVALUATION
 from pikavae.presets import load_config
 
 
@@ -65,3 +67,28 @@ def test_starting_weights_are_an_input_only_when_they_are_given():
     begun = stages.train_inputs(config, "f", 1, "0123456789abcdef")
     assert stages.differences(begun, new) == ["starting weights: None -> '0123456789abcdef'"]
     assert stages.key_of(begun) != stages.key_of(new)
+
+
+def evaluate_key(**overrides):
+    config = load_config("demo", {f"evaluation.{name}": value for name, value in overrides.items()})
+    return stages.key_of(stages.evaluate_inputs(config, run_id=None, model="m", evaluation_set="e"))
+
+
+@pytest.mark.parametrize("field", ["lpips_weights", "inception_weights"])
+def test_weights_move_the_evaluations_key_by_what_they_hold(field, tmp_path):
+    without = evaluate_key()
+    for name, content in (("a", b"1"), ("b", b"1"), ("c", b"2")):
+        (tmp_path / name).write_bytes(content)
+    a, b, c = (evaluate_key(**{field: str(tmp_path / name)}) for name in "abc")
+    assert a == b
+    assert len({without, a, c}) == 3
+    cached = OF_EVALUATION[f"evaluation.{field}"].cached
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(b"1")
+    assert evaluate_key() == a
+
+
+def test_a_file_of_weights_that_is_not_there_is_told_before_a_training():
+    config = load_config("demo", {"evaluation.lpips_weights": "nowhere.pth"})
+    with pytest.raises(UserError, match=r"evaluation\.lpips_weights nowhere\.pth: no such file"):
+        stages.run_key(config, stages.train_inputs(config, "fingerprint", 2))

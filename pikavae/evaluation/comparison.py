@@ -25,6 +25,7 @@ BETTER: dict[str, Literal["higher", "lower"] | float] = {
     "psnr_foreground": "higher",
     "ssim": "higher",
     "ms_ssim": "higher",
+    "lpips": "lower",
     "mse": "lower",
     "border_mse": "lower",
     "inside_mse": "lower",

@@ -15,6 +15,7 @@ from torch import Tensor
 from pikavae.config import EvaluationConfig
 from pikavae.errors import UserError
 from pikavae.evaluation.baselines import Baselines
+from pikavae.evaluation.distribution import Distribution
 from pikavae.evaluation.latent_view import LatentViewer
 from pikavae.evaluation.measurement import (
     MOST_STUDIED,
@@ -27,6 +28,7 @@ from pikavae.evaluation.measurement import (
 )
 from pikavae.evaluation.overall import overall
 from pikavae.evaluation.page import PAGE_NAME, report_page
+from pikavae.evaluation.perceptual import Perceptual
 from pikavae.evaluation.posteriors import Posteriors
 from pikavae.evaluation.precision import study_precision
 from pikavae.evaluation.protocol import protocol
@@ -40,12 +42,16 @@ STUDIES: tuple[Study, ...] = (study_precision,)
 """What runs the model again on a few pictures."""
 
 
-def measurements_of(model: AutoencoderKL, pictures: EvaluationPictures, batch_size: int) -> list[Measurement]:
+def measurements_of(
+    model: AutoencoderKL, pictures: EvaluationPictures, config: EvaluationConfig, device: torch.device
+) -> list[Measurement]:
     """What measures every picture; a report has their findings in this order."""
     factor = model.config.downsampling_factor
     return [
         Scores(len(pictures), factor),
-        Baselines(pictures, factor, batch_size),
+        Baselines(pictures, factor, config.batch_size),
+        Perceptual(len(pictures), config.lpips_weights, device),
+        Distribution(len(pictures), config.inception_weights, device),
     ]
 
 
@@ -75,7 +81,8 @@ def evaluate(
         filmstrip: a picture of the model's training, for the page.
 
     Raises:
-        UserError: there are no pictures, or the model's downsampling factor does not divide their size.
+        UserError: there are no pictures, or the model's downsampling factor does not divide their size; or a
+            file of weights that measure is not there or holds something else.
     """
     _check(model, pictures)
     model.to(device, torch.float32)
@@ -83,7 +90,7 @@ def evaluate(
     with torch.inference_mode(), exact_float32():
         posteriors = Posteriors(pictures.names, model.config.latent_channels)
         viewer = LatentViewer(model.decode, posteriors.statistics, config.panel_images)
-        measurements = [*measurements_of(model, pictures, config.batch_size), posteriors, viewer]
+        measurements = [*measurements_of(model, pictures, config, device), posteriors, viewer]
         for batch in _reconstructed(model, pictures, config.batch_size, device):
             chooser.update(batch)
             for measurement in measurements:

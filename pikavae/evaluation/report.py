@@ -23,7 +23,7 @@ SHOWN = ("psnr", "ssim", "kl_nats_per_image", "scaling_factor")
 class ImageScore:
     """The numbers of one picture; None where one is not finite, or not defined for the picture.
 
-    PSNR in dB, errors and shifts on [-1, 1], KL in nats. `metrics.py` and `appearance.py` define them.
+    PSNR in dB, errors and shifts on [-1, 1], KL in nats. `metrics.py`, `appearance.py` and `perceptual.py` define them.
     """
 
     name: str
@@ -43,6 +43,7 @@ class ImageScore:
     edge_error: float | None
     border_mse: float | None
     inside_mse: float | None
+    lpips: float | None
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ class Report:
     metrics: Mapping[str, float | None]
     """Means over pictures: `psnr`, `ssim`, `mse` and those of `ImageScore` from `ms_ssim` on. Besides, `psnr_pooled`
     (of the mean MSE), `psnr_min`, `psnr_worst_tenth`, `kl_nats_per_image`, `kl_nats_per_dimension`, `latent_mean`,
-    `latent_std`, `scaling_factor`, `shift_factor`, `active_units`, `non_finite_fraction`."""
+    `latent_std`, `scaling_factor`, `shift_factor`, `active_units`, `non_finite_fraction`, `rfid`, `kid`,
+    `kid_deviation`."""
     reasons: Mapping[str, str]
     """Why a metric is None, by its name."""
     counts: Mapping[str, int]

@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 
 from pikavae.errors import PikavaeError
+from pikavae.features.weights import INCEPTION_FIELD, LPIPS_FIELD, OF_EVALUATION, digest_of
 from pikavae.home import home
 
 GIB = 2**30
@@ -39,7 +40,8 @@ class Check:
 
 def doctor() -> list[Check]:
     """Look at the interpreter, the packages, the devices, the state folder and the tracking store."""
-    return [_python(), *map(_package, PACKAGES), _device(), _home(), _space(), _tracking(), _hub()]
+    weights = (_weights("LPIPS weights", LPIPS_FIELD), _weights("rFID weights", INCEPTION_FIELD))
+    return [_python(), *map(_package, PACKAGES), _device(), _home(), _space(), _tracking(), _hub(), *weights]
 
 
 def _python() -> Check:
@@ -98,3 +100,15 @@ def _hub() -> Check:
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}:
         return Check("hub", "warning", "HF_HUB_OFFLINE is set", "hub data sets need it unset; folders and files do not")
     return Check("hub", "ok", os.environ.get("HF_ENDPOINT", "reached when a hub id is used"))
+
+
+def _weights(name: str, field: str) -> Check:
+    """The file of weights in torch's cache that evaluations measure with where `field` names none."""
+    weights = OF_EVALUATION[field]
+    path = weights.cached
+    remedy = f"`curl -fL --create-dirs -o {path} {weights.address}`, or name a copy in {field}"
+    if not path.is_file():
+        return Check(name, "warning", f"no {weights.network}: evaluations leave out what needs it", remedy)
+    if not weights.is_published(digest_of(path)):
+        return Check(name, "warning", f"{path} is not the published file", remedy)
+    return Check(name, "ok", str(path))

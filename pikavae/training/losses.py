@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pikavae.config import LossConfig
 from pikavae.errors import UserError
+from pikavae.features import lpips
 from pikavae.model.autoencoder import DiagonalGaussian
 
 CHARBONNIER_EPS = 1e-3
@@ -17,7 +18,7 @@ MS_SSIM_BETAS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 MS_SSIM_FLOOR = 1e-4
 SMALLEST_SIDES = {
     "ms_ssim_weight": 176,  # its window of 11 pixels must fit into the fifth scale, a sixteenth of the picture
-    "perceptual_weight": 16,  # VGG16 halves the picture four times
+    "perceptual_weight": lpips.SMALLEST_SIDE,
     "adversarial_weight": 24,  # the discriminator's field: (24 / 8 - 2) = 1 patch
 }
 
@@ -126,7 +127,7 @@ def autoencoder_terms(
         reconstructions: (B, 3, H, W) of any floating dtype.
         posterior: of the pictures that were encoded.
         progress: the share of the run that is done, in [0, 1].
-        perceptual: called with reconstructions and images, gives LPIPS as a scalar; needed with `perceptual_weight`.
+        perceptual: called with reconstructions and images, gives each pair's LPIPS; needed with `perceptual_weight`.
 
     Raises:
         UserError: pictures too small for a term.
@@ -138,7 +139,7 @@ def autoencoder_terms(
     if config.perceptual_weight > 0:
         assert perceptual is not None, "loss.perceptual_weight needs the network"
         _require_side("perceptual_weight", images)
-        terms["lpips"] = Term(perceptual(reconstructions, images), config.perceptual_weight)
+        terms["lpips"] = Term(perceptual(reconstructions, images).mean(), config.perceptual_weight)
     terms["kl_nats_per_image"] = Term(kl_sum_mean(posterior), kl_weight_at(config, progress))
     return terms
 

@@ -15,13 +15,13 @@ from pikavae.config import Config
 from pikavae.data.dataset import PictureSet
 from pikavae.data.loader import Loader, Order, way_of
 from pikavae.errors import NonFiniteLossError, UserError
+from pikavae.features.lpips import LPIPS
 from pikavae.training.adversarial import adaptive_weight, adversarial_phase, hinge_discriminator, hinge_generator
 from pikavae.training.equivariance import Transform, transform_at
 from pikavae.training.losses import Term, autoencoder_terms, smallest_side
 from pikavae.training.memory import AUTOCAST_DTYPES
 from pikavae.training.optimizers import learning_rate_factor, set_learning_rate, update_ema
 from pikavae.training.order import BucketOrder, indices_at, noise_at
-from pikavae.training.perceptual import LPIPS
 from pikavae.training.processes import ALONE, Processes
 from pikavae.training.state import TrainState
 
@@ -42,7 +42,11 @@ class Stepper:
             state.model.compile()
         self.model = processes.wrap(state.model)
         self.discriminator = processes.wrap(state.adversary.network) if state.adversary else None
-        self.perceptual = LPIPS(config.loss.perceptual_weights).to(device) if config.loss.perceptual_weight else None
+        self.perceptual = (
+            LPIPS(config.loss.perceptual_weights, "loss.perceptual_weights").to(device)
+            if config.loss.perceptual_weight
+            else None
+        )
         self._last_layer = state.model.decoder.conv_out.weight
         self._smallest_latent = math.ceil(smallest_side(config.loss) / config.model.downsampling_factor)
 

@@ -1,56 +1,31 @@
 """LPIPS against torchmetrics' network with the same weights, and the file those weights come from."""
 
-import math
 import os
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 from torchmetrics.functional.image import lpips as reference_lpips
-from torchvision.models import vgg16
 from torchvision.models.vgg import cfgs, make_layers
 
 from pikavae.config import LossConfig, ModelConfig
 from pikavae.errors import UserError
+from pikavae.features.lpips import LPIPS, VGG16
 from pikavae.model.autoencoder import AutoencoderKL
 from pikavae.training.losses import autoencoder_terms
-from pikavae.training.perceptual import LPIPS, VGG16_ADDRESS, vgg16_file
+from tests.features.networks import Touch
 
-
-def random_vgg16() -> dict[str, torch.Tensor]:
-    """A state dict of all the names and shapes of torchvision's VGG16, the convolutions random, the classifier zero.
-
-    The classifier's 120 million zeros are one number, expanded.
-    """
-    with torch.device("meta"):
-        shapes = {name: tensor.shape for name, tensor in vgg16(weights=None).state_dict().items()}
-    generator = torch.Generator().manual_seed(0)
-    state = {}
-    for name, shape in shapes.items():
-        if name.startswith("classifier"):
-            state[name] = torch.zeros(1).expand(shape)
-        else:
-            spread = math.sqrt(2 / math.prod(shape[1:])) if len(shape) == 4 else 0.05
-            state[name] = torch.randn(shape, generator=generator) * spread
-    return state
+FIELD = "loss.perceptual_weights"
 
 
 @pytest.fixture(scope="module")
-def state():
-    return random_vgg16()
+def state(vgg16_file):
+    return torch.load(vgg16_file)
 
 
 @pytest.fixture(scope="module")
-def weights(state, tmp_path_factory):
-    path = tmp_path_factory.mktemp("vgg") / "vgg16.pth"
-    torch.save(state, path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def network(weights):
-    return LPIPS(weights)
+def network(vgg16_file):
+    return LPIPS(vgg16_file, FIELD)
 
 
 @pytest.fixture
@@ -74,30 +49,30 @@ def test_value_and_gradient_are_those_of_torchmetrics(network, reference):
     images, ours = pictures(0), pictures(1).requires_grad_()
     theirs = ours.detach().clone().requires_grad_()
 
-    value = network(ours, images)
-    expected = reference(theirs, images).mean()
-    value.backward()
-    expected.backward()
+    values = network(ours, images)
+    expected = reference(theirs, images).flatten()
+    values.mean().backward()
+    expected.mean().backward()
 
-    assert value.shape == ()
-    assert value.item() > 0.01
-    assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert values.shape == (2,)
+    assert min(values.tolist()) > 0.01
+    assert values.tolist() == pytest.approx(expected.tolist(), rel=1e-5)
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-8)
 
 
 def test_equal_pictures_are_at_no_distance_with_a_finite_gradient(network):
     images = pictures(0)
     same = images.clone().requires_grad_()
-    value = network(same, images)
-    value.backward()
-    assert value.item() == 0.0
+    values = network(same, images)
+    values.sum().backward()
+    assert values.tolist() == [0.0, 0.0]
     assert not same.grad.any()
 
 
 def test_features_that_are_all_zero_give_a_finite_value_and_gradient(state, tmp_path):
     torch.save({name: torch.zeros(1).expand(tensor.shape) for name, tensor in state.items()}, tmp_path / "zero.pth")
     reconstructions = pictures(1, 1, (16, 16)).requires_grad_()
-    value = LPIPS(tmp_path / "zero.pth")(reconstructions, pictures(0, 1, (16, 16)))
+    value = LPIPS(tmp_path / "zero.pth", FIELD)(reconstructions, pictures(0, 1, (16, 16)))
     value.backward()
     assert value.item() == 0.0
     assert not reconstructions.grad.any()
@@ -105,7 +80,7 @@ def test_features_that_are_all_zero_give_a_finite_value_and_gradient(state, tmp_
 
 def test_gradient_reaches_the_reconstruction_and_nothing_else(network):
     images, reconstructions = pictures(0).requires_grad_(), pictures(1).requires_grad_()
-    network(reconstructions, images).backward()
+    network(reconstructions, images).sum().backward()
     assert reconstructions.grad.any()
     assert images.grad is None
     assert not any(parameter.requires_grad for parameter in network.parameters())
@@ -134,9 +109,9 @@ def test_it_is_float32_under_autocast(network):
     assert network(reconstructions.bfloat16(), images).dtype == torch.float32
 
 
-def test_building_it_draws_from_no_global_generator(weights):
+def test_building_it_draws_from_no_global_generator(vgg16_file):
     before = torch.random.get_rng_state()
-    LPIPS(weights)
+    LPIPS(vgg16_file, FIELD)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
@@ -144,16 +119,16 @@ def test_the_format_before_torch_1_6_is_read_as_well(state, network, tmp_path):
     # in which torchvision publishes this file
     torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     images, reconstructions = pictures(0, 1, (16, 16)), pictures(1, 1, (16, 16))
-    assert torch.equal(LPIPS(tmp_path / "old.pth")(reconstructions, images), network(reconstructions, images))
+    assert torch.equal(LPIPS(tmp_path / "old.pth", FIELD)(reconstructions, images), network(reconstructions, images))
 
 
-def test_without_a_name_torchs_cache_is_read(weights, tmp_path, monkeypatch):
+def test_without_a_name_torchs_cache_is_read(vgg16_file, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     cached = tmp_path / "hub/checkpoints/vgg16-397923af.pth"
     cached.parent.mkdir(parents=True)
-    os.link(weights, cached)
-    assert vgg16_file(None) == cached
-    assert isinstance(LPIPS(), nn.Module)
+    os.link(vgg16_file, cached)
+    assert VGG16.find(None, FIELD) == cached
+    assert isinstance(LPIPS(None, FIELD), nn.Module)
 
 
 def one_line(caught) -> str:
@@ -165,20 +140,20 @@ def one_line(caught) -> str:
 def test_an_absent_cache_names_the_file_its_address_and_the_field(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(UserError) as caught:
-        LPIPS()
+        LPIPS(None, FIELD)
     message = one_line(caught)
     assert str(tmp_path / "hub/checkpoints/vgg16-397923af.pth") in message
-    assert VGG16_ADDRESS == "https://download.pytorch.org/models/vgg16-397923af.pth"
-    assert VGG16_ADDRESS in message
+    assert VGG16.address == "https://download.pytorch.org/models/vgg16-397923af.pth"
+    assert VGG16.address in message
     assert "loss.perceptual_weights" in message
     assert not list(tmp_path.iterdir())
 
 
 def test_an_absent_file_is_named_with_the_field_and_the_address(tmp_path):
     with pytest.raises(UserError) as caught:
-        LPIPS(str(tmp_path / "none.pth"))
+        LPIPS(str(tmp_path / "none.pth"), FIELD)
     assert f"loss.perceptual_weights {tmp_path / 'none.pth'}" in one_line(caught)
-    assert VGG16_ADDRESS in one_line(caught)
+    assert VGG16.address in one_line(caught)
 
 
 def test_missing_and_misshapen_tensors_are_listed(state, tmp_path):
@@ -187,7 +162,7 @@ def test_missing_and_misshapen_tensors_are_listed(state, tmp_path):
     small["features.0.weight"] = torch.zeros(64, 1, 3, 3)
     torch.save(small, tmp_path / "other.pth")
     with pytest.raises(UserError) as caught:
-        LPIPS(tmp_path / "other.pth")
+        LPIPS(tmp_path / "other.pth", FIELD)
     message = one_line(caught)
     assert "features.28.bias is missing" in message
     assert "features.0.weight is (64, 1, 3, 3) instead of (64, 3, 3, 3)" in message
@@ -201,34 +176,24 @@ def test_a_file_cut_short_anywhere_is_refused(new_format, tmp_path):
     for length in range(0, len(whole), 7):
         (tmp_path / "w").write_bytes(whole[:length])
         with pytest.raises(UserError, match="w: cannot be read as weights"):
-            LPIPS(tmp_path / "w")
+            LPIPS(tmp_path / "w", FIELD)
 
 
-def test_a_file_of_something_else_is_refused(weights, tmp_path):
-    contents = {"text": b"<html>not found</html>", "empty": b"", "cut": weights.read_bytes()[:100_000]}
+def test_a_file_of_something_else_is_refused(vgg16_file, tmp_path):
+    contents = {"text": b"<html>not found</html>", "empty": b"", "cut": vgg16_file.read_bytes()[:100_000]}
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
     torch.save([1, 2], tmp_path / "list")
     torch.save(nn.Linear(1, 1), tmp_path / "module")
     for name in (*contents, "list", "module"):
         with pytest.raises(UserError) as caught:
-            LPIPS(tmp_path / name)
+            LPIPS(tmp_path / name, FIELD)
         assert str(tmp_path / name) in one_line(caught)
         assert "loss.perceptual_weights" in one_line(caught)
-
-
-class Touch:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
 
 
 def test_code_in_the_file_is_never_run(tmp_path):
     torch.save({"features.0.weight": Touch(tmp_path / "ran")}, tmp_path / "evil.pth")
     with pytest.raises(UserError, match=r"evil\.pth"):
-        LPIPS(tmp_path / "evil.pth")
+        LPIPS(tmp_path / "evil.pth", FIELD)
     assert not (tmp_path / "ran").exists()

@@ -1,0 +1,1 @@
+"""What networks that others trained see in pictures, and the files of their weights."""

@@ -309,6 +309,15 @@ class AutoencoderKL(nn.Module):
         """The posterior of `images`: (B, 3, H, W) in [-1, 1].
 
         Raises:
+            ValueError: as `check_images`.
+        """
+        self.check_images(images)
+        return DiagonalGaussian.from_moments(self.quant_conv(self.encoder(images, self.gradient_checkpointing)))
+
+    def check_images(self, images: Tensor) -> None:
+        """Whether `encode` takes `images`.
+
+        Raises:
             ValueError: another number of channels, or a side that the downsampling factor does not divide.
         """
         factor = self.config.downsampling_factor
@@ -317,7 +326,6 @@ class AutoencoderKL(nn.Module):
                 f"images of shape {tuple(images.shape)}: expected (B, 3, H, W) with H and W multiples of {factor}; "
                 f"pad or resize them first"
             )
-        return DiagonalGaussian.from_moments(self.quant_conv(self.encoder(images, self.gradient_checkpointing)))
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures (B, 3, H, W), about [-1, 1] but not clamped, of `latents` (B, Z, H/f, W/f)."""

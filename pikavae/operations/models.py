@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -20,8 +19,8 @@ from pikavae.errors import UserError
 from pikavae.evaluation.report import Report
 from pikavae.files import write_atomically
 from pikavae.home import home
-from pikavae.model.autoencoder import AutoencoderKL
 from pikavae.model.snapshot import CONFIG_NAME, SETTINGS_NAME, read_snapshot
+from pikavae.model.tiling import reconstruct_any_size
 from pikavae.operations.describing import report_tags, version_metrics
 from pikavae.operations.exchange import IMPORT_TAG, NOT_MEASURED, import_model
 from pikavae.operations.imported import is_registered_name
@@ -177,7 +176,8 @@ def _score_import(version: Version, config: Config) -> Evaluated:
 def reconstruct(model: str, images: list[Path], out: Path, config: Config) -> list[Path]:
     """Encode and decode picture files at their own size; the results are PNG files of the same stem in `out`.
 
-    Sides that the downsampling factor does not divide are padded and cropped back.
+    Sides that the downsampling factor does not divide are padded and cropped back; pictures of over a megapixel go
+    through in overlapping tiles, so that memory does not grow with them.
 
     Raises:
         UserError: a file is not there or is no picture, or two files would have the same name in `out`.
@@ -187,11 +187,12 @@ def reconstruct(model: str, images: list[Path], out: Path, config: Config) -> li
         raise UserError(
             f"IMAGE: several files are called {twice[0]!r}, and each would be written to {out / twice[0]}.png"
         )
-    pictures = [(path, read_picture(path)) for path in images]
+    for path in images:
+        read_picture(path)  # so that nothing is written before all can be read, and one is in memory at a time
     files = []
-    for path, picture in pictures:
+    for path in images:
         target = out / f"{path.stem}.png"
-        write_atomically(target, png_bytes(reconstruct_any_size(loaded, picture)))
+        write_atomically(target, png_bytes(reconstruct_any_size(loaded, read_picture(path))))
         files.append(target)
     return files
 
@@ -210,16 +211,6 @@ def read_picture(path: Path) -> Tensor:
         raise UserError(f"IMAGE {path}: {error}") from None
     pixels = torch.from_numpy(np.asarray(image).copy())  # (H, W, 3)
     return pixels.permute(2, 0, 1)[None].float() / 127.5 - 1.0
-
-
-@torch.inference_mode()
-def reconstruct_any_size(model: AutoencoderKL, images: Tensor) -> Tensor:
-    """Reconstructions, from the posterior's mode, of pictures (B, 3, H, W) of any height and width: same shape."""
-    height, width = images.shape[2:]
-    factor = model.config.downsampling_factor
-    padded = F.pad(images, (0, -width % factor, 0, -height % factor), mode="replicate")
-    device = next(model.parameters()).device
-    return model.decode(model.encode(padded.to(device)).mode())[:, :, :height, :width].cpu()
 
 
 def png_bytes(image: Tensor) -> bytes:

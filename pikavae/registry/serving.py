@@ -17,11 +17,9 @@ import mlflow
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from mlflow.exceptions import INVALID_PARAMETER_VALUE, MlflowException
 from PIL import Image
 
-PIXELS_PER_BATCH = 1024 * 1024
 MAX_PIXELS = 64 * 1024 * 1024
 BACKGROUND = (255, 255, 255)
 EXPECTED = "expected (B, 3, H, W) float32 in [-1, 1], or picture files: their bytes, or those as base64 text"
@@ -36,8 +34,9 @@ class Reconstruction(mlflow.pyfunc.PythonModel):
         read_snapshot = importlib.import_module(f"{code}.model.snapshot").read_snapshot
         self.pictures = importlib.import_module(f"{code}.data.pictures")
         self.decoding = threading.Lock()  # a server answers in several threads, Pillow's limits are the process's
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = read_snapshot(Path(context.artifacts["snapshot"])).to(self.device)
+        self.tiling = importlib.import_module(f"{code}.model.tiling")
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = read_snapshot(Path(context.artifacts["snapshot"])).to(device)
 
     def predict(self, model_input: np.ndarray) -> np.ndarray:
         """Reconstruct pictures of any height and width.
@@ -82,22 +81,15 @@ class Reconstruction(mlflow.pyfunc.PythonModel):
             raise _refused(f"picture {number}: {error}") from None
         return np.asarray(picture, np.float32).transpose(2, 0, 1)[None] / np.float32(127.5) - np.float32(1.0)
 
-    @torch.inference_mode()
     def _reconstruct(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Reconstructions of (B, 3, H, W).
 
-        Sides that the downsampling factor does not divide are padded with their last row or column, and cut back.
+        `reconstruct_any_size` says what becomes of odd sides and of large pictures.
         """
         images = torch.from_numpy(np.ascontiguousarray(pixels))
-        height, width = images.shape[2:]
-        factor = self.model.config.downsampling_factor
-        images = F.pad(images, (0, -width % factor, 0, -height % factor), mode="replicate")
-        count = max(1, PIXELS_PER_BATCH // (images.shape[2] * images.shape[3]))  # bounds the memory, whatever B is
-        outputs = [
-            self.model.decode(self.model.encode(batch.to(self.device)).mode()).clamp(-1, 1)[:, :, :height, :width].cpu()
-            for batch in torch.split(images, count)
-        ]
-        reconstructions: npt.NDArray[np.float32] = torch.cat(outputs).numpy()
+        reconstructions: npt.NDArray[np.float32] = (
+            self.tiling.reconstruct_any_size(self.model, images).clamp(-1, 1).numpy()
+        )
         return reconstructions
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pikavae.evaluation.measurement import Batch, Columns, EvaluationPictures, Findings
 from pikavae.evaluation.metrics import psnr, psnr_of_mse, ssim
+from pikavae.evaluation.posteriors import BYTES
 
 ORIGINAL_BAR_MSE = 0.045
 """The original tutorial calls a model good when the MSE on [-1, 1], summed over 200 pictures, is under 9."""
@@ -50,8 +51,10 @@ class Baselines:
 
     def __init__(self, pictures: EvaluationPictures, factor: int, batch_size: int) -> None:
         self.factor = factor
+        self.num_images = len(pictures)
         self.colour = mean_colour(pictures.pixels(indices) for indices in pictures.batches(batch_size))
         self._scores = {name: Columns(len(pictures)) for name in ("bicubic", "constant")}
+        self._pixels = 0
 
     def update(self, batch: Batch) -> None:
         """Take in a batch."""
@@ -61,15 +64,25 @@ class Baselines:
             shown = baseline.to(batch.images.device)
             scores = {"psnr": psnr(shown, batch.images), "ssim": ssim(shown, batch.images)}
             self._scores[name].put(batch.indices, scores)
+        self._pixels += images[:, 0].numel()
 
     def result(self) -> Findings:
         """The means, and bicubic's PSNR of each picture."""
+        sizes = {"bicubic": 3 * BYTES * self._pixels / self.factor**2 / self.num_images, "constant": 3.0 * BYTES}
         means = {
-            baseline: {name: values.mean().item() for name, values in scores.values.items()}
+            baseline: {
+                **{name: values.mean().item() for name, values in scores.values.items()},
+                "bytes": sizes[baseline],
+            }
             for baseline, scores in self._scores.items()
         }
-        bar = {"psnr": original_bar(), "ssim": None}
+        bar = {"psnr": original_bar(), "ssim": None, "bytes": None}
         return Findings(
             columns={"bicubic_psnr": self._scores["bicubic"].values["psnr"]},
-            sections={"baselines": {**means, "original_bar": bar}},
+            sections={
+                "baselines": {
+                    **{baseline: {**means[baseline], "bytes": size} for baseline, size in sizes.items()},
+                    "original_bar": bar,
+                }
+            },
         )

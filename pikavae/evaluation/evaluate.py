@@ -15,12 +15,14 @@ from torch import Tensor
 from pikavae.config import EvaluationConfig
 from pikavae.errors import UserError
 from pikavae.evaluation.baselines import Baselines
+from pikavae.evaluation.codecs import Codecs
 from pikavae.evaluation.distribution import Distribution
 from pikavae.evaluation.latent_view import LatentViewer
 from pikavae.evaluation.measurement import (
     MOST_STUDIED,
     Batch,
     EvaluationPictures,
+    Findings,
     Measurement,
     Sample,
     Study,
@@ -50,6 +52,7 @@ def measurements_of(
     return [
         Scores(len(pictures), factor),
         Baselines(pictures, factor, config.batch_size),
+        Codecs(len(pictures)),
         Perceptual(len(pictures), config.lpips_weights, device),
         Distribution(len(pictures), config.inception_weights, device),
     ]
@@ -106,10 +109,10 @@ def evaluate(
         metrics=found.metrics,
         reasons=found.reasons,
         counts=found.counts,
-        **_merged(one.sections for one in findings),
+        **_sections(findings),
         protocol={
             **protocol(image_size=pictures.image_size, batch_size=config.batch_size, device_type=device.type),
-            **_merged(one.protocol for one in findings),
+            **{name: words for one in findings for name, words in one.protocol.items()},
         },
         num_images=len(pictures),
         image_size=pictures.image_size,
@@ -172,8 +175,13 @@ def _sample(chooser: Chooser, pictures: EvaluationPictures, device: torch.device
     )
 
 
-def _merged(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    return {name: value for part in parts for name, value in part.items()}
+def _sections(findings: Iterable[Findings]) -> dict[str, Any]:
+    """Fields of `Report` by name."""
+    sections: dict[str, Any] = {}
+    for one in findings:
+        for name, section in one.sections.items():
+            sections[name] = {**sections.get(name, {}), **section}
+    return sections
 
 
 def _per_image(columns: Mapping[str, Tensor], pictures: EvaluationPictures) -> list[ImageScore]:

@@ -85,7 +85,7 @@ class Findings:
         columns: numbers of the pictures likewise, whose means are not wanted.
         metrics: numbers of the set, not finite where there is none.
         reasons: why a metric has no number; by default, that reconstructions are not finite.
-        sections: fields of `Report` by name, as JSON values.
+        sections: fields of `Report` by name, as JSON objects; those of several measurements are laid together.
         protocol: how the numbers were measured, by the metrics' names, in words for people and JSON values.
     """
 
@@ -94,7 +94,7 @@ class Findings:
     columns: Mapping[str, Tensor] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict)
-    sections: Mapping[str, Any] = field(default_factory=dict)
+    sections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     protocol: Mapping[str, Any] = field(default_factory=dict)
 
 

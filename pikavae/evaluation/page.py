@@ -28,8 +28,9 @@ from pikavae.data.page_html import (
 from pikavae.evaluation.latent_view import LatentView
 from pikavae.evaluation.page_frame import PICTURES_BYTES, framed, glance
 from pikavae.evaluation.page_latents import count_images, latents_section
-from pikavae.evaluation.page_numbers import Row, conclusions, number, psnr_chart
+from pikavae.evaluation.page_numbers import conclusions, number, psnr_chart
 from pikavae.evaluation.page_precision import precision_section
+from pikavae.evaluation.page_standings import standings_table
 from pikavae.evaluation.page_tiles import tile
 from pikavae.evaluation.panels import ERROR_GAIN
 from pikavae.evaluation.report import Report
@@ -111,19 +112,7 @@ def _headline(report: Report) -> Html:
 
 def _table(report: Report) -> Html:
     own, *others = report.rows()
-    rows = [Row(*own), *sorted((Row(*other) for other in others), key=lambda row: -(row.psnr or 0.0))]
-    head = tag("tr", *(tag("th", name, scope="col") for name in ("reconstruction", "PSNR, dB", "SSIM")))
-    body = [
-        tag(
-            "tr",
-            tag("th", row.label, scope="row"),
-            tag("td", number(row.psnr, 2)),
-            tag("td", number(row.ssim, 4)),
-            class_="own" if place == 0 else None,
-        )
-        for place, row in enumerate(rows)
-    ]
-    return tag("div", tag("table", tag("thead", head), tag("tbody", *body)), class_="scroll")
+    return standings_table([own, *sorted(others, key=lambda row: -(row.psnr or 0.0))], own=1)
 
 
 def _distribution(report: Report) -> Html:

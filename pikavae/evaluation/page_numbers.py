@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from pikavae.data.page_charts import Bar, Chart
 from pikavae.data.page_html import count
@@ -15,14 +15,6 @@ WIDTHS = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Widths of a bar in dB, of which the first is taken that needs at most 24 bars."""
 
 Level = Literal["check", "note", "fine"]
-
-
-class Row(NamedTuple):
-    """A line of the table: a reconstruction, its PSNR in dB and its SSIM."""
-
-    label: str
-    psnr: float | None
-    ssim: float | None
 
 
 def number(value: float | None, decimals: int) -> str:
@@ -39,14 +31,17 @@ def conclusions(report: Report) -> list[tuple[Level, str]]:
     psnr = report.metrics["psnr"]
     if psnr is None:
         return found
-    for name, what in (
-        ("bicubic", "scaling the pictures down to the latent's grid and back"),
-        ("original_bar", "the bar that the original tutorial calls good"),
-        ("constant", "showing one colour"),
+    lesser: Level
+    for name, what, lesser in (
+        ("bicubic", "scaling the pictures down to the latent's grid and back", "check"),
+        ("original_bar", "the bar that the original tutorial calls good", "check"),
+        ("constant", "showing one colour", "check"),
+        ("jpeg", "JPEG files of at most the latent's bytes", "note"),
+        ("webp", "WebP files of at most the latent's bytes", "note"),
     ):
         other = report.baselines[name]["psnr"]
         if other is not None:
-            level: Level = "fine" if psnr > other else "check"
+            level: Level = "fine" if psnr > other else lesser
             verb = "better than" if psnr > other else "worse than" if psnr < other else "equal to"
             found.append((level, f"{abs(psnr - other):.2f} dB {verb} {what} ({other:.2f} dB)."))
     for name, half in report.precision.items():

@@ -10,7 +10,10 @@ from torch import Tensor
 from pikavae.evaluation.latents import ACTIVE_VARIANCE, LatentStatistics
 from pikavae.evaluation.measurement import Batch, Columns, Findings, blame
 
+BYTES = 2
+"""For each number of a latent: half precision, as latents are stored and used."""
 PROTOCOL = {
+    "bytes": f"a picture: {BYTES} for each number of the latent, or of what bicubic and constant need",
     "active_units": f"channels whose variance over pictures, mean over positions, is over {ACTIVE_VARIANCE}",
     "shift_factor": "mean of the latent; a diffusion model gets (latent - shift_factor) * scaling_factor",
 }
@@ -23,10 +26,12 @@ class Posteriors:
         self.names = names
         self.statistics = LatentStatistics(latent_channels)
         self._kl = Columns(len(names))
+        self._numbers = 0
 
     def update(self, batch: Batch) -> None:
         """Take in a batch."""
         self._kl.put(batch.indices, {"kl_nats": self.statistics.update(batch.posterior)})
+        self._numbers += batch.posterior.mean.numel()
 
     def result(self) -> Findings:
         """KL of each picture, and what a diffusion model needs to know of the latents."""
@@ -49,6 +54,7 @@ class Posteriors:
                     "channel_stds": _numbers(found.channel_stds),
                     "unit_variances": _numbers(found.unit_variances),
                     "non_finite_fraction": found.non_finite_fraction,
+                    "bytes": BYTES * self._numbers / len(self.names),
                 }
             },
             protocol=PROTOCOL,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pikavae.errors import UserError
+from pikavae.evaluation.standings import Standing, aligned, markdown
 from pikavae.files import write_atomically
 
 REPORT_NAME = "report.json"
@@ -60,10 +61,13 @@ class Report:
     counts: Mapping[str, int]
     """Over how many pictures a mean is taken, by the metric's name, where it is not defined for some of them."""
     baselines: Mapping[str, Mapping[str, float | None]]
-    """`bicubic`, `constant`, `original_bar`: their `psnr` and `ssim` on the same pictures."""
+    """`jpeg`, `webp`, `bicubic`, `constant`, `original_bar`: `psnr`, `ssim` and `bytes` a picture on the same pictures.
+
+    Of the first two also how many pictures were `coded`, and how many files are `too_large`: than the latent, at the
+    lowest quality."""
     latents: Mapping[str, Any]
     """`channel_means`, `channel_stds`, `unit_variances` (of each channel, over pictures), `non_finite_fraction` of the
-    posteriors."""
+    posteriors; `bytes` a picture in half precision."""
     latent_view: Mapping[str, Any]
     """Of the first pictures: `component_shares` of the variance, and `smoothness`, a `NoiseLevel` for each noise; it is
     empty where latents do not vary."""
@@ -113,39 +117,70 @@ class Report:
             )
         return report
 
-    def rows(self) -> list[tuple[str, float | None, float | None]]:
-        """The model and its baselines: label, PSNR in dB, SSIM."""
+    def rows(self, others: Sequence[tuple[str, Report]] = (), name: str = "this model") -> list[Standing]:
+        """The model, others that were measured on the same pictures, and the baselines.
+
+        Args:
+            others: what they are called, and their reports.
+            name: what this model is called.
+        """
         side = self.image_size // self.downsampling_factor
         labels = {
+            "jpeg": f"JPEG{self._fit('jpeg')}",
+            "webp": f"WebP{self._fit('webp')}",
             "bicubic": f"bicubic, down to {side} x {side} (the latent grid) and back",
             "constant": "constant, the set's mean colour",
             "original_bar": "the original tutorial's bar",
         }
-        named = [("this model", self.metrics), *((label, self.baselines[name]) for name, label in labels.items())]
-        return [(label, scores["psnr"], scores["ssim"]) for label, scores in named]
+        models = [report.standing(label) for label, report in [(name, self), *others]]
+        return [
+            *models,
+            *(
+                Standing(label, **{key: self.baselines[row][key] for key in ("psnr", "ssim", "bytes")})
+                for row, label in labels.items()
+            ),
+        ]
 
-    def table(self) -> str:
-        """The model against the baselines in aligned columns, for a terminal."""
-        rows = self.rows()
-        width = max(len(label) for label, _, _ in rows)
-        lines = [f"{'':<{width}}  {'PSNR dB':>7}  {'SSIM':>7}"]
-        lines += [f"{label:<{width}}  {_digits(psnr, 2):>7}  {_digits(ssim, 4):>7}" for label, psnr, ssim in rows]
+    def standing(self, label: str) -> Standing:
+        """The model's own line of the table."""
+        shifts = [self.metrics[f"colour_shift_{colour}"] for colour in ("red", "green", "blue")]
+        return Standing(
+            label,
+            psnr=self.metrics["psnr"],
+            ssim=self.metrics["ssim"],
+            bytes=self.latents["bytes"],
+            psnr_worst_tenth=self.metrics["psnr_worst_tenth"],
+            ms_ssim=self.metrics["ms_ssim"],
+            colour_shift=max((shift for shift in shifts if shift is not None), key=abs, default=None),
+            scaling_factor=self.metrics["scaling_factor"],
+        )
+
+    def table(self, others: Sequence[tuple[str, Report]] = ()) -> str:
+        """`rows` in aligned columns, for a terminal, and what half precision does."""
         halves = [f"In {name}: {half['verdict']}: {half['reason']}." for name, half in self.precision.items()]
-        return "\n".join([*lines, *self._complaints(), "", *halves])
+        return "\n".join([*aligned(self.rows(others)), *self._complaints(), "", *halves])
 
     def summary_markdown(self) -> str:
         """The same as a Markdown table, with a line on the pictures and the latents."""
         psnr, ssim = self.metrics["psnr"], self.metrics["ssim"]
-        lines = [f"PSNR {_digits(psnr, 2)} dB, SSIM {_digits(ssim, 4)}.", ""]
-        lines += ["| reconstruction | PSNR (dB) | SSIM |", "| --- | ---: | ---: |"]
-        lines += [f"| {label} | {_digits(p, 2)} | {_digits(s, 4)} |" for label, p, s in self.rows()]
         kl, scaling = self.metrics["kl_nats_per_image"], self.metrics["scaling_factor"]
-        lines += [
+        lines = [
+            f"PSNR {_digits(psnr, 2)} dB, SSIM {_digits(ssim, 4)}.",
+            "",
+            *markdown(self.rows()),
             "",
             f"Means over {self.num_images:,} pictures of {self.image_size} px (set `{self.evaluation_set}`). "
             f"KL {_digits(kl, 1)} nats per picture, measured scaling factor {_digits(scaling, 4)}.",
         ]
         return "\n".join([*lines, *(f"\n{complaint}" for complaint in self._complaints())])
+
+    def _fit(self, codec: str) -> str:
+        """Whether a codec's files are as small as the latents, and of how many pictures, as the end of a label."""
+        found = self.baselines[codec]
+        count, too_large = found["coded"] or 0.0, found["too_large"] or 0.0
+        if too_large:
+            return f", the lowest quality; {too_large:,.0f} of {count:,.0f} larger than the latent"
+        return " within the latent's bytes" + (f", {count:,.0f} pictures" if count < self.num_images else "")
 
     def _complaints(self) -> list[str]:
         """One line for each reason why a number is missing here, naming the metrics that it took away."""

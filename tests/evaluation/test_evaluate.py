@@ -143,7 +143,8 @@ def test_baselines_are_measured_on_the_same_pictures(tmp_path):
         assert report.baselines[name]["ssim"] == pytest.approx(ssim(baseline, images).mean().item(), rel=1e-4)
     expected = psnr(bicubic(images, 2), images).tolist()
     assert [score.bicubic_psnr for score in report.per_image] == pytest.approx(expected)
-    assert report.baselines["original_bar"] == {"psnr": pytest.approx(19.488, abs=1e-3), "ssim": None}
+    assert report.baselines["original_bar"] == {"psnr": pytest.approx(19.488, abs=1e-3), "ssim": None, "bytes": None}
+    assert (report.latents["bytes"], report.baselines["bicubic"]["bytes"]) == (2 * 4 * 8 * 8, 2 * 3 * 8 * 8)
 
 
 def test_a_repetition_gives_the_same_files(tmp_path):
@@ -270,7 +271,7 @@ def test_the_protocol_tells_of_each_metric(tmp_path):
 def test_a_single_picture_of_one_colour_is_measured(tmp_path):
     white = Pictures(torch.full((1, 3, 8, 8), 255, dtype=torch.uint8))
     report = run(tmp_path, model(), white)
-    assert report.baselines["constant"] == {"psnr": 100.0, "ssim": pytest.approx(1.0)}
+    assert report.baselines["constant"] == {"psnr": 100.0, "ssim": pytest.approx(1.0), "bytes": 6.0}
     assert report.metrics["psnr"] == report.metrics["psnr_min"] == report.metrics["psnr_worst_tenth"]
     assert "7 px" in report.protocol["ssim_window"]
     assert report.metrics["psnr_pooled"] == pytest.approx(report.metrics["psnr"], rel=1e-12)

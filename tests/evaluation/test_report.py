@@ -72,10 +72,16 @@ def test_the_table_sets_the_model_against_its_baselines(tmp_path):
     assert [line.split(":")[0] for line in halves.splitlines()] == ["In bf16", "In fp16"]
     lines = table.splitlines()
     assert len({len(line) for line in lines}) == 1
-    starts = ("", "this model", "bicubic, down to 8 x 8", "constant", "the original tutorial's bar")
+    starts = ("", "this model", "JPEG", "WebP", "bicubic, down to 8 x 8", "constant", "the original tutorial's bar")
     assert all(line.startswith(start) for line, start in zip(lines, starts, strict=True))
-    assert lines[1].split()[-2:] == [f"{report.metrics['psnr']:.2f}", f"{report.metrics['ssim']:.4f}"]
-    assert lines[4].split()[-2:] == ["19.49", "-"]
+    assert lines[0].split() == ["PSNR", "dB", "worst", "tenth", "SSIM", "colour", "shift", "scaling", "bytes"]
+    metrics = report.metrics
+    shift = max((metrics[f"colour_shift_{colour}"] for colour in ("red", "green", "blue")), key=abs)
+    own = [f"{metrics[name]:.{n}f}" for name, n in (("psnr", 2), ("psnr_worst_tenth", 2), ("ssim", 4))]
+    own += [f"{shift:+.4f}", f"{metrics['scaling_factor']:.4f}", "512"]  # half precision: 4 x 8 x 8 numbers of 2 bytes
+    assert lines[1].split()[-6:] == own
+    assert lines[6].split()[-6:] == ["19.49", "-", "-", "-", "-", "-"]
+    assert [line.split()[-1] for line in lines[4:6]] == ["384", "6"]
     markdown = report.summary_markdown()
-    assert f"| this model | {report.metrics['psnr']:.2f} | {report.metrics['ssim']:.4f} |" in markdown
+    assert f"| this model | {' | '.join(own)} |" in markdown
     assert "11 pictures of 16 px" in markdown

@@ -1,6 +1,5 @@
 """Inception's features against torch-fidelity's own network, and the file that its weights come from."""
 
-
 import pytest
 import torch
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3

@@ -16,9 +16,10 @@ from typing import NoReturn
 
 from flows.commands.exchange import export, import_
 from flows.commands.models import models, promote, rollback
+from flows.commands.pictures import interpolate, reconstruct, sample
 from flows.commands.prune import prune
 from flows.commands.services import doctor, schedule, ui, up
-from flows.commands.stages import encode, evaluate, plan, prepare, reconstruct, register, run, train
+from flows.commands.stages import encode, evaluate, plan, prepare, register, run, train
 from flows.commands.store import store
 from flows.words import Command
 from pikavae import __version__
@@ -36,6 +37,8 @@ COMMANDS: dict[str, Command] = {
     "evaluate": evaluate,
     "register": register,
     "reconstruct": reconstruct,
+    "interpolate": interpolate,
+    "sample": sample,
     "encode": encode,
     "import": import_,
     "export": export,

@@ -53,6 +53,37 @@ class ReconstructOptions(Options):
 
 
 @dataclass(frozen=True)
+class InterpolateOptions(Options):
+    """What `interpolate` takes, after a model and two picture files of one size.
+
+    It decodes the straight line between their latents. Both ends are reconstructions; what is between shows how
+    smooth the decoder is, and is no picture of the data.
+    """
+
+    out: str = "."
+    """The folder for the frames."""
+    frames: int = 9
+    """How many, both ends among them."""
+
+
+@dataclass(frozen=True)
+class SampleOptions(Options):
+    """What `sample` takes, after a model, and picture files or none.
+
+    An autoencoder makes no new pictures: that takes a diffusion model that was trained on its latents. Without picture
+    files, it decodes noise of the latents' mean and deviation, which is where a diffusion model begins, to look at.
+    With picture files, it decodes draws from their posteriors, which is what training sees.
+    """
+
+    out: str = "."
+    """The folder for the pictures."""
+    count: int = 4
+    """How many draws, of each picture or in all."""
+    seed: int = 0
+    """Of the draws: the same seed gives the same pictures."""
+
+
+@dataclass(frozen=True)
 class EncodeOptions(Options):
     """What `encode` takes."""
 

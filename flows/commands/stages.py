@@ -1,4 +1,4 @@
-"""The commands of the four stages, and those that use a model."""
+"""The commands of the four stages, and `encode`, whose latents another training begins with."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from flows.options import EncodeOptions, EvaluateOptions, Options, ReconstructOptions, RunOptions
+from flows.options import EncodeOptions, EvaluateOptions, Options, RunOptions
 from flows.progress import progress
 from flows.words import Result, model_options, preset_options, refuse_extra
-from pikavae.errors import PikavaeError, UserError
+from pikavae.errors import PikavaeError
 
 
 def run(words: list[str]) -> Result:
@@ -134,17 +134,6 @@ def register(words: list[str]) -> Result:
 
     version = operations.register_model(model, options.config).version
     return {"model": version.name, "version": version.version}, f"{version.name} version {version.version}"
-
-
-def reconstruct(words: list[str]) -> Result:
-    """Encode and decode picture files of any size."""
-    model, images, options = model_options("reconstruct", words, ReconstructOptions)
-    if not images:
-        raise UserError("reconstruct: name at least one picture file after the model")
-    from pikavae import operations
-
-    files = operations.reconstruct(model, [Path(image) for image in images], Path(options.out), options.config)
-    return {"files": [str(file) for file in files]}, "\n".join(map(str, files))
 
 
 def encode(words: list[str]) -> Result:

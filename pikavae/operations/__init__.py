@@ -6,6 +6,7 @@ from pikavae.operations.comparing import Compared, compare_models
 from pikavae.operations.doctor import Check, doctor
 from pikavae.operations.encoding import encode
 from pikavae.operations.exchange import export_model, import_model
+from pikavae.operations.exploring import interpolate, sample
 from pikavae.operations.imported import starting_weights
 from pikavae.operations.models import (
     config_of_model,
@@ -50,6 +51,7 @@ __all__ = [
     "history",
     "home",
     "import_model",
+    "interpolate",
     "list_models",
     "load_report",
     "mlflow_page",
@@ -66,6 +68,7 @@ __all__ = [
     "result_markdown",
     "rollback",
     "run",
+    "sample",
     "serve_mlflow",
     "show_model",
     "start_mlflow",

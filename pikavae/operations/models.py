@@ -183,10 +183,7 @@ def reconstruct(model: str, images: list[Path], out: Path, config: Config) -> li
         UserError: a file is not there or is no picture, or two files would have the same name in `out`.
     """
     loaded = read_snapshot(find_model(model, config.registry.model_name)).to(choose_device(config))
-    if twice := sorted({path.stem for path in images if sum(path.stem == other.stem for other in images) > 1}):
-        raise UserError(
-            f"IMAGE: several files are called {twice[0]!r}, and each would be written to {out / twice[0]}.png"
-        )
+    refuse_same_names(images, out)
     for path in images:
         read_picture(path)  # so that nothing is written before all can be read, and one is in memory at a time
     files = []
@@ -195,6 +192,14 @@ def reconstruct(model: str, images: list[Path], out: Path, config: Config) -> li
         write_atomically(target, png_bytes(reconstruct_any_size(loaded, read_picture(path))))
         files.append(target)
     return files
+
+
+def refuse_same_names(images: list[Path], out: Path) -> None:
+    """Raise a UserError where two picture files would be written to one file of `out`."""
+    if twice := sorted({path.stem for path in images if sum(path.stem == other.stem for other in images) > 1}):
+        raise UserError(
+            f"IMAGE: several files are called {twice[0]!r}, and each would be written to {out / twice[0]}.png"
+        )
 
 
 def read_picture(path: Path) -> Tensor:

@@ -158,6 +158,12 @@ def tiled_decode(model: AutoencoderKL, latents: Tensor, tiles: Tiles = TILES) ->
     return _blended(model, lambda model, part: model.decode(part), latents, sides, given=1, made=factor)
 
 
+def padded(images: Tensor, factor: int) -> Tensor:
+    """Pictures (B, 3, H, W) with their last row and column repeated, to sides that `factor` divides."""
+    height, width = images.shape[2:]
+    return F.pad(images, (0, -width % factor, 0, -height % factor), mode="replicate")
+
+
 @torch.inference_mode()
 def reconstruct_any_size(model: AutoencoderKL, images: Tensor, tiles: Tiles = TILES) -> Tensor:
     """Reconstructions, from the posterior's mode, of pictures (B, 3, H, W) of any height and width: same shape.
@@ -167,11 +173,11 @@ def reconstruct_any_size(model: AutoencoderKL, images: Tensor, tiles: Tiles = TI
     reconstructions, memory is that of a tile.
     """
     height, width = images.shape[2:]
-    factor = model.config.downsampling_factor
-    padded = F.pad(images, (0, -width % factor, 0, -height % factor), mode="replicate")
-    count = max(1, tiles.size**2 // (padded.shape[2] * padded.shape[3]))
+    whole_cells = padded(images, model.config.downsampling_factor)
+    count = max(1, tiles.size**2 // (whole_cells.shape[2] * whole_cells.shape[3]))
     wholes = [
-        tiled_decode(model, tiled_encode(model, batch, tiles).mode(), tiles) for batch in torch.split(padded, count)
+        tiled_decode(model, tiled_encode(model, batch, tiles).mode(), tiles)
+        for batch in torch.split(whole_cells, count)
     ]
     return torch.cat(wholes)[:, :, :height, :width]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pikavae.config import Config
@@ -14,8 +13,9 @@ from pikavae.evaluation.decoding import between, draws, noise_latents
 from pikavae.files import write_atomically
 from pikavae.model.autoencoder import AutoencoderKL, DiagonalGaussian
 from pikavae.model.snapshot import read_snapshot
+from pikavae.model.tiling import padded, tiled_decode, tiled_encode
 from pikavae.operations.cards import newest_report
-from pikavae.operations.models import find_model, png_bytes, read_picture, refuse_same_names
+from pikavae.operations.models import check_pictures, find_model, png_bytes, read_picture
 from pikavae.operations.pipeline import choose_device
 
 LAST_SEED = 2**63 - 1
@@ -73,15 +73,19 @@ def sample(model: str, images: list[Path], out: Path, config: Config, *, count: 
         raise UserError(f"--count {count}: expected at least 1")
     if not 0 <= seed <= LAST_SEED:
         raise UserError(f"--seed {seed}: expected a whole number from 0 to {LAST_SEED}")
-    refuse_same_names(images, out)
+    check_pictures(images, out)
     if not images:
         return _sample_noise(model, out, config, count=count, seed=seed)
-    pictures = [read_picture(path) for path in images]
     loaded = _loaded(model, config)
+    return [file for path in images for file in _sample_posterior(loaded, path, out, count=count, seed=seed)]
+
+
+def _sample_posterior(model: AutoencoderKL, path: Path, out: Path, *, count: int, seed: int) -> list[Path]:
+    """Decoded draws from the posterior of a picture file."""
+    picture = read_picture(path)
     return [
-        _write(out / f"{path.stem}-{_place(number, count)}.png", _decode(loaded, latent, picture.shape[2:]))
-        for path, picture in zip(images, pictures, strict=True)
-        for number, latent in enumerate(draws(_encode(loaded, picture), count, seed=seed))
+        _write(out / f"{path.stem}-{_place(number, count)}.png", _decode(model, latent, picture.shape[2:]))
+        for number, latent in enumerate(draws(_encode(model, picture), count, seed=seed))
     ]
 
 
@@ -111,16 +115,13 @@ def _loaded(model: str, config: Config) -> AutoencoderKL:
 
 
 def _encode(model: AutoencoderKL, picture: Tensor) -> DiagonalGaussian:
-    """The posterior of a picture (1, 3, H, W), padded to sides that the downsampling factor divides."""
-    height, width = picture.shape[2:]
-    factor = model.config.downsampling_factor
-    padded = F.pad(picture, (0, -width % factor, 0, -height % factor), mode="replicate")
-    return model.encode(padded.to(next(model.parameters()).device))
+    """The posterior of a picture (1, 3, H, W) of any size."""
+    return tiled_encode(model, padded(picture, model.config.downsampling_factor))
 
 
 def _decode(model: AutoencoderKL, latent: Tensor, size: torch.Size) -> Tensor:
-    """The picture (1, 3, H, W) of a latent, cropped to `size`, on the CPU."""
-    return model.decode(latent.to(next(model.parameters()).device))[:, :, : size[0], : size[1]].cpu()
+    """The picture (1, 3, H, W) of a latent, cropped to `size`."""
+    return tiled_decode(model, latent)[:, :, : size[0], : size[1]]
 
 
 def _place(number: int, count: int) -> str:

@@ -183,9 +183,7 @@ def reconstruct(model: str, images: list[Path], out: Path, config: Config) -> li
         UserError: a file is not there or is no picture, or two files would have the same name in `out`.
     """
     loaded = read_snapshot(find_model(model, config.registry.model_name)).to(choose_device(config))
-    refuse_same_names(images, out)
-    for path in images:
-        read_picture(path)  # so that nothing is written before all can be read, and one is in memory at a time
+    check_pictures(images, out)
     files = []
     for path in images:
         target = out / f"{path.stem}.png"
@@ -194,12 +192,18 @@ def reconstruct(model: str, images: list[Path], out: Path, config: Config) -> li
     return files
 
 
-def refuse_same_names(images: list[Path], out: Path) -> None:
-    """Raise a UserError where two picture files would be written to one file of `out`."""
+def check_pictures(images: list[Path], out: Path) -> None:
+    """See to it that all picture files can be read before anything is written; one is in memory at a time.
+
+    Raises:
+        UserError: one cannot, or two files would have the same name in `out`.
+    """
     if twice := sorted({path.stem for path in images if sum(path.stem == other.stem for other in images) > 1}):
         raise UserError(
             f"IMAGE: several files are called {twice[0]!r}, and each would be written to {out / twice[0]}.png"
         )
+    for path in images:
+        read_picture(path)
 
 
 def read_picture(path: Path) -> Tensor:

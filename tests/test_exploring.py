@@ -142,6 +142,17 @@ def test_mistakes_are_told_in_one_line_and_nothing_is_written(mistake, model, fo
     assert "name a model" in mistake("sample")
 
 
+def test_no_picture_is_written_over(capsys, model, folder_of_pictures, tmp_path):
+    first, twin = folder_of_pictures / "00.png", folder_of_pictures / "00-0.png"
+    twin.write_bytes(first.read_bytes())
+    (tmp_path / "link").symlink_to(folder_of_pictures)
+    before = {path: path.read_bytes() for path in folder_of_pictures.iterdir()}
+    for words in (["reconstruct", model, first], ["sample", model, twin, first, "--count", "2"]):
+        assert main([*map(str, words), "--out", str(tmp_path / "link")]) == 2
+        assert "there is one of the pictures; name another folder" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in folder_of_pictures.iterdir()} == before
+
+
 def test_help_says_what_noise_is_and_what_an_interpolation_is(capsys):
     for name, words in (("sample", "makes no new pictures"), ("interpolate", "is no picture of the data")):
         with pytest.raises(SystemExit) as ended:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -33,6 +34,7 @@ def interpolate(model: str, first: Path, second: Path, out: Path, config: Config
     """
     if frames < 2:
         raise UserError(f"--frames {frames}: expected at least 2, since both ends are frames")
+    targets = _numbered(out, f"{first.stem}-{second.stem}", frames)
     pictures = [read_picture(path) for path in (first, second)]
     sizes = [f"{picture.shape[3]}x{picture.shape[2]}" for picture in pictures]
     if sizes[0] != sizes[1]:
@@ -42,11 +44,8 @@ def interpolate(model: str, first: Path, second: Path, out: Path, config: Config
     loaded = _loaded(model, config)
     start, end = (_encode(loaded, picture).mode() for picture in pictures)
     size = pictures[0].shape[2:]
-    frame_pictures = (_decode(loaded, latent, size) for latent in between(start, end, frames))
-    return [
-        _write(out / f"{first.stem}-{second.stem}-{_place(number, frames)}.png", picture)
-        for number, picture in enumerate(frame_pictures)
-    ]
+    line = between(start, end, frames)
+    return _write(targets, (_decode(loaded, latent, size) for latent in line))
 
 
 @torch.inference_mode()
@@ -73,23 +72,19 @@ def sample(model: str, images: list[Path], out: Path, config: Config, *, count: 
         raise UserError(f"--count {count}: expected at least 1")
     if not 0 <= seed <= LAST_SEED:
         raise UserError(f"--seed {seed}: expected a whole number from 0 to {LAST_SEED}")
-    check_pictures(images, out)
     if not images:
-        return _sample_noise(model, out, config, count=count, seed=seed)
+        return _sample_noise(model, _numbered(out, "noise", count), config, seed=seed)
+    targets = {path: _numbered(out, path.stem, count) for path in images}
+    check_pictures(images, [target for several in targets.values() for target in several])
     loaded = _loaded(model, config)
-    return [file for path in images for file in _sample_posterior(loaded, path, out, count=count, seed=seed)]
+    for path in images:
+        picture = read_picture(path)
+        latents = draws(_encode(loaded, picture), count, seed=seed)
+        _write(targets[path], (_decode(loaded, latent, picture.shape[2:]) for latent in latents))
+    return [target for path in images for target in targets[path]]
 
 
-def _sample_posterior(model: AutoencoderKL, path: Path, out: Path, *, count: int, seed: int) -> list[Path]:
-    """Decoded draws from the posterior of a picture file."""
-    picture = read_picture(path)
-    return [
-        _write(out / f"{path.stem}-{_place(number, count)}.png", _decode(model, latent, picture.shape[2:]))
-        for number, latent in enumerate(draws(_encode(model, picture), count, seed=seed))
-    ]
-
-
-def _sample_noise(model: str, out: Path, config: Config, *, count: int, seed: int) -> list[Path]:
+def _sample_noise(model: str, targets: list[Path], config: Config, *, seed: int) -> list[Path]:
     """Decoded noise of the latents' measured mean and deviation."""
     report = newest_report(find_model(model, config.registry.model_name))
     if report is None:
@@ -104,10 +99,8 @@ def _sample_noise(model: str, out: Path, config: Config, *, count: int, seed: in
     side = report.image_size // report.downsampling_factor
     shape = (1, loaded.config.latent_channels, side, side)
     size = torch.Size((report.image_size, report.image_size))
-    return [
-        _write(out / f"noise-{_place(number, count)}.png", _decode(loaded, latent, size))
-        for number, latent in enumerate(noise_latents(shape, count, mean=mean, std=std, seed=seed))
-    ]
+    noise = noise_latents(shape, len(targets), mean=mean, std=std, seed=seed)
+    return _write(targets, (_decode(loaded, latent, size) for latent in noise))
 
 
 def _loaded(model: str, config: Config) -> AutoencoderKL:
@@ -124,11 +117,14 @@ def _decode(model: AutoencoderKL, latent: Tensor, size: torch.Size) -> Tensor:
     return tiled_decode(model, latent)[:, :, : size[0], : size[1]]
 
 
-def _place(number: int, count: int) -> str:
-    """A number with the digits of the last, so that names sort as they follow."""
-    return f"{number:0{len(str(count - 1))}d}"
+def _numbered(out: Path, name: str, count: int) -> list[Path]:
+    """`name-0.png` and on, with as many digits as the last has, so that names sort as they follow."""
+    digits = len(str(count - 1))
+    return [out / f"{name}-{number:0{digits}d}.png" for number in range(count)]
 
 
-def _write(path: Path, picture: Tensor) -> Path:
-    write_atomically(path, png_bytes(picture))
-    return path
+def _write(targets: list[Path], pictures: Iterable[Tensor]) -> list[Path]:
+    """Write pictures (1, 3, H, W), one in memory at a time, and return where they went."""
+    for target, picture in zip(targets, pictures, strict=True):
+        write_atomically(target, png_bytes(picture))
+    return targets

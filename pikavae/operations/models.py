@@ -183,25 +183,24 @@ def reconstruct(model: str, images: list[Path], out: Path, config: Config) -> li
         UserError: a file is not there or is no picture, or two files would have the same name in `out`.
     """
     loaded = read_snapshot(find_model(model, config.registry.model_name)).to(choose_device(config))
-    check_pictures(images, out)
-    files = []
-    for path in images:
-        target = out / f"{path.stem}.png"
+    targets = [out / f"{path.stem}.png" for path in images]
+    check_pictures(images, targets)
+    for path, target in zip(images, targets, strict=True):
         write_atomically(target, png_bytes(reconstruct_any_size(loaded, read_picture(path))))
-        files.append(target)
-    return files
+    return targets
 
 
-def check_pictures(images: list[Path], out: Path) -> None:
-    """See to it that all picture files can be read before anything is written; one is in memory at a time.
+def check_pictures(images: list[Path], targets: list[Path]) -> None:
+    """See to it that all picture files can be read, and stay, before `targets` are written; one is in memory at a time.
 
     Raises:
-        UserError: one cannot, or two files would have the same name in `out`.
+        UserError: one cannot, two would be written to the same file, or one would be written over.
     """
     if twice := sorted({path.stem for path in images if sum(path.stem == other.stem for other in images) > 1}):
-        raise UserError(
-            f"IMAGE: several files are called {twice[0]!r}, and each would be written to {out / twice[0]}.png"
-        )
+        raise UserError(f"IMAGE: several files are called {twice[0]!r}, and each would be written to one file")
+    given = {path.resolve() for path in images}
+    if lost := [target for target in targets if target.resolve() in given]:
+        raise UserError(f"--out {lost[0].parent}: {lost[0].name} there is one of the pictures; name another folder")
     for path in images:
         read_picture(path)
 

@@ -1,7 +1,8 @@
 """The terminal: `pikavae COMMAND [PRESET or MODEL] [--section.field VALUE ...] [--json]`.
 
 Results go to standard output. With --json one JSON object is its last line, and everything meant for a person goes to
-standard error. Exit status: 0 done; 1 ours; 2 the user's mistake; 75 stopped from outside, can be resumed.
+standard error. Exit status: 0 done; 1 ours; 2 the user's mistake; 3 a gate refused or an approval is missing;
+75 stopped from outside, can be resumed.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from types import FrameType
 from typing import NoReturn
 
 from flows.commands.exchange import export, import_
-from flows.commands.models import models, promote, rollback
+from flows.commands.models import approve, models, promote, rollback
 from flows.commands.pictures import interpolate, reconstruct, sample
 from flows.commands.prune import prune
 from flows.commands.services import doctor, schedule, ui, up
@@ -23,7 +24,7 @@ from flows.commands.stages import encode, evaluate, plan, prepare, register, run
 from flows.commands.store import store
 from flows.words import Command
 from pikavae import __version__
-from pikavae.errors import PikavaeError, UserError
+from pikavae.errors import GateError, PikavaeError, UserError
 from pikavae.presets import did_you_mean, preset_names
 
 PREEMPTED = 75
@@ -43,6 +44,7 @@ COMMANDS: dict[str, Command] = {
     "import": import_,
     "export": export,
     "promote": promote,
+    "approve": approve,
     "rollback": rollback,
     "models": models,
     "prune": prune,
@@ -69,6 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result, text = command_named(words[0])(words[1:])
     except PikavaeError as error:
         print(f"pikavae: {error}", file=sys.stderr)
+        if isinstance(error, GateError) and error.result and "--json" in words:
+            print(json.dumps(error.result))
         return error.exit_status
     except KeyboardInterrupt:
         print("pikavae: stopped; the same command goes on from the last checkpoint", file=sys.stderr)

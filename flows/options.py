@@ -95,10 +95,18 @@ class EncodeOptions(Options):
 
 @dataclass(frozen=True)
 class ReasonOptions(Options):
-    """What `promote` and `rollback` take."""
+    """What `approve` and `rollback` take."""
 
     reason: str = ""
     """Why; kept in the ledger."""
+
+
+@dataclass(frozen=True)
+class PromoteOptions(ReasonOptions):
+    """What `promote` takes."""
+
+    force: bool = False
+    """Override gates that fail, besides those of the files themselves; recorded, and still to be approved."""
 
 
 @dataclass(frozen=True)

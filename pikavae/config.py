@@ -263,6 +263,37 @@ class RegistryConfig(Section):
     """The registered model whose versions are the candidates."""
 
 
+class PromotionConfig(Section):
+    """What a version must reach to become champion, and who decides. Recorded with each promotion."""
+
+    approval: Literal["manual", "automatic"] = "manual"
+    """`manual`: a person completes each promotion by `pikavae approve`.
+
+    `automatic`: what passes every gate is promoted at once; what some gate leaves open still needs a person."""
+    psnr_floor: float | None = 19.49
+    """The least PSNR in dB, mean over pictures, also for the first version; by default the original tutorial's bar."""
+    ssim_floor: float | None = None
+    """The least SSIM, mean over pictures."""
+    worst_tenth_floor: float | None = None
+    """The least PSNR in dB, mean over the worst tenth of the pictures."""
+    min_gain: float = 0.0
+    """By how much evaluation.primary_metric must be better than the champion's; below zero, what may be lost."""
+    ssim_tolerance: float | None = Field(0.01, ge=0)
+    """How much SSIM may be lost against the champion; without a number it is not looked at, as with the next ones."""
+    ms_ssim_tolerance: float | None = Field(0.01, ge=0)
+    """How much MS-SSIM may be lost; not looked at where no picture is large enough for it."""
+    colour_shift_tolerance: float | None = Field(0.01, ge=0)
+    """How much further red, green or blue may be off, on [-1, 1]."""
+    flat_noise_tolerance: float | None = Field(0.005, ge=0)
+    """How much noisier flat regions may be: deviation on [-1, 1]."""
+    sharpness_tolerance: float | None = Field(0.1, ge=0)
+    """How much further the share of high-frequency energy that is kept may be from 1."""
+    worst_tenth_tolerance: float | None = Field(0.5, ge=0)
+    """How many dB of PSNR the worst tenth of the pictures may lose against the champion's worst tenth."""
+    half_precision: tuple[Literal["bf16", "fp16"], ...] = ("bf16", "fp16")
+    """Half-precision formats in which the model must give what it gives in float32."""
+
+
 class TrackingConfig(Section):
     """Where runs are recorded. The server or database itself is named by MLFLOW_TRACKING_URI."""
 
@@ -287,6 +318,8 @@ class Config(Section):
     """How models are measured."""
     registry: RegistryConfig = RegistryConfig()
     """Where models are registered."""
+    promotion: PromotionConfig = PromotionConfig()
+    """What a version must reach to become champion."""
     tracking: TrackingConfig = TrackingConfig()
     """Where runs are recorded."""
 

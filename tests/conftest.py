@@ -23,6 +23,7 @@ TINY = {
     "training.preview_every": "2",
     "training.validate_every": "2",
     "training.checkpoint_every": "2",
+    "promotion.psnr_floor": "0",
 }
 """A run of a few seconds, as overrides of `demo`."""
 

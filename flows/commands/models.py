@@ -1,28 +1,62 @@
-"""The commands of the registry: promote, roll back, look."""
+"""The commands of the registry: ask for a promotion, approve it, roll back, look."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from flows.options import Options, ReasonOptions, parse_options
+from flows.options import Options, PromoteOptions, ReasonOptions, parse_options
 from flows.words import Result, refuse_extra, split_words
 from pikavae.config import Config
-from pikavae.errors import UserError
+from pikavae.errors import GateError, UserError
+
+if TYPE_CHECKING:
+    from pikavae.operations import Promoted
+
+AnyReason = TypeVar("AnyReason", bound=ReasonOptions)
 
 
 def promote(words: list[str]) -> Result:
-    """Make a version the champion: `promote V --reason TEXT`, or run:<id>[@step]."""
+    """Ask for a version to become champion: `promote V --reason TEXT`, or run:<id>[@step]; gates measure it."""
     names, flags = split_words(words)
     if len(names) != 1:
         raise UserError("promote: name one version number, or run:<id>[@step or @best]")
+    options = _over_model(names[0], flags, PromoteOptions, f"pikavae promote {names[0]}")
     from pikavae import operations
 
-    base = operations.config_of_model(names[0]) if names[0].startswith("run:") else Config()
-    options = parse_options(ReasonOptions, base, flags, f"pikavae promote {names[0]}")
-    done = operations.promote(names[0], options.config, reason=options.reason)
-    said = f"version {done.version} is champion" if done.changed else f"version {done.version} is champion already"
-    return operations.promotion_result(done), f"{said} (production version {done.production_version})"
+    done = operations.promote(names[0], options.config, reason=options.reason, force=options.force)
+    if done.command is None:
+        return done.result(), _promoted(done)
+    lines = [f"version {done.version} waits for approval:", *operations.verdict_lines(done.verdicts), done.command]
+    raise GateError("\n".join(lines), done.result())
+
+
+def approve(words: list[str]) -> Result:
+    """Complete a promotion that was asked for: `approve V --reason TEXT`."""
+    names, flags = split_words(words)
+    if len(names) != 1 or not names[0].isdecimal():
+        raise UserError("approve: name one version number; `pikavae models list` lists them")
+    options = _over_model(names[0], flags, ReasonOptions, f"pikavae approve {names[0]}")
+    from pikavae import operations
+
+    done = operations.approve(int(names[0]), options.config, reason=options.reason)
+    return done.result(), _promoted(done)
+
+
+def _over_model(model: str, flags: list[str], kind: type[AnyReason], program: str) -> AnyReason:
+    """Options over the configuration that made the model, of the registered model that the flags name."""
+    stated = parse_options(kind, Config(), flags, program)
+    if not stated.reason.strip():
+        raise UserError("--reason: it is empty; say why, for those who read the ledger later")
+    from pikavae import operations
+
+    base = operations.config_of_model(model, stated.config.registry.model_name)
+    return parse_options(kind, base, flags, program)
+
+
+def _promoted(done: Promoted) -> str:
+    said = "is champion" if done.changed else "is champion already"
+    return f"version {done.version} {said} (production version {done.production_version})"
 
 
 def rollback(words: list[str]) -> Result:
@@ -33,7 +67,7 @@ def rollback(words: list[str]) -> Result:
     from pikavae import operations
 
     done = operations.rollback(reason=options.reason)
-    return operations.promotion_result(done), f"version {done.version} is champion again"
+    return done.result(), f"version {done.version} is champion again"
 
 
 def models(words: list[str]) -> Result:
@@ -51,23 +85,37 @@ def models(words: list[str]) -> Result:
             found = [operations.show_model(int(number), options.config)]
         case _:
             raise UserError(f"models {' '.join(names)}: expected `models list`, `models show V` or `models history`")
-    versions = [asdict(version) for version in found]
+    standings = [asdict(operations.standing_of(version)) for version in found]
+    versions = [{**asdict(version), **standing} for version, standing in zip(found, standings, strict=True)]
     if names[:1] == ["show"]:
-        return {"versions": versions}, "\n".join(f"{name}: {value}" for name, value in versions[0].items())
+        return {"versions": versions}, "\n".join(f"{name}: {_told(value)}" for name, value in versions[0].items())
     lines = [
         f"{version.name} {version.version:>4}  psnr {version.metrics.get('val/psnr', float('nan')):6.2f}  "
-        f"run {version.run_id}  {', '.join(version.aliases)}"
-        for version in found
+        f"run {version.run_id}  {standing['role']}"
+        for version, standing in zip(found, standings, strict=True)
     ]
     return {"versions": versions}, "\n".join(lines) or "no version is registered yet; `pikavae run` registers one"
 
 
+def _told(value: object) -> str:
+    """A field of a version for a person."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {inner}" for name, inner in value.items() if inner not in (None, (), []))
+    return "never asked for" if value is None else str(value)
+
+
 def history_result(events: list[dict[str, Any]]) -> Result:
-    """The ledger for a person: what became champion, when, by whom and why."""
+    """The ledger for a person: what was asked for, approved and made champion, when, by whom and why."""
     lines = [
-        f"{event['time']}  {event['action']:<8}  {event['champion_before'] or '-'} -> {event['champion_after']}  "
-        f"{event['actor']}  {event['reason']!r}"
+        f"{event['time']}  {event['action']:<8}  {_moved(event)}  {event['actor']}  {event['reason']!r}"
         for event in events
         if event["state"] == "done"
     ]
     return {"events": events}, "\n".join(lines) or "nothing was promoted yet; `pikavae promote V --reason TEXT` does"
+
+
+def _moved(event: dict[str, Any]) -> str:
+    if event["action"] in {"promote", "rollback"}:
+        return f"{event['champion_before'] or '-'} -> {event['champion_after']}"
+    forced = f", overridden: {', '.join(event['overridden'])}" if event["overridden"] else ""
+    return f"{event['version']} ({(event['verdicts'] or {}).get('outcome', '?')}{forced})"

@@ -54,6 +54,12 @@ class PictureSet:
         return self._strings("sha256")
 
     @cached_property
+    def identities(self) -> list[bytes]:
+        """The SHA-256 of the decoded, upright pictures that they were made from, at whatever size those were."""
+        values: list[bytes] = self.rows.column("identity").to_pylist()
+        return values
+
+    @cached_property
     def digest(self) -> str:
         """The identity of these pictures in this order: 32 hexadecimal digits."""
         return hashlib.sha256("\n".join(self.hashes).encode()).hexdigest()[:32]

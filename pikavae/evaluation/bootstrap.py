@@ -1,4 +1,4 @@
-"""The interval of a mean, by drawing again what it is the mean of."""
+"""The interval of a mean, and of a difference of worst tenths, by drawing again what they are made of."""
 
 from __future__ import annotations
 
@@ -41,3 +41,26 @@ def bootstrap_interval(differences: Scores, *, resamples: int, seed: int) -> tup
         random_state=np.random.default_rng(seed),
     ).confidence_interval
     return float(centre + quantum * found.low), float(centre + quantum * found.high)
+
+
+def worst_tenth(scores: Scores) -> Scores:
+    """The mean over the lowest tenth, rounded up: (..., N) float64 -> (...)."""
+    count = math.ceil(scores.shape[-1] / 10)
+    return np.asarray(np.partition(scores, count - 1, axis=-1)[..., :count].mean(axis=-1))
+
+
+def worst_tenth_interval(a: Scores, b: Scores, *, resamples: int, seed: int) -> tuple[float, float]:
+    """The 95 % interval of `worst_tenth(a) - worst_tenth(b)`, the pictures drawn again in pairs: (N,) float64 each.
+
+    The percentiles of the draws (Efron & Tibshirani 1993, chapter 13): a mean over order statistics is too rough for
+    the acceleration of BCa. N is at least 2. Memory is bounded whatever N is.
+    """
+    draws = np.random.default_rng(seed)
+    size = max(1, MAX_DRAWN // len(a))
+    found = []
+    for first in range(0, resamples, size):
+        drawn = draws.integers(0, len(a), (min(size, resamples - first), len(a)))
+        found.append(worst_tenth(a[drawn]) - worst_tenth(b[drawn]))
+    outside = (1.0 - CONFIDENCE) / 2.0
+    low, high = np.quantile(np.concatenate(found), [outside, 1.0 - outside])
+    return float(low), float(high)

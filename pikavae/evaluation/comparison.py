@@ -144,7 +144,7 @@ def compare(
     Raises:
         UserError: the reports are not of the same pictures, measured by the same protocol.
     """
-    _refuse_unlike(a, b)
+    refuse_unlike(a, b)
     order_a, order_b = _by_name(a.per_image), _by_name(b.per_image)
     of_a, of_b = [a.per_image[i] for i in order_a], [b.per_image[i] for i in order_b]
 
@@ -184,7 +184,12 @@ def compared_metrics() -> list[str]:
     return [field.name for field in fields(ImageScore) if field.name in BETTER]
 
 
-def _refuse_unlike(a: Report, b: Report) -> None:
+def refuse_unlike(a: Report, b: Report) -> None:
+    """Check that two reports are of the same pictures, measured by the same protocol.
+
+    Raises:
+        UserError: they are not; the message names the first thing that differs.
+    """
     for name in ("evaluation_set", "image_size"):
         ours, theirs = getattr(a, name), getattr(b, name)
         if ours != theirs:

@@ -19,7 +19,15 @@ from pikavae.operations.models import (
 )
 from pikavae.operations.pipeline import evaluate, prepare, register, run, train
 from pikavae.operations.planning import plan
-from pikavae.operations.promotion import history, promote, promotion_result, rollback
+from pikavae.operations.promotion import (
+    Promoted,
+    approve,
+    history,
+    promote,
+    rollback,
+    standing_of,
+    verdict_lines,
+)
 from pikavae.operations.relocating import Relocated, relocate
 from pikavae.operations.results import Evaluated, Prepared, Registered, Trained
 from pikavae.operations.retention import Removed, prune
@@ -35,11 +43,13 @@ __all__ = [
     "Evaluated",
     "Plan",
     "Prepared",
+    "Promoted",
     "Registered",
     "Relocated",
     "Removed",
     "Retraining",
     "Trained",
+    "approve",
     "compare_models",
     "config_of_model",
     "data_markdown",
@@ -59,7 +69,6 @@ __all__ = [
     "plan_retraining",
     "prepare",
     "promote",
-    "promotion_result",
     "prune",
     "reconstruct",
     "register",
@@ -71,8 +80,10 @@ __all__ = [
     "sample",
     "serve_mlflow",
     "show_model",
+    "standing_of",
     "start_mlflow",
     "starting_weights",
     "summary",
     "train",
+    "verdict_lines",
 ]

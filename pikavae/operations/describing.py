@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from pikavae.data.prepare import PAGE_NAME
 from pikavae.evaluation.page import PAGE_NAME as REPORT_PAGE
 from pikavae.evaluation.report import Report
 from pikavae.mlflow_ui import ui_url
-from pikavae.operations.results import Evaluated, Prepared
+from pikavae.operations.results import REPORT_SHA256_TAG, Evaluated, Prepared, report_hashes
 from pikavae.tracking import RunLog
 
 
@@ -26,6 +27,7 @@ def report_tags(evaluated: Evaluated, prepared: Prepared) -> dict[str, str]:
     scores = {name: value for name, value in evaluated.report.metrics.items() if value is not None}
     return {
         "pikavae.report": evaluated.folder.name,
+        REPORT_SHA256_TAG: json.dumps(report_hashes(evaluated.folder)),
         "pikavae.evaluation_set": prepared.pictures.validation.digest,
         **{f"pikavae.score.{name}": f"{value:.6g}" for name, value in scores.items()},
     }

@@ -71,11 +71,16 @@ def find_model(model: str, model_name: str) -> Path:
     )
 
 
-def config_of_model(model: str) -> Config:
-    """The configuration that made a model, from its snapshot; the defaults for weights of another maker."""
+def config_of_model(model: str, model_name: str = RegistryConfig().model_name) -> Config:
+    """The configuration that made a model, from its snapshot; the defaults for weights of another maker.
+
+    Args:
+        model: what `find_model` takes.
+        model_name: the registered model whose versions are the candidates.
+    """
     if not is_registered_name(model) and not (Path(model).expanduser() / CONFIG_NAME).is_file():
         return Config()
-    settings = find_model(model, RegistryConfig().model_name) / SETTINGS_NAME
+    settings = find_model(model, model_name) / SETTINGS_NAME
     return load_config(settings) if settings.is_file() else Config()
 
 

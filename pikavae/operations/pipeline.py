@@ -40,6 +40,7 @@ from pikavae.operations.describing import (
 )
 from pikavae.operations.imported import starting_weights
 from pikavae.operations.results import (
+    STAGE_NAME,
     Evaluated,
     Prepared,
     Registered,
@@ -47,6 +48,7 @@ from pikavae.operations.results import (
     find_evaluated,
     find_trained,
     find_unfinished,
+    report_hashes,
 )
 from pikavae.operations.summary import summary
 from pikavae.operations.supervision import train_apart
@@ -234,7 +236,8 @@ def evaluate_snapshot(
             )
             name = f"run {inputs['run']}" if inputs["run"] else f"model {inputs['model']}"
             (temporary / CARD_NAME).write_text(card_of(snapshot, report, name), encoding="utf-8")
-            (temporary / "stage.json").write_text(json.dumps({"inputs": inputs}, indent=2) + "\n")
+            stage = {"inputs": inputs, "sha256": report_hashes(temporary)}
+            (temporary / STAGE_NAME).write_text(json.dumps(stage, indent=2) + "\n")
     return Evaluated(report, folder, reused=False)
 
 

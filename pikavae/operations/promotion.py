@@ -1,49 +1,156 @@
-"""Production: promote a version, take it back, and tell what happened."""
+"""Production: ask for a promotion, approve it, take it back, and tell what happened."""
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from pikavae.config import Config
-from pikavae.errors import UserError
+from pikavae.config import Config, PromotionConfig
+from pikavae.errors import GateError, UserError
 from pikavae.home import home
-from pikavae.operations.models import RUN_MODEL, register_model
-from pikavae.registry import production
-from pikavae.registry.production import Promotion
+from pikavae.operations.gating import judge
+from pikavae.operations.imported import is_registered_name
+from pikavae.operations.models import config_of_model, register_model
+from pikavae.operations.results import report_hashes
+from pikavae.registry import ledger, production, requests, standings, transactions, versions
+from pikavae.registry.anchor import ledger_path
+from pikavae.registry.gates import NEVER_FORCED
+from pikavae.registry.ledger import Event
+from pikavae.registry.production_model import PRODUCTION_NAME, Source
+from pikavae.registry.standings import Standing
+from pikavae.registry.transactions import PREVIOUS
+from pikavae.registry.versions import CHAMPION, KEY_TAG, Version
 from pikavae.tracking import connect
 
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
-def promote(model: str, config: Config, *, reason: str) -> Promotion:
-    """Make a candidate the champion.
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Promoted:
+    """What came of `promote`, `approve` or `rollback`. Numbers are candidates, but `production_version`.
+
+    Attributes:
+        version: the candidate that it was about.
+        production_version: the same as a version of the production model; None while it is none.
+        champion: the candidate that is champion now.
+        previous: the candidate that `rollback` would go back to.
+        verdicts: of the gates; None where none was asked.
+        command: what completes a promotion that waits for approval; None for one that does not wait.
+        changed: whether the champion is another one than before.
+    """
+
+    version: int
+    production_version: int | None
+    champion: int | None
+    previous: int | None
+    verdicts: Mapping[str, Any] | None = None
+    command: str | None = None
+    changed: bool = False
+
+    def result(self) -> dict[str, Any]:
+        """The keys of `pikavae promote --json`."""
+        return {
+            "version": self.version,
+            "production_version": self.production_version,
+            "champion": self.champion,
+            "previous": self.previous,
+            "verdicts": self.verdicts,
+        }
+
+
+def promote(model: str, config: Config, *, reason: str, force: bool = False) -> Promoted:
+    """Ask for a candidate to become champion: measure it against the champion, and record what the gates say.
+
+    Under the policy `automatic`, what passes every gate is promoted at once. Everything else that was not refused waits
+    for `approve`.
 
     Args:
-        model: a version number, or `run:<id>[@step or @best]`, which is registered first when it is not yet.
-        config: names the registered model of the candidates; for a run, the configuration that made it.
+        model: a version number, or another model, which is registered first when it is not yet.
+        config: the data to measure on, how, the policy, and the registered model of the candidates.
+        reason: for the ledger.
+        force: override gates that fail, besides those of the files themselves. It still waits for approval.
+
+    Raises:
+        UserError: there is no such model, the pictures cannot be had, or the reason is empty.
+        GateError: a gate failed, or a report was edited; nothing was moved.
+        DamagedFileError: the files of the version or the champion, or the ledger, are not as they were written.
+    """
+    production.check_reason(reason)
+    client = connect(home())
+    candidate, own = _candidate(client, model, config)
+    champion = next(
+        (made for made in versions.list_versions(client, PRODUCTION_NAME) if CHAMPION in made.aliases), None
+    )
+    if champion is not None and champion.tags.get(KEY_TAG) == Source.of_candidate(client, candidate).key:
+        return _now(candidate.version, champion.version)
+    judged = judge(client, candidate, champion, config, own)
+    forced = judged.failed if force and not NEVER_FORCED & {*judged.failed} else []
+    request = requests.record_request(
+        client,
+        home(),
+        candidate,
+        champion=None if champion is None else champion.version,
+        report=None if judged.evaluated is None else judged.evaluated.folder.name,
+        evaluation_set=judged.verdicts.get("evaluation_set"),
+        thresholds=config.promotion.model_dump(mode="json"),
+        verdicts=judged.verdicts,
+        overridden=forced,
+        reason=reason,
+    )
+    _project(client)
+    if judged.failed and not forced:
+        raise GateError(_refusal(request), _now(candidate.version, None, request).result())
+    if judged.verdicts["outcome"] == "pass" and config.promotion.approval == "automatic":
+        return _carry_out(client, request, approver=None)
+    flags = _flags(config.promotion, own.promotion)
+    command = shlex.join(["pikavae", "approve", str(candidate.version), *flags, "--reason", "TEXT"])
+    return _now(candidate.version, None, request, command=command)
+
+
+def approve(version: int, config: Config, *, reason: str) -> Promoted:
+    """Complete the promotion that was last asked for, when all that it was measured on is as it was.
+
+    Args:
+        version: the candidate.
+        config: the policy, and the registered model of the candidates.
         reason: for the ledger.
 
     Raises:
-        UserError: there is no such version, run or step, or the reason is empty; nothing was moved.
+        UserError: nothing was asked for, or the reason is empty.
+        GateError: the gates refused it, or champion, files, report or policy changed since; nothing was moved.
+        PikavaeError: the smoke test failed. The approval stays: `approve` again goes on.
     """
-    if not reason.strip():
-        raise UserError("--reason: it is empty; say why, for those who read the ledger later")
-    if RUN_MODEL.fullmatch(model):
-        version = register_model(model, config).version.version
-    elif model.isdecimal():
-        version = int(model)
-    else:
-        raise UserError(f"promote {model!r}: name a version number, or run:<id>[@step or @best]")
-    return production.promote(
-        connect(home()), home(), model_name=config.registry.model_name, version=version, reason=reason
-    )
+    production.check_reason(reason)
+    client, model = connect(home()), config.registry.model_name
+    events = ledger.read(ledger_path(home()))
+    request = standings.newest_request(events, model, version)
+    if request is None:
+        versions.get_version(client, model, version)
+        raise UserError(f"approve {version}: nothing was asked for; `pikavae promote {version} --reason TEXT` does")
+    if (request.verdicts or {}).get("outcome") == "fail" and not request.forced:
+        raise GateError(_refusal(request), _now(version, None, request).result())
+    _refuse_changed(request, config.promotion)
+    approval = requests.record_approval(client, home(), request, reason=reason)
+    _project(client)
+    return _carry_out(client, request, approver=approval.actor)
 
 
-def rollback(*, reason: str) -> Promotion:
-    """Make the previous champion the champion again.
+def rollback(*, reason: str) -> Promoted:
+    """Make the previous champion the champion again. No gate is asked: it was champion before.
 
     Raises:
         UserError: there is no previous champion, or the reason is empty; nothing was moved.
     """
-    return production.rollback(connect(home()), home(), reason=reason)
+    client = connect(home())
+    done = production.rollback(client, home(), reason=reason)
+    _project(client)
+    return Promoted(done.version, done.production_version, done.version, done.previous, changed=done.changed)
 
 
 def history() -> list[dict[str, Any]]:
@@ -51,12 +158,113 @@ def history() -> list[dict[str, Any]]:
     return production.history(home())
 
 
-def promotion_result(done: Promotion) -> dict[str, Any]:
-    """The keys of `pikavae promote --json`. Numbers are candidate versions, but `production_version`."""
-    return {
-        "version": done.version,
-        "production_version": done.production_version,
-        "champion": done.version,
-        "previous": done.previous,
-        "verdicts": None,
-    }
+def standing_of(version: Version) -> Standing:
+    """What the ledger says of a version: its role, what its gates said, and who approved it."""
+    return standings.standing_of(ledger.read(ledger_path(home())), version.name, version.version)
+
+
+def verdict_lines(verdicts: Mapping[str, Any] | None) -> list[str]:
+    """What each gate said, for a person: a line for each reason."""
+    return [
+        f"{name:<16}{finding['outcome']:<6}{finding['reason']}"
+        for name, gate in (verdicts or {}).get("gates", {}).items()
+        for finding in gate["findings"]
+    ]
+
+
+def _candidate(client: MlflowClient, model: str, config: Config) -> tuple[Version, Config]:
+    """The version that is meant, registered first when it is not yet, and the configuration that made it."""
+    name = config.registry.model_name
+    if model == CHAMPION:
+        raise UserError("promote 'champion': it is in production already; name a version, or run:<id>[@step or @best]")
+    if model.isdecimal():
+        candidate = versions.get_version(client, name, int(model))
+    else:
+        # A run's model is registered with a report on its own pictures, whatever it is to be compared on.
+        own = config_of_model(model, name).model_copy(update={"registry": config.registry, "training": config.training})
+        candidate = register_model(model, own if is_registered_name(model) else config).version
+    return candidate, config_of_model(str(candidate.version), name)
+
+
+def _now(
+    version: int, production_version: int | None, request: Event | None = None, command: str | None = None
+) -> Promoted:
+    """What is in production now, where nothing was moved."""
+    events = ledger.read(ledger_path(home()))
+    places = transactions.standing(events)
+    champion, previous = (transactions.candidate_number(events, places[alias]) for alias in (CHAMPION, PREVIOUS))
+    verdicts = None if request is None else request.verdicts
+    return Promoted(version, production_version, champion, previous, verdicts, command)
+
+
+def _carry_out(client: MlflowClient, request: Event, *, approver: str | None) -> Promoted:
+    done = production.promote(
+        client,
+        home(),
+        model_name=request.model,
+        version=request.version,
+        reason=request.reason,
+        request=request,
+        approver=approver,
+    )
+    _project(client)
+    return Promoted(
+        done.version, done.production_version, done.version, done.previous, request.verdicts, changed=done.changed
+    )
+
+
+def _project(client: MlflowClient) -> None:
+    """Show in MLflow what the ledger says. It is the ledger that counts: a failure here is mended by the next call."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        standings.project(client, ledger.read(ledger_path(home())))
+    except MlflowException as error:
+        logger.warning("MLflow does not show yet what the ledger says: %s", " ".join(error.message.split()))
+
+
+def _refusal(request: Event) -> str:
+    """Why the gates refused, a line for each reason."""
+    verdicts = request.verdicts or {}
+    failed = {name: gate for name, gate in verdicts["gates"].items() if gate["outcome"] == "fail"}
+    against = f" against version {request.champion_before}" if request.champion_before else ""
+    remedy = "nobody can override that" if NEVER_FORCED & failed.keys() else "--force overrides, and is recorded"
+    head = f"promote {request.version}: refused{against} by {', '.join(failed)}; {remedy}"
+    reasons = [
+        f"  {name}: {finding['reason']}"
+        for name, gate in failed.items()
+        for finding in gate["findings"]
+        if finding["outcome"] == "fail"
+    ]
+    return "\n".join([head, *reasons])
+
+
+def _refuse_changed(request: Event, policy: PromotionConfig) -> None:
+    """Check that the policy and the reports are those of a request.
+
+    Raises:
+        GateError: they are not; the message says what changed.
+    """
+    void = f"approve {request.version}: its request of {request.time} is void"
+    before, now = dict(request.thresholds or {}), policy.model_dump(mode="json")
+    for name in sorted({*before, *now}):
+        if before.get(name) != now.get(name):
+            raise GateError(
+                f"{void}: promotion.{name} was {before.get(name)} and is {now.get(name)}; approve it with the flags "
+                f"that it was asked for with, or promote it again"
+            )
+    for who, report in (request.verdicts or {}).get("reports", {}).items():
+        folder = home() / "evaluations" / report["report"]
+        found = report_hashes(folder)
+        altered = [name for name, digest in report["sha256"].items() if found.get(name) != digest]
+        if altered:
+            raise GateError(f"{void}: the {who}'s report {folder / altered[0]} is gone or was edited; promote it again")
+
+
+def _flags(policy: PromotionConfig, own: PromotionConfig) -> list[str]:
+    """The flags that make the one policy of the other."""
+    words, before = [], own.model_dump(mode="json")
+    for name, value in policy.model_dump(mode="json").items():
+        if value != before[name]:
+            words += [f"--promotion.{name}", *map(str, value if isinstance(value, list) else [value])]
+    return words

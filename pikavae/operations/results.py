@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,20 @@ from pikavae import runs
 from pikavae.data.dataset import PreparedSet
 from pikavae.data.prepare import INPUTS_NAME
 from pikavae.errors import UserError
-from pikavae.evaluation.report import Report
+from pikavae.evaluation.report import PER_IMAGE_NAME, REPORT_NAME, Report
 from pikavae.files import sha256_of
 from pikavae.home import home
 from pikavae.registry.versions import Version
 from pikavae.runs import RunFolder, step_of
 from pikavae.tracked import get_run
 from pikavae.tracking import connect
+
+logger = logging.getLogger(__name__)
+
+STAGE_NAME = "stage.json"
+"""Beside a report: the inputs of the evaluation, and the hashes of its numbers."""
+REPORT_SHA256_TAG = "pikavae.report_sha256"
+"""The same hashes with a registered version, as JSON."""
 
 
 @dataclass(frozen=True)
@@ -97,9 +105,12 @@ def is_whole(folder: Path, hashes: Mapping[str, str]) -> bool:
 
 
 def find_evaluated(key: str) -> Evaluated | None:
-    """The report of this key, if it is whole."""
+    """The report of this key, if it is whole and as it was written."""
     folder = home() / "evaluations" / key
-    if not (folder / "stage.json").is_file():
+    if not _recorded_hashes(folder):
+        return None
+    if altered := altered_files(folder):
+        logger.warning("%s: altered since it was written; the model is measured again", folder / altered[0])
         return None
     try:
         return Evaluated(Report.load(folder), folder, reused=True)
@@ -107,9 +118,29 @@ def find_evaluated(key: str) -> Evaluated | None:
         return None
 
 
+def report_hashes(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file that holds an evaluation's numbers."""
+    return {name: sha256_of(folder / name) for name in (REPORT_NAME, PER_IMAGE_NAME) if (folder / name).is_file()}
+
+
+def altered_files(folder: Path) -> list[str]:
+    """The files of an evaluation's numbers that are not as they were written; none where there is no evaluation."""
+    found = report_hashes(folder)
+    return [name for name, digest in _recorded_hashes(folder).items() if found.get(name) != digest]
+
+
+def _recorded_hashes(folder: Path) -> dict[str, str]:
+    """Those that were written with the evaluation; none where there is no evaluation, or one of an earlier form."""
+    try:
+        hashes: dict[str, str] = runs.read_json(folder / STAGE_NAME)["sha256"]
+    except (OSError, ValueError, KeyError):
+        return {}
+    return hashes
+
+
 def evaluated_inputs() -> Iterator[dict[str, Any]]:
     """The inputs of every evaluation of this home."""
-    for path in (home() / "evaluations").glob("*/stage.json"):
+    for path in (home() / "evaluations").glob(f"*/{STAGE_NAME}"):
         yield json.loads(path.read_text(encoding="utf-8"))["inputs"]
 
 

@@ -20,7 +20,7 @@ from pikavae.registry import production_store, versions
 from pikavae.registry.ledger import Event
 from pikavae.registry.package import file_hashes
 from pikavae.registry.store import local_folder
-from pikavae.registry.versions import KEY_TAG, MANIFEST_TAG, METRICS_TAG, MODEL_ID_TAG, Version, as_tag
+from pikavae.registry.versions import KEY_TAG, MANIFEST_TAG, METRICS_TAG, MODEL_ID_TAG, STANDING_PREFIX, Version, as_tag
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -71,7 +71,11 @@ class Source:
             candidate.version,
             candidate.run_id,
             candidate.manifest,
-            {name: value for name, value in candidate.tags.items() if name != MODEL_ID_TAG},
+            {
+                name: value
+                for name, value in candidate.tags.items()
+                if name != MODEL_ID_TAG and not name.startswith(STANDING_PREFIX)
+            },
             {name: value for name, value in candidate.metrics.items() if math.isfinite(value)},
             about,
         )

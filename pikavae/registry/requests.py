@@ -7,7 +7,7 @@ carried out, a newer one of the same version takes its place, or what it was mea
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pikavae.errors import GateError
 from pikavae.registry import production, production_store, versions
 from pikavae.registry.ledger import Entry, Event
+from pikavae.registry.standings import approval_of, is_open, newest_request
 from pikavae.registry.transactions import PREVIOUS, candidate_number, locked, record, standing, user_at_host
 from pikavae.registry.versions import CHAMPION, Version
 
@@ -130,25 +131,3 @@ def record_approval(
             transaction=uuid.uuid4().hex, action="approve", actor=who, approver=who, reason=reason, request=request.hash
         )
         return record(client, home, entry)
-
-
-def newest_request(events: Iterable[Event], model: str, version: int) -> Event | None:
-    """The last request of a candidate."""
-    found = None
-    for event in events:
-        if (event.action, event.model, event.version) == ("request", model, version):
-            found = event
-    return found
-
-
-def approval_of(events: Iterable[Event], request: Event) -> Event | None:
-    """The event that approved a request."""
-    return next((event for event in events if event.action == "approve" and event.request == request.hash), None)
-
-
-def is_open(events: Sequence[Event], request: Event) -> bool:
-    """Whether a request is the newest of its version and was not carried out."""
-    done = any(
-        event.action == "promote" and event.state == "done" and event.request == request.hash for event in events
-    )
-    return not done and newest_request(events, request.model, request.version) == request

@@ -28,6 +28,8 @@ METRICS_TAG = "pikavae.metrics"
 MODEL_ID_TAG = "pikavae.model_id"
 PACKAGE_NAME = "autoencoder"
 CHAMPION = "champion"
+STANDING_PREFIX = "pikavae.promotion."
+"""Of a candidate's tags that tell what the ledger says of it; see `standings`."""
 
 
 @dataclass(frozen=True)
@@ -264,6 +266,18 @@ def snapshot_of(client: MlflowClient, version: Version, downloads: Path) -> Path
                     f"registered; register the snapshot again"
                 )
     return copy
+
+
+def differing_files(client: MlflowClient, version: Version) -> list[str]:
+    """The files of a version that are missing or not as they were registered, where they lie on this machine.
+
+    What comes from a server is verified when it is fetched.
+    """
+    folder = local_folder(client.get_model_version_download_uri(version.name, str(version.version)))
+    if folder is None:
+        return []
+    found = file_hashes(folder)
+    return sorted(name for name, digest in version.manifest.items() if found.get(name) != digest)
 
 
 def _log_package(

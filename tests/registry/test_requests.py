@@ -4,9 +4,13 @@ import pytest
 
 from pikavae.errors import GateError, UserError
 from pikavae.registry import ledger, production, requests, versions
+from pikavae.registry.standings import newest_request
 from tests.registry.house import NAME
 
-VERDICTS = {"outcome": "pass", "gates": {"floors": {"outcome": "pass", "reasons": ["PSNR 24.6 dB, at least 19.49"]}}}
+VERDICTS = {
+    "outcome": "pass",
+    "gates": {"floors": {"outcome": "pass", "findings": [{"outcome": "pass", "reason": "psnr 24.6"}]}},
+}
 ODD_REASON = "\"quoted\", 'so'\nand ../../over\r\nlines\u2028 " + "x" * 10_000
 
 
@@ -82,7 +86,7 @@ def test_only_the_newest_request_that_was_not_carried_out_is_open(house, quick):
     promote(house, second)
     with pytest.raises(GateError, match="carried out or replaced"):
         approve(house, second)
-    assert requests.newest_request(events(house), NAME, 2) is None
+    assert newest_request(events(house), NAME, 2) is None
 
 
 def test_a_request_is_void_once_the_champion_changed(house, quick):

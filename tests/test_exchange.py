@@ -25,8 +25,10 @@ from tests.data import test_hub_weights as hub
 from tests.model.test_autoencoder import with_random_weights
 from tests.model.test_inert_pickle import tutorial_module
 from tests.model.test_published import in_diffusers
+from tests.promoting import promote
 
 SIZES = ModelConfig(channels=(8, 16), num_res_blocks=1, latent_channels=3, norm_groups=4)
+SMALL = {"sprites_count": 24, "image_size": 16, "validation_fraction": 0.3}
 OTHER = SIZES.model_copy(update={"latent_channels": 4})
 FILES = {"config.json", WEIGHTS_NAME, SETTINGS_NAME}
 EXPORTED = FILES | {"README.md"}
@@ -260,7 +262,7 @@ def shared_home(tmp_path_factory):
         sizes = {"tutorial pickle": OTHER}
         sources = {form: write_form(form, path / form, sizes.get(form, SIZES)) for form in forms}
         made = {form: operations.import_model(str(source), config) for form, source in sources.items()}
-        operations.promote("1", config, reason="the first")
+        promote("1", parse_config({"data": SMALL, "promotion": {"psnr_floor": 0}}))
     return path / "home", sources, made
 
 

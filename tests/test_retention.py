@@ -29,6 +29,7 @@ from pikavae.runs import find_run, step_of
 from pikavae.tracking import RunLog, connect, tracking_uri
 from pikavae.training.state import read_state
 from tests.conftest import TINY
+from tests.promoting import promote
 
 DATABASE = ("mlflow.db", "mlflow.db-wal", "mlflow.db-shm")
 STEPS = [2, 4, 6, 8, 10, 12]
@@ -52,7 +53,7 @@ def made(tmp_path_factory):
         patch.setenv("PIKAVAE_HOME", str(path))
         run_id = operations.run(tiny())["run_id"]
         operations.register_model(f"run:{run_id}@4", tiny())
-        operations.promote(f"run:{run_id}@6", tiny(), reason="a test")
+        promote(f"run:{run_id}@6", tiny())
         run = find_run(path, run_id)
         run.finish({**run.result, "best_step": 2})  # so small a training gets better to the end
     copy = path.with_name("copy")

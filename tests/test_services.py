@@ -207,13 +207,20 @@ def test_promotion_from_the_form(house, scheduled):
         with pytest.raises(PrefectHTTPStatusError, match="field 'reason'"):
             client.create_flow_run_from_deployment(deployment.id, parameters=empty)
     assert not (house.home / "production" / "ledger.jsonl").exists()
-    done = house.run_deployment("promote/promote", {"model": "1", "reason": "the form works"})
+    asked = house.run_deployment("promote/promote", {"model": "1", "reason": "the form works"})
+    assert asked.state.is_completed(), asked.state.message
+    done = house.run_deployment("approve/approve", {"model": 1, "reason": "seen"})
     assert done.state.is_completed(), done.state.message
     events = [json.loads(line) for line in (house.home / "production" / "ledger.jsonl").read_text().splitlines()]
-    assert [(event["state"], event["champion_after"], event["reason"]) for event in events] == [
-        ("intent", 1, "the form works"),
-        ("done", 1, "the form works"),
+    assert [(event["action"], event["state"], event["champion_after"], event["reason"]) for event in events] == [
+        ("request", "done", None, "the form works"),
+        ("approve", "done", None, "seen"),
+        ("promote", "intent", 1, "the form works"),
+        ("promote", "done", 1, "the form works"),
     ]
+    with house.prefect() as client:
+        table = next(found for found in client.read_artifacts() if found.key == "promotion-gates")
+    assert [row["outcome"] for row in json.loads(table.data) if row["gate"] == "integrity"] == ["pass"]
     assert house.mlflow().get_model_version_by_alias("pikavae-production", "champion").version == 1
 
 
@@ -269,7 +276,7 @@ def test_after_a_kill_a_second_start_ends_the_orphans_and_a_retry_goes_on(house,
     with house.prefect() as client:
         assert client.read_flow_run(flow_run.id).state.is_crashed()
         names = {deployment.name for deployment in client.read_deployments()}
-    assert {"pipeline", "retrain", "promote"} <= names
+    assert {"pipeline", "retrain", "promote", "approve"} <= names
     address = {"PREFECT_API_URL": f"http://127.0.0.1:{house.ports[1]}/api"}
     command = [sys.executable, "-m", "prefect", "--no-prompt", "flow-run", "retry", str(flow_run.id)]
     subprocess.run(command, env={**house.environment, **address}, check=True, capture_output=True)

@@ -296,5 +296,6 @@ def _not_finite(scores: Sequence[ImageScore]) -> str | None:
 
 
 def _some(names: Sequence[str], what: str) -> str:
-    plural = "s are" if len(names) > 1 else " is"
-    return f"{len(names)} {what}{plural} (first {names[0]!r})"
+    if len(names) == 1:
+        return f"{what} {names[0]!r} is"
+    return f"{len(names)} {what}s (first {names[0]!r}) are"

@@ -28,7 +28,7 @@ def random_vgg16() -> dict[str, torch.Tensor]:
 
 
 def random_inception() -> dict[str, torch.Tensor]:
-    """A state dict of all the names and shapes of FID's Inception v3."""
+    """All the names and shapes of the file of FID's Inception v3, which was converted and counts no batches."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     nothing = BytesIO()
@@ -37,12 +37,11 @@ def random_inception() -> dict[str, torch.Tensor]:
     with mock.patch.object(FeatureExtractorInceptionV3, "load_state_dict"):
         state = FeatureExtractorInceptionV3("any", ["2048"], nothing).state_dict()
     generator = torch.Generator().manual_seed(0)
-    drawn = {
-        name: torch.randn(tensor.shape, generator=generator) * spread_of(tensor.shape)
+    return {
+        name: torch.randn(tensor.shape, generator=generator) * spread_of(tensor.shape) if tensor.ndim > 1 else tensor
         for name, tensor in state.items()
-        if tensor.ndim > 1
+        if not name.endswith("num_batches_tracked")
     }
-    return {**state, **drawn}
 
 
 def spread_of(shape: torch.Size) -> float:

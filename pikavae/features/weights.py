@@ -67,12 +67,12 @@ class PublishedWeights:
         """
         path = self.find(named, field)
         if path is None:
-            raise UserError(f"{field}: {self.absence(field)}")
+            raise UserError(f"{field}: {self.cached} is missing; {self.remedy(field)}")
         return path
 
     def absence(self, field: str) -> str:
-        """What is missing and what to do, where `find` finds none."""
-        return f"{self.cached} is missing; {self.remedy(field)}"
+        """Why there is no number, for a report: it holds no address, since its page asks nothing of the network."""
+        return f"{self.cached} is missing; `pikavae doctor` says how to get it, or name a copy in {field}"
 
     def remedy(self, field: str) -> str:
         """What to do where the file is not there, or is not what it should be."""

@@ -63,11 +63,9 @@ def test_without_weights_there_is_no_number_but_the_file_and_the_remedy(tmp_path
     for name in NEED_WEIGHTS:
         weights, field = (VGG16, LPIPS_FIELD) if name == "lpips" else (INCEPTION, INCEPTION_FIELD)
         assert report.reasons[name] == (
-            f"{weights.cached} is missing; put {weights.address} there, or name a whole copy of it in {field}"
+            f"{weights.cached} is missing; `pikavae doctor` says how to get it, or name a copy in {field}"
         )
-    page = (tmp_path / "report.html").read_text()
-    assert VGG16.address in page
-    assert INCEPTION.address in page
+        assert weights.name in (tmp_path / "report.html").read_text()
 
 
 def test_a_damaged_file_stops_the_evaluation_by_name(tmp_path):

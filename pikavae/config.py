@@ -254,6 +254,10 @@ class EvaluationConfig(Section):
     """For LPIPS: the file of VGG16's weights as torchvision publishes it; by default that in torch's cache, if any."""
     inception_weights: str | None = Field(None, min_length=1)
     """For rFID and KID: FID's Inception v3 as torch-fidelity publishes it; by default that in torch's cache, if any."""
+    sizes: tuple[Annotated[int, Field(ge=16, le=4096)], ...] | None = None
+    """Other sizes at which a few pictures are measured; by default half of data.image_size, and twice to 1024 px.
+
+    An empty list leaves that out, and the comparison of tiles with the whole."""
 
 
 class RegistryConfig(Section):

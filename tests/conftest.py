@@ -24,6 +24,7 @@ TINY = {
     "training.validate_every": "2",
     "training.checkpoint_every": "2",
     "promotion.psnr_floor": "0",
+    "evaluation.sizes": [],
 }
 """A run of a few seconds, as overrides of `demo`."""
 

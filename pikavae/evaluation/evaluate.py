@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,9 @@ from pikavae.evaluation.protocol import protocol
 from pikavae.evaluation.report import ImageScore, Report
 from pikavae.evaluation.scores import Scores
 from pikavae.evaluation.shown import Chooser, ShownPicture, draw_panels
+from pikavae.evaluation.sizes import study_sizes
 from pikavae.files import write_atomically
 from pikavae.model.autoencoder import AutoencoderKL
-
-STUDIES: tuple[Study, ...] = (study_precision,)
-"""What runs the model again on a few pictures."""
 
 
 def measurements_of(
@@ -56,6 +55,11 @@ def measurements_of(
         Perceptual(len(pictures), config.lpips_weights, device),
         Distribution(len(pictures), config.inception_weights, device),
     ]
+
+
+def studies_of(pictures: EvaluationPictures, config: EvaluationConfig) -> list[Study]:
+    """What runs the model again on a few pictures; a report has their findings after those of the measurements."""
+    return [study_precision, partial(study_sizes, image_size=pictures.image_size, others=config.sizes)]
 
 
 def evaluate(
@@ -100,7 +104,7 @@ def evaluate(
                 measurement.update(batch)
         findings = [measurement.result() for measurement in measurements]
         sample = _sample(chooser, pictures, device)
-        findings += [study(model, sample) for study in STUDIES]
+        findings += [study(model, sample) for study in studies_of(pictures, config)]
     columns = {name: values for one in findings for name, values in {**one.scores, **one.columns}.items()}
     shown = _shown_pictures(chooser, pictures, columns["psnr"])
     draw_panels(shown, out)

@@ -30,6 +30,7 @@ from pikavae.evaluation.page_frame import PICTURES_BYTES, framed, glance
 from pikavae.evaluation.page_latents import count_images, latents_section
 from pikavae.evaluation.page_numbers import conclusions, number, psnr_chart
 from pikavae.evaluation.page_precision import precision_section
+from pikavae.evaluation.page_sizes import sizes_section
 from pikavae.evaluation.page_standings import standings_table
 from pikavae.evaluation.page_tiles import tile
 from pikavae.evaluation.panels import ERROR_GAIN
@@ -63,6 +64,7 @@ def report_page(
         ("best", "Best", _pictures(shown["best"], "From the highest PSNR down.", limit)),
         ("metrics", "All metrics", _metrics(report)),
         ("precision", "Half precision", precision_section(report)),
+        ("sizes", "Other sizes, and tiles", sizes_section(report)),
         ("latents", "Latents", latents_section(report, view, shown["first"], limit)),
         *([("training", "Training", _training(filmstrip))] if filmstrip else []),
         ("lineage", "Configuration and lineage", _settings(report)),

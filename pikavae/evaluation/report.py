@@ -73,6 +73,8 @@ class Report:
     empty where latents do not vary."""
     precision: Mapping[str, Mapping[str, Any]]
     """`bf16` and `fp16`: whether the model can be used in the format; `precision.of_format` tells of their fields."""
+    sizes: Mapping[str, Any]
+    """A few pictures at other sizes and in tiles; `sizes.study_sizes` tells of its fields."""
     protocol: Mapping[str, Any]
     """What decides the numbers besides the model and the pictures."""
     num_images: int

@@ -126,6 +126,12 @@ def covering(height: int, width: int, tiles: Tiles, factor: int) -> tuple[Side, 
     return Side.cover(rows, length, overlap), Side.cover(columns, length, overlap)
 
 
+def seams(height: int, width: int, tiles: Tiles, factor: int) -> Tensor:
+    """Which pixels of a picture, whose sides are multiples of `factor`, more than one tile makes: (H, W) bool."""
+    rows, columns = (side.scaled(factor).shared() for side in covering(height, width, tiles, factor))
+    return rows[:, None] | columns
+
+
 def tiled_encode(model: AutoencoderKL, images: Tensor, tiles: Tiles = TILES) -> DiagonalGaussian:
     """The posterior of `images` (B, 3, H, W) in [-1, 1] that are encoded tile by tile.
 

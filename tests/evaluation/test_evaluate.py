@@ -82,7 +82,7 @@ def pictures(count: int = 11, side: int = 16) -> Pictures:
 
 def run(out: Path, subject: AutoencoderKL, given: Pictures, **settings: object) -> Report:
     out.mkdir(exist_ok=True)
-    config = EvaluationConfig(**{"batch_size": 4, "panel_images": 3, **settings})
+    config = EvaluationConfig(**{"batch_size": 4, "panel_images": 3, "sizes": (), **settings})
     return evaluate(subject, given, config, out, device=CPU, provenance={"run": "r1"})
 
 
@@ -326,7 +326,7 @@ def test_pictures_of_several_shapes_are_measured_each_for_itself(tmp_path):
 
     def measured(one, out):
         out.mkdir()
-        config = EvaluationConfig(batch_size=2)
+        config = EvaluationConfig(batch_size=2, sizes=())
         return evaluate(subject, one, config, out, device=torch.device("cpu"), provenance={}).per_image
 
     together = measured(mixed, tmp_path / "together")

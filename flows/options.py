@@ -42,6 +42,8 @@ class EvaluateOptions(Options):
 
     against: str | None = None
     """Another model, to measure on the same pictures and to compare with picture by picture."""
+    beside: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Another model for the table, which may be said several times; the champion is there by itself."""
 
 
 @dataclass(frozen=True)

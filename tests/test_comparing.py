@@ -49,7 +49,7 @@ def test_two_models_are_measured_and_compared_by_one_command(capsys, folders):
     status, out, err = run_cli(capsys, "evaluate", a, "--against", b, "--json")
     assert status == 0, err
     done = json.loads(out)
-    assert done.keys() == {"metrics", "report", "comparison", "against"}
+    assert done.keys() == {"metrics", "report", "beside", "comparison", "against"}
     psnr = done["comparison"]["metrics"]["psnr"]
     assert psnr["mean_a"] == pytest.approx(done["metrics"]["psnr"], rel=1e-12)
     assert psnr["mean_b"] == pytest.approx(done["against"]["metrics"]["psnr"], rel=1e-12)

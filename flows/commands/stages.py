@@ -108,19 +108,20 @@ def train(words: list[str]) -> Result:
 
 
 def evaluate(words: list[str]) -> Result:
-    """Measure any model on a frozen set of pictures, and compare it with another."""
+    """Measure any model on a frozen set of pictures, set it beside others, and compare it with one."""
     model, extra, options = model_options("evaluate", words, EvaluateOptions)
     refuse_extra(extra)
     from pikavae import operations
 
-    if options.against is None:
-        evaluated, compared = operations.evaluate_model(model, options.config), None
-    else:
+    against = [] if options.against is None else [options.against]
+    beside = operations.evaluate_beside(model, options.config, [*against, *options.beside])
+    evaluated = beside.evaluated
+    result = {"metrics": dict(evaluated.report.metrics), "report": str(evaluated.folder), **beside.summary()}
+    lines = [beside.table(), "", f"Report: {evaluated.folder / operations.REPORT_PAGE}"]
+    if beside.page is not None:
+        lines += [f"Side by side: {beside.page}"]
+    if options.against is not None:
         compared = operations.compare_models(model, options.against, options.config)
-        evaluated = compared.evaluated
-    result = {"metrics": dict(evaluated.report.metrics), "report": str(evaluated.folder)}
-    lines = [evaluated.report.table(), "", f"Report: {evaluated.folder / operations.REPORT_PAGE}"]
-    if compared is not None:
         result |= compared.summary()
         lines += ["", compared.table(), "", f"Comparison with pictures: {compared.page}"]
     return result, "\n".join(lines)

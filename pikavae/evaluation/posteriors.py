@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from pikavae.evaluation.latents import ACTIVE_VARIANCE, LatentStatistics
 from pikavae.evaluation.measurement import Batch, Columns, Findings, blame
+from pikavae.model.autoencoder import DiagonalGaussian
 
 BYTES = 2
 """For each number of a latent: half precision, as latents are stored and used."""
@@ -19,6 +21,14 @@ PROTOCOL = {
 }
 
 
+class PointPosterior(DiagonalGaussian):
+    """A latent that is a point and no distribution: a sample is the point, and there is no KL."""
+
+    def kl(self) -> Tensor:
+        """(B,) float32, all NaN."""
+        return torch.full_like(self.mean[:, 0, 0, 0], torch.nan)
+
+
 class Posteriors:
     """Measures the posteriors: their KL, and the statistics of their modes."""
 
@@ -27,11 +37,13 @@ class Posteriors:
         self.statistics = LatentStatistics(latent_channels)
         self._kl = Columns(len(names))
         self._numbers = 0
+        self._is_point = False
 
     def update(self, batch: Batch) -> None:
         """Take in a batch."""
         self._kl.put(batch.indices, {"kl_nats": self.statistics.update(batch.posterior)})
         self._numbers += batch.posterior.mean.numel()
+        self._is_point = isinstance(batch.posterior, PointPosterior)
 
     def result(self) -> Findings:
         """KL of each picture, and what a diffusion model needs to know of the latents."""
@@ -67,6 +79,9 @@ class Posteriors:
         if broken := blame("the posterior", ~self._kl.values["kl_nats"].isfinite(), self.names):
             names = ("kl_nats_per_image", "kl_nats_per_dimension", "latent_mean", "latent_std", "scaling_factor")
             reasons = dict.fromkeys((*names, "shift_factor", "active_units"), broken)
+        if self._is_point:
+            no_kl = "the latent is a point and no distribution, so that it has no KL"
+            reasons |= dict.fromkeys(("kl_nats_per_image", "kl_nats_per_dimension"), no_kl)
         if found.std == 0.0:
             reasons["scaling_factor"] = "all latents are equal, so that their deviation is zero"
         if math.isnan(found.active_units):

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -115,11 +116,7 @@ def _reconstruct(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Modes and reconstructions of the sample in a format, float32 on the CPU."""
     compute = dtype if native else torch.float32
-    with torch.device("meta"):
-        cast = type(model)(model.config)
-    weights = {name: value.to(dtype).to(compute) for name, value in model.state_dict().items()}
-    cast.load_state_dict(weights, assign=True)
-    cast.eval()
+    cast = deepcopy(model).to(dtype).to(compute).eval()
     latents, pictures = [], []
     for images in sample.images:
         with nullcontext() if native else Rounding(dtype):

@@ -2,6 +2,7 @@
 
 from pikavae.evaluation.page import PAGE_NAME as REPORT_PAGE
 from pikavae.home import home
+from pikavae.operations.beside import Beside, evaluate_beside
 from pikavae.operations.comparing import Compared, compare_models
 from pikavae.operations.doctor import Check, doctor
 from pikavae.operations.encoding import encode
@@ -38,6 +39,7 @@ from pikavae.stages import Plan
 
 __all__ = [
     "REPORT_PAGE",
+    "Beside",
     "Check",
     "Compared",
     "Evaluated",
@@ -56,6 +58,7 @@ __all__ = [
     "doctor",
     "encode",
     "evaluate",
+    "evaluate_beside",
     "evaluate_model",
     "export_model",
     "history",

@@ -13,8 +13,8 @@ from pikavae.evaluation.comparison import Comparison, compare, picture_changes
 from pikavae.evaluation.comparison_page import comparison_page
 from pikavae.evaluation.comparison_table import comparison_table
 from pikavae.evaluation.slices import slices_of
+from pikavae.evaluation.tiny import read_measurable
 from pikavae.files import write_atomically
-from pikavae.model.snapshot import read_snapshot
 from pikavae.operations.models import evaluate_on, find_model
 from pikavae.operations.pipeline import choose_device, prepare, use_threads
 from pikavae.operations.results import Evaluated
@@ -100,7 +100,7 @@ def compare_evaluated(
     models = {name: one.report.provenance["model"] for name, one in (("a", evaluated), ("b", other))}
     changes = picture_changes(evaluated.report, other.report)
     shown = compared_pictures(
-        (read_snapshot(snapshots[0]), read_snapshot(snapshots[1])),
+        (read_measurable(snapshots[0]), read_measurable(snapshots[1])),
         pictures,
         comparison,
         changes,

@@ -24,10 +24,10 @@ from pikavae.delivery import Delivery
 from pikavae.errors import PikavaeError, PreemptedError
 from pikavae.evaluation.evaluate import evaluate as evaluate_pictures
 from pikavae.evaluation.model_card import CARD_NAME
+from pikavae.evaluation.tiny import TinyAutoencoder, read_measurable
 from pikavae.files import exclusive, folder_atomically, sha256_of, write_atomically
 from pikavae.git import git_tags
 from pikavae.home import home
-from pikavae.model.snapshot import read_snapshot
 from pikavae.operations.cards import card_of
 from pikavae.operations.describing import (
     data_metrics,
@@ -225,8 +225,9 @@ def evaluate_snapshot(
             return found
         with folder_atomically(folder) as temporary:
             provenance = {"run": inputs["run"], "model": inputs["model"]}
+            model = read_measurable(snapshot)
             report = evaluate_pictures(
-                read_snapshot(snapshot),
+                model,
                 pictures,
                 config.evaluation,
                 temporary,
@@ -235,7 +236,8 @@ def evaluate_snapshot(
                 filmstrip=filmstrip if filmstrip and filmstrip.is_file() else None,
             )
             name = f"run {inputs['run']}" if inputs["run"] else f"model {inputs['model']}"
-            (temporary / CARD_NAME).write_text(card_of(snapshot, report, name), encoding="utf-8")
+            if not isinstance(model, TinyAutoencoder):  # whose maker tells of it
+                (temporary / CARD_NAME).write_text(card_of(snapshot, report, name), encoding="utf-8")
             stage = {"inputs": inputs, "sha256": report_hashes(temporary)}
             (temporary / STAGE_NAME).write_text(json.dumps(stage, indent=2) + "\n")
     return Evaluated(report, folder, reused=False)

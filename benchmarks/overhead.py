@@ -5,22 +5,32 @@
 Bare: forward, loss, backward and optimizer step over batches that lie ready in memory, and the model's passes over the
 validation pictures as often as the run makes them; nothing is read, drawn, measured, logged, averaged or saved. Whole:
 the flow's training stage, as a person starts it: loader, noise, EMA, metrics, curves and pictures into the journal and
-to MLflow, checkpoints, Prefect around it. Each in processes of its own, in turn; medians. The second figure counts the
-passes over validation pictures as overhead too.
+to MLflow, checkpoints, Prefect around it. Each in processes of its own, in turn, the first of a round being the second
+of the next; medians.
+
+Beside the time stand seconds of CPU, user and system, which other work on the machine moves less: those of the process
+that trains, from its first step to its end, and those of its parent meanwhile, Prefect's server included. The passes
+over validation pictures are counted as the model's; one line counts them as overhead too.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -28,16 +38,19 @@ from pikavae.config import Config
 from pikavae.data.dataset import PictureSet, open_prepared
 from pikavae.model.autoencoder import AutoencoderKL
 from pikavae.presets import load_config
+from pikavae.training.journal import PROGRESS_NAME
 from pikavae.training.losses import autoencoder_terms
 from pikavae.training.optimizers import build_optimizer
 from pikavae.training.state import TrainState
 
 ROOT = Path(__file__).resolve().parents[1]
 WARM_UP = 10
+SECONDS_BETWEEN_LOOKS = 0.05
+COLUMNS = ("bare steps", "bare", "whole", "bare CPU", "worker CPU", "parent CPU")
 
 
 def main() -> None:
-    """Print a line for each round, and the medians."""
+    """Print a table of milliseconds a picture, and what follows from its medians."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=3)
@@ -47,40 +60,121 @@ def main() -> None:
     if arguments.bare:
         print(json.dumps(bare(arguments.bare, arguments.steps, arguments.threads)))
         return
+    rows: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory(prefix="pikavae-overhead-") as home:
         environment = {**os.environ, "PIKAVAE_HOME": home, "PYTHONPATH": str(ROOT)}
-        flags = [f"--training.steps={arguments.steps}", f"--training.threads={arguments.threads}", "--json"]
-        whole_command = [sys.executable, "-m", "flows.cli", "run", "demo", *flags, "--fresh"]
-        times: dict[str, list[float]] = {"steps": [], "bare": [], "whole": []}
+        benchmark = Benchmark(environment, arguments.steps, arguments.threads)
+        print(f"ms a picture | {' | '.join(COLUMNS)}\n--- |{' ---: |' * len(COLUMNS)}")
         for number in range(arguments.rounds):
-            result = json.loads(last_line(whole_command, environment))
-            trained = json.loads(Path(home, "runs", result["run_id"], "train.json").read_text())
-            times["whole"].append(1.0 / trained["images_per_second"])
-            (prepared,) = Path(home, "prepared").glob("*/record.json")
-            bare_command = [sys.executable, "-m", "benchmarks.overhead", "--bare", str(prepared.parent)]
-            bare_command += ["--steps", str(arguments.steps), "--threads", str(arguments.threads)]
-            for name, seconds in json.loads(last_line(bare_command, environment)).items():
-                times[name].append(seconds)
-            row = ", ".join(f"{name} {1000 * values[-1]:.2f} ms a picture" for name, values in times.items())
-            print(f"round {number + 1}: {row}", flush=True)
-        medians = {name: statistics.median(values) for name, values in times.items()}
-        for name, what in (("bare", "around the model"), ("steps", "beside its training steps, validation counted")):
-            print(f"overhead {what}: {100 * (medians['whole'] / medians[name] - 1):.1f} %")
+            ways = [benchmark.bare, benchmark.whole]
+            row = {name: 1000 * value for way in ways[:: -1 if number % 2 else 1] for name, value in way().items()}
+            rows.append(row)
+            print_row(f"round {number + 1}", row)
+    medians = {name: statistics.median(row[name] for row in rows) for name in COLUMNS}
+    print_row("median", medians)
+    both = medians["worker CPU"] + medians["parent CPU"]
+    for what, whole, base in (
+        ("time around the model", medians["whole"], medians["bare"]),
+        ("time beside the training steps, validation counted", medians["whole"], medians["bare steps"]),
+        ("CPU of the process that trains", medians["worker CPU"], medians["bare CPU"]),
+        ("CPU with the parent's", both, medians["bare CPU"]),
+    ):
+        print(f"overhead, {what}: {100 * (whole / base - 1):.1f} %")
 
 
-def last_line(command: list[str], environment: dict[str, str]) -> str:
-    """The last line that a command prints."""
-    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    return done.stdout.splitlines()[-1]
+def print_row(name: str, values: dict[str, float]) -> None:
+    """A line of the table."""
+    print(f"{name} | {' | '.join(f'{values[column]:.2f}' for column in COLUMNS)}", flush=True)
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Both ways to train, each in processes of its own. Their numbers are seconds a picture.
+
+    Attributes:
+        environment: of the processes.
+        steps: how many are trained.
+        threads: of the process that trains.
+    """
+
+    environment: dict[str, str]
+    steps: int
+    threads: int
+
+    def whole(self) -> dict[str, float]:
+        """The time of a training as a person starts it, and the CPU's of both processes while it goes on."""
+        command = [sys.executable, "-m", "flows.cli", "run", "demo", *self._flags(), "--fresh"]
+        process = psutil.Popen(command, cwd=ROOT, env=self.environment, stdout=subprocess.PIPE, text=True)
+        worker, parent = cpu_of_training(process)
+        output, _ = process.communicate()
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, command)
+        folder = Path(self.environment["PIKAVAE_HOME"], "runs", json.loads(output.splitlines()[-1])["run_id"])
+        trained = json.loads((folder / "train.json").read_text())
+        pictures = trained["images_seen"]
+        return {
+            "whole": 1.0 / trained["images_per_second"],
+            "worker CPU": worker / pictures,
+            "parent CPU": parent / pictures,
+        }
+
+    def bare(self) -> dict[str, float]:
+        """What the function `bare` measures, on the pictures that the command prepares."""
+        prepared = self._output("-m", "flows.cli", "prepare", "demo", *self._flags())["path"]
+        sizes = ["--steps", str(self.steps), "--threads", str(self.threads)]
+        return self._output("-m", "benchmarks.overhead", "--bare", prepared, *sizes)
+
+    def _flags(self) -> list[str]:
+        return [f"--training.steps={self.steps}", f"--training.threads={self.threads}", "--json"]
+
+    def _output(self, *command: str) -> dict[str, Any]:
+        """The last line that Python prints, which is JSON."""
+        done = subprocess.run(
+            [sys.executable, *command], cwd=ROOT, env=self.environment, stdout=subprocess.PIPE, text=True, check=True
+        )
+        values: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return values
+
+
+def cpu_of_training(command: psutil.Popen) -> tuple[float, float]:
+    """Seconds of CPU, while a command trains, of the process that does and of all others that the command has."""
+    workers: list[psutil.Process] = []
+    while not workers and command.poll() is None:
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+        workers = [process for process in command.children(recursive=True) if is_at_work(process)]
+    if not workers:
+        return math.nan, math.nan
+    parents = [command, *(process for process in command.children(recursive=True) if process not in workers)]
+    first = last = (cpu_of(workers), cpu_of(parents))
+    with suppress(psutil.NoSuchProcess):  # it ended
+        while all(process.status() != psutil.STATUS_ZOMBIE for process in workers):
+            last = (cpu_of(workers), cpu_of(parents))
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+    return last[0] - first[0], last[1] - first[1]
+
+
+def is_at_work(process: psutil.Process) -> bool:
+    """Whether it is a process that trains, and has begun to."""
+    try:
+        words = process.cmdline()
+    except psutil.Error:  # it ended meanwhile
+        return False
+    return "pikavae.training.worker" in words and Path(words[-1], PROGRESS_NAME).exists()
+
+
+def cpu_of(processes: Iterable[psutil.Process]) -> float:
+    """Their user and system time so far."""
+    return sum(sum(process.cpu_times()[:2]) for process in processes)
 
 
 def bare(folder: Path, steps: int, threads: int) -> dict[str, float]:
-    """Seconds a picture of the bare loop: of the training steps alone, and with the passes over validation pictures."""
+    """Seconds a picture of the bare loop: of its steps alone, with the passes over validation pictures, and of CPU."""
     config: Config = load_config("demo", {"training.steps": steps, "training.threads": threads})
     torch.set_num_threads(threads)
     size, device = config.training.batch_size, torch.device("cpu")
     state = TrainState.fresh(config, device)
     model, optimizer = state.model, build_optimizer(state.model, config.optimizer)
+    weights = list(model.parameters())
     prepared = open_prepared(folder)
     pictures = prepared.train
     batches = [ready(pictures, size, first) for first in range(0, 16 * size, size)]
@@ -93,15 +187,15 @@ def bare(folder: Path, steps: int, threads: int) -> dict[str, float]:
             for indices in prepared.validation.batches(config.evaluation.batch_size)
         ],
     )
-    began = beside = 0.0
+    began = beside = cpu = 0.0
     for step in range(WARM_UP + steps):
         if step == WARM_UP:
-            began = time.perf_counter()
+            began, cpu = time.perf_counter(), time.process_time()
         images = batches[step % len(batches)]
         reconstructions, posterior = model(images, noise)
         terms = autoencoder_terms(config.loss, images, reconstructions, posterior, 1.0, None)
         torch.stack([term.weighted for term in terms.values()]).sum().backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.max_grad_norm or 1.0)
+        torch.nn.utils.clip_grad_norm_(weights, config.optimizer.max_grad_norm or 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if step >= WARM_UP:
@@ -110,8 +204,9 @@ def bare(folder: Path, steps: int, threads: int) -> dict[str, float]:
                 if (step - WARM_UP + 1) % int(every) == 0:
                     look(model, passes)
             beside += time.perf_counter() - since
-    seconds = time.perf_counter() - began
-    return {"steps": (seconds - beside) / (steps * size), "bare": seconds / (steps * size)}
+    seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+    pictures = steps * size
+    return {"bare steps": (seconds - beside) / pictures, "bare": seconds / pictures, "bare CPU": cpu / pictures}
 
 
 def ready(pictures: PictureSet, count: int, first: int = 0) -> Tensor:

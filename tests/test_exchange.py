@@ -21,6 +21,7 @@ from pikavae.model.keymaps import export_ldm, their_names
 from pikavae.model.snapshot import SETTINGS_NAME, WEIGHTS_NAME, read_snapshot, write_snapshot
 from pikavae.presets import load_config, parse_config
 from pikavae.tracking import tracking_uri
+from tests.conftest import TINY
 from tests.data import test_hub_weights as hub
 from tests.model.test_autoencoder import with_random_weights
 from tests.model.test_inert_pickle import tutorial_module
@@ -218,6 +219,36 @@ def test_a_start_that_is_not_there_is_said_in_one_line(start, said):
         operations.starting_weights(configured(start=start))
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_fine_tunes_name_their_weights_and_say_offline_what_to_do():
+    for preset in ("finetune", "finetune-full"):
+        with pytest.raises(UserError) as caught:
+            operations.starting_weights(load_config(preset))
+        said = str(caught.value)
+        assert said.startswith("training.start 'stabilityai/sd-vae-ft-mse': not in the hub's cache")
+        assert said.endswith("or name a folder or file of your own")
+        assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ({"training.trainable": "decoder"}, "training.trainable decoder: without training.start"),
+        ({"loss.perceptual_weight": "0.1"}, "vgg16-397923af.pth is missing; put https://download.pytorch.org/"),
+    ],
+    ids=str,
+)
+def test_a_training_that_lacks_something_is_refused_before_it_has_a_run(overrides, said, monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    config = load_config("demo", {**TINY, **overrides})
+    prepared = operations.prepare(config)
+    with pytest.raises(UserError) as caught:
+        operations.train(config, prepared)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert [path for path in (home() / "runs").iterdir() if path.is_dir()] == []
+    assert not (home() / "mlflow.db").exists()
 
 
 ASK = """

@@ -21,10 +21,11 @@ from pikavae.data.dataset import PictureSet, PreparedSet
 from pikavae.data.prepare import PAGE_NAME
 from pikavae.data.prepare import prepare as prepare_data
 from pikavae.delivery import Delivery
-from pikavae.errors import PikavaeError, PreemptedError
+from pikavae.errors import PikavaeError, PreemptedError, UserError
 from pikavae.evaluation.evaluate import evaluate as evaluate_pictures
 from pikavae.evaluation.model_card import CARD_NAME
 from pikavae.evaluation.tiny import TinyAutoencoder, read_measurable
+from pikavae.features.weights import VGG16
 from pikavae.files import exclusive, folder_atomically, sha256_of, write_atomically
 from pikavae.git import git_tags
 from pikavae.home import home
@@ -113,6 +114,7 @@ def train(
         if found is not None:
             logger.info("reusing run %s, which has trained this", found.run.run_id)
             return found
+        refuse_what_cannot_begin(config, start)
         run, log = _open_run(config, prepared, inputs, fresh=fresh)
         with recording(log):
             log.set_tags({**git_tags(CHECKOUT), **(links or {})})
@@ -123,6 +125,21 @@ def train(
             result = _train_in(config, prepared.pictures, run, log, start)
         snapshot = run.path / "snapshots" / str(result["snapshot"])
         return Trained(run, result, snapshot, reused=False, seconds=time.monotonic() - began)
+
+
+def refuse_what_cannot_begin(config: Config, start: Path | None) -> None:
+    """Tell of what a training lacks before anything is written for it.
+
+    Raises:
+        UserError: the decoder alone is to learn, beside an encoder that never did; or VGG16's weights are missing.
+    """
+    if config.training.trainable == "decoder" and start is None:
+        raise UserError(
+            "training.trainable decoder: without training.start the encoder stays as random as it begins; name the "
+            "weights in training.start, or set training.trainable to all"
+        )
+    if config.loss.perceptual_weight:
+        VGG16.require(config.loss.perceptual_weights, "loss.perceptual_weights")
 
 
 def evaluate(config: Config, prepared: Prepared, trained: Trained) -> Evaluated:

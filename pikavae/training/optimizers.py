@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from pikavae.config import Config, OptimizerConfig
@@ -101,10 +101,9 @@ def total_steps(config: Config, num_images: int) -> int:
 
 
 @torch.no_grad()
-def update_ema(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
-    """Move `average` towards `model`: average = d * average + (1 - d) * model.
+def update_ema(average: list[Tensor], weights: list[Tensor], decay: float, step: int) -> None:
+    """Move `average` towards `weights`: average = d * average + (1 - d) * weights, each with its own.
 
     d = min(decay, (1 + step) / (10 + step)), so that the first weights are soon forgotten.
     """
-    weight = 1.0 - min(decay, (1 + step) / (10 + step))
-    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), weight)
+    torch._foreach_lerp_(average, weights, 1.0 - min(decay, (1 + step) / (10 + step)))

@@ -47,6 +47,9 @@ class Stepper:
             if config.loss.perceptual_weight
             else None
         )
+        # Listed once: that takes longer than to average a small model
+        self._weights: list[Tensor] = list(state.model.parameters())
+        self._averaged: list[Tensor] = list(state.ema.parameters()) if state.ema else []
         self._last_layer = state.model.decoder.conv_out.weight
         self._smallest_latent = math.ceil(smallest_side(config.loss) / config.model.downsampling_factor)
 
@@ -95,7 +98,7 @@ class Stepper:
         means = sums.means(self.processes)
         learning_rate = state.optimizer.param_groups[0]["lr"]
         state.scaler.unscale_(state.optimizer)
-        norm = nn.utils.clip_grad_norm_(state.model.parameters(), optimizer.max_grad_norm or math.inf).item()
+        norm = nn.utils.clip_grad_norm_(self._weights, optimizer.max_grad_norm or math.inf).item()
         self._refuse_non_finite(means, norm, learning_rate)
         self._move()
         waiting = (loader.seconds_waited - waited) / (time.perf_counter() - began)
@@ -197,8 +200,8 @@ class Stepper:
             state.adversary.optimizer.zero_grad(set_to_none=True)
         state.scaler.update()
         state.step += 1
-        if state.ema is not None and decay is not None:
-            update_ema(state.ema, state.model, decay, state.step)
+        if decay is not None:
+            update_ema(self._averaged, self._weights, decay, state.step)
 
 
 @dataclass

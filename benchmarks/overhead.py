@@ -6,7 +6,7 @@ Bare: forward, loss, backward and optimizer step over batches that lie ready in 
 validation pictures as often as the run makes them; nothing is read, drawn, measured, logged, averaged or saved. Whole:
 the flow's training stage, as a person starts it: loader, noise, EMA, metrics, curves and pictures into the journal and
 to MLflow, checkpoints, Prefect around it. Each in processes of its own, in turn, the first of a round being the second
-of the next; medians.
+of the next, and each from its first step on; medians.
 
 Beside the time stand seconds of CPU, user and system, which other work on the machine moves less: those of the process
 that trains, from its first step to its end, and those of its parent meanwhile, Prefect's server included. The passes
@@ -44,7 +44,6 @@ from pikavae.training.optimizers import build_optimizer
 from pikavae.training.state import TrainState
 
 ROOT = Path(__file__).resolve().parents[1]
-WARM_UP = 10
 SECONDS_BETWEEN_LOOKS = 0.05
 COLUMNS = ("bare steps", "bare", "whole", "bare CPU", "worker CPU", "parent CPU")
 
@@ -187,10 +186,8 @@ def bare(folder: Path, steps: int, threads: int) -> dict[str, float]:
             for indices in prepared.validation.batches(config.evaluation.batch_size)
         ],
     )
-    began = beside = cpu = 0.0
-    for step in range(WARM_UP + steps):
-        if step == WARM_UP:
-            began, cpu = time.perf_counter(), time.process_time()
+    began, cpu, beside = time.perf_counter(), time.process_time(), 0.0
+    for step in range(1, steps + 1):
         images = batches[step % len(batches)]
         reconstructions, posterior = model(images, noise)
         terms = autoencoder_terms(config.loss, images, reconstructions, posterior, 1.0, None)
@@ -198,12 +195,11 @@ def bare(folder: Path, steps: int, threads: int) -> dict[str, float]:
         torch.nn.utils.clip_grad_norm_(weights, config.optimizer.max_grad_norm or 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        if step >= WARM_UP:
-            since = time.perf_counter()
-            for every, passes in ((config.training.preview_every, [shown]), (config.training.validate_every, scored)):
-                if (step - WARM_UP + 1) % int(every) == 0:
-                    look(model, passes)
-            beside += time.perf_counter() - since
+        since = time.perf_counter()
+        for every, passes in ((config.training.preview_every, [shown]), (config.training.validate_every, scored)):
+            if step % int(every) == 0:
+                look(model, passes)
+        beside += time.perf_counter() - since
     seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
     pictures = steps * size
     return {"bare steps": (seconds - beside) / pictures, "bare": seconds / pictures, "bare CPU": cpu / pictures}

@@ -18,6 +18,7 @@ from pikavae.errors import BusyError, UserError
 from pikavae.files import exclusive
 from pikavae.registry import relocation
 from pikavae.tracking import connect, tracking_uri
+from tests.promoting import promote
 from tests.test_exchange import write_form
 from tests.test_pipeline import tiny
 
@@ -36,7 +37,7 @@ def lived_in(tmp_path_factory):
             sizes = SIZES.model_copy(update={"latent_channels": latent_channels})
             theirs = write_form("diffusers folder", path / f"theirs-{latent_channels}", sizes)
             operations.register_model(str(theirs), tiny(**CONFIG, **{"model.latent_channels": latent_channels}))
-        operations.promote("1", tiny(**CONFIG), reason="the first")
+        promote("1", tiny(**CONFIG))
         shutil.move(path / "home", path / "backup")
     return path / "home", path / "backup"
 
@@ -104,9 +105,7 @@ def test_afterwards_everything_is_found_at_the_new_place(moved, capsys, folder_o
     for version in operations.list_models(tiny()):
         assert {file.path for file in client.list_artifacts(version.run_id)} >= {"config.yaml", "evaluation"}
         assert Path(client.download_artifacts(version.run_id, "config.yaml")).read_text().startswith("data:")
-    assert (
-        operations.promote("2", tiny(**CONFIG, **{"model.latent_channels": 3}), reason="after the move").previous == 1
-    )
+    assert promote("2", tiny(**CONFIG, **{"model.latent_channels": 3})).previous == 1
     import mlflow
 
     images = np.zeros((1, 3, 8, 8), np.float32)

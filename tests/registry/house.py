@@ -98,8 +98,8 @@ class House:
                 os.environ["MLFLOW_TRACKING_URI"] = before
 
 
-def copied(home, target):
-    """The house of a copy of a home at another place, where nothing is at work in the first."""
+def copy_home(home, target):
+    """Copy a home to another place, where nothing is at work in the first."""
     shutil.copytree(home, target, symlinks=True, ignore=shutil.ignore_patterns("mlflow.db*"))
     with closing(sqlite3.connect(home / "mlflow.db")) as source, closing(sqlite3.connect(target / "mlflow.db")) as copy:
         source.backup(copy)
@@ -107,6 +107,11 @@ def copied(home, target):
             table, column = place.split(".")
             copy.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (home.as_uri(), target.as_uri()))
         copy.commit()
+
+
+def copied(home, target):
+    """The house of a copy of a home at another place, where nothing is at work in the first."""
+    copy_home(home, target)
     made = House.__new__(House)
     made.home, made.client = target, tracking.connect(target)
     made.run_id = versions.get_version(made.client, NAME, 1).run_id

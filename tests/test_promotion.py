@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 import shlex
 import shutil
 
@@ -184,19 +183,29 @@ def test_what_passes_is_promoted_at_once_where_the_policy_says_so_and_what_is_op
     assert (forced.changed, forced.champion) == (False, 1)
 
 
-def test_weights_that_are_not_finite_are_refused_and_nobody_can_force_them(run_id, tmp_path):
+@pytest.mark.parametrize("force", [False, True])
+def test_weights_that_are_not_finite_are_refused_and_nobody_can_force_them(run_id, tmp_path, force):
     model = read_snapshot(find_model("1", "pikavae"))
     with torch.no_grad():
         next(model.parameters())[0] = math.nan
-    folder = tmp_path / "broken"
-    folder.mkdir()
-    write_snapshot(folder, model, image_size=16, settings=config().to_yaml())
-    for force in (False, True):
-        call = lambda: operations.promote(str(folder), config(), reason="x", force=force)  # noqa: B023, E731
-        refused(
-            call, r"refused by integrity; nobody can override that\n  integrity: weight '.*' is not finite", writes=1
-        )
-        assert standings.newest_request(events(), "pikavae", 3).overridden == []
+    write_snapshot(tmp_path, model, image_size=16, settings=config().to_yaml())
+    versions.register(
+        client(),
+        run_id=run_id,
+        snapshot=tmp_path,
+        model_name="pikavae",
+        image_size=16,
+        step=24,
+        metrics={},
+        tags={},
+        description="",
+    )
+    refused(
+        lambda: asked(3, force=force),
+        "refused by integrity; nobody can override that\n  integrity: weight '.*' is not finite",
+        writes=1,
+    )
+    assert standings.newest_request(events(), "pikavae", 3).overridden == []
 
 
 def test_files_that_are_not_those_that_were_registered_are_refused(run_id):

@@ -128,6 +128,16 @@ def is_registered_name(name: str) -> bool:
     return name.isdecimal() or name == versions.CHAMPION or name.startswith("run:")
 
 
+def path_of(name: str) -> Path | None:
+    """The file or folder that a name is the path of; None where there is none, or no path could be so."""
+    try:
+        path = Path(name).expanduser()
+        path.stat()
+    except (OSError, ValueError, RuntimeError):  # too long; a zero byte; a home of nobody's
+        return None
+    return path
+
+
 def published_path(name: str, *, field: str) -> Path:
     """The file or folder of a path or a hub id; what is on the hub is downloaded.
 
@@ -138,8 +148,8 @@ def published_path(name: str, *, field: str) -> Path:
         from pikavae.data.hub_weights import fetch_weights
 
         return fetch_weights(name.removeprefix(HUB), field=field)
-    path = Path(name).expanduser()
-    if not path.exists():
+    path = path_of(name)
+    if path is None:
         raise UserError(
             f"{field} {name!r}: no such file or folder; a model of the hub is named {HUB}ORG/NAME, one of this "
             f"project by its version number, champion, or run:<id>[@step or @best]"

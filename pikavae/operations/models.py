@@ -23,7 +23,7 @@ from pikavae.model.snapshot import CONFIG_NAME, SETTINGS_NAME, read_snapshot
 from pikavae.model.tiling import reconstruct_any_size
 from pikavae.operations.describing import report_tags, version_metrics
 from pikavae.operations.exchange import IMPORT_TAG, NOT_MEASURED, import_model
-from pikavae.operations.imported import is_registered_name
+from pikavae.operations.imported import is_registered_name, path_of
 from pikavae.operations.pipeline import (
     choose_device,
     evaluate,
@@ -63,8 +63,8 @@ def find_model(model: str, model_name: str) -> Path:
         return versions.snapshot_of(client, versions.get_champion(client, PRODUCTION_NAME), home() / "downloads")
     if named := RUN_MODEL.fullmatch(model):
         return runs.find_run(home(), named[1]).snapshot(named[2])
-    folder = Path(model).expanduser()
-    if (folder / CONFIG_NAME).is_file():
+    folder = path_of(model)
+    if folder is not None and (folder / CONFIG_NAME).is_file():
         return folder
     raise UserError(
         f"model {model!r}: no version number, champion, run:<id>[@step or @best], nor a folder with {CONFIG_NAME}"
@@ -78,7 +78,8 @@ def config_of_model(model: str, model_name: str = RegistryConfig().model_name) -
         model: what `find_model` takes.
         model_name: the registered model whose versions are the candidates.
     """
-    if not is_registered_name(model) and not (Path(model).expanduser() / CONFIG_NAME).is_file():
+    folder = path_of(model)
+    if not is_registered_name(model) and (folder is None or not (folder / CONFIG_NAME).is_file()):
         return Config()
     settings = find_model(model, model_name) / SETTINGS_NAME
     return load_config(settings) if settings.is_file() else Config()

@@ -16,6 +16,11 @@ BYTES = 2
 """For each number of a latent: half precision, as latents are stored and used."""
 PROTOCOL = {
     "bytes": f"a picture: {BYTES} for each number of the latent, or of what bicubic and constant need",
+    "kl_nats_per_image": "of the posterior from the standard normal, sum over the latent, mean over pictures",
+    "kl_nats_per_dimension": "kl_nats_per_image over how many numbers a latent has",
+    "latent_mean": "of the mode, over pictures, channels and positions",
+    "latent_std": "deviation of the population about latent_mean",
+    "scaling_factor": "1 / latent_std",
     "active_units": f"channels whose variance over pictures, mean over positions, is over {ACTIVE_VARIANCE}",
     "shift_factor": "mean of the latent; a diffusion model gets (latent - shift_factor) * scaling_factor",
 }

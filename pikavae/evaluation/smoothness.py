@@ -25,7 +25,7 @@ POSTERIOR = "posterior"
 
 
 class NoiseLevel(NamedTuple):
-    """What noise of one size does, mean over pictures; NaN where a number is not finite.
+    """What noise of one size does, mean over pictures; not finite where a picture is not.
 
     Attributes:
         noise: one of `NOISES`, or `posterior`.

@@ -97,3 +97,14 @@ def test_noise_too_small_to_change_the_latent_has_no_gain():
 def test_a_decoder_that_breaks_down_has_no_number(value):
     found = smoothness(lambda z: linear(z) + value, posteriors(), channel_stds=STDS, std=STD, seed=0)
     assert all(math.isnan(level.psnr) and math.isnan(level.gain) for level in found.levels)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_decoder_that_breaks_down_without_noise_has_no_number(value):
+    (one,) = posteriors(1)
+
+    def decode(latents):
+        return linear(latents) + (value if torch.equal(latents, one.mean) else 0.0)
+
+    found = smoothness(decode, [one], channel_stds=STDS, std=STD, seed=0)
+    assert all(not math.isfinite(level.psnr) and not math.isfinite(level.gain) for level in found.levels)

@@ -147,7 +147,7 @@ def test_latents_that_do_not_vary_have_no_smoothness_and_the_page_says_so(tmp_pa
     assert "Decoded noise" in text
 
 
-def test_a_model_of_nan_shows_no_number_for_it(tmp_path):
+def test_a_model_without_finite_weights_shows_no_number(tmp_path):
     subject = model()
     torch.nn.init.constant_(subject.quant_conv.bias, math.nan)
     report = run(tmp_path, subject, pictures(3))

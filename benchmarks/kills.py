@@ -147,7 +147,8 @@ def kill_once(home: Path, steps: int, seconds: float, chance: random.Random) -> 
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     process.communicate()
-    return lose_unsynced(home, chance), time.monotonic() - began
+    lost = lose_unsynced(home / "runs", home.parent / f"{home.name}.sync", chance)
+    return lost, time.monotonic() - began
 
 
 def progress(home: Path) -> list[tuple[str, int]]:
@@ -166,9 +167,8 @@ def descendants(pid: int) -> list[int]:
         return [pid]
 
 
-def lose_unsynced(home: Path, chance: random.Random) -> str:
-    """What a loss of power might do to the runs' folders."""
-    log = home.parent / f"{home.name}.sync"
+def lose_unsynced(folder: Path, log: Path, chance: random.Random) -> str:
+    """What a loss of power might do to a folder, by a note of all that was synced; what was lost, in words."""
     files: dict[int, tuple[int, int]] = {}
     names: dict[int, set[str]] = {}
     for line in log.read_text().splitlines() if log.exists() else []:
@@ -177,7 +177,7 @@ def lose_unsynced(home: Path, chance: random.Random) -> str:
         if "names" in note:
             names[note["inode"]] = set(note["names"])
     cut = gone = 0
-    for path in sorted((home / "runs").rglob("*"), reverse=True):  # what is inside a folder before the folder
+    for path in sorted(folder.rglob("*"), reverse=True):  # what is inside a folder before the folder
         about = path.lstat()
         known = names.get(path.parent.stat().st_ino, set())
         if path.name not in known and path.suffix != ".lock" and chance.random() < 0.5:

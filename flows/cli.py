@@ -24,7 +24,7 @@ from flows.commands.stages import encode, evaluate, plan, prepare, register, run
 from flows.commands.store import store
 from flows.words import Command
 from pikavae import __version__
-from pikavae.errors import GateError, PikavaeError, UserError
+from pikavae.errors import PikavaeError, UserError
 from pikavae.presets import did_you_mean, preset_names
 
 PREEMPTED = 75
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result, text = command_named(words[0])(words[1:])
     except PikavaeError as error:
         print(f"pikavae: {error}", file=sys.stderr)
-        if isinstance(error, GateError) and error.result and "--json" in words:
+        if error.result and "--json" in words:
             print(json.dumps(error.result))
         return error.exit_status
     except KeyboardInterrupt:

@@ -112,6 +112,16 @@ class PromoteOptions(ReasonOptions):
 
 
 @dataclass(frozen=True)
+class ModelsOptions(Options):
+    """What `models` takes."""
+
+    all: bool = False
+    """verify, repair: read the bytes of all versions that ever were champion, not of champion and previous alone."""
+    head: str | None = None
+    """repair: the ledger's last event, NUMBER:HASH, that you know to be right, where MLflow has none or another."""
+
+
+@dataclass(frozen=True)
 class PruneOptions(Options):
     """What `prune` takes."""
 

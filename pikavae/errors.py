@@ -8,6 +8,8 @@ class PikavaeError(Exception):
     """Something that pikavae could not do. The message is one line that says what, where and what to do."""
 
     exit_status = 1
+    result: Mapping[str, Any] = {}
+    """What `--json` prints all the same."""
 
 
 class UserError(PikavaeError):
@@ -29,6 +31,15 @@ class GateError(PikavaeError):
 
 class NonFiniteLossError(PikavaeError):
     """The loss became NaN or infinite; the optimizer step was not taken and the last checkpoint is whole."""
+
+
+class DisagreementError(PikavaeError):
+    """Production is not as its ledger says. The message has a line for each thing that is not."""
+
+    def __init__(self, message: str, result: Mapping[str, Any]) -> None:
+        """The message, and what `--json` prints all the same."""
+        super().__init__(message)
+        self.result = result
 
 
 class DamagedFileError(PikavaeError):

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from flows.options import Options, PromoteOptions, ReasonOptions, parse_options
+from flows.options import ModelsOptions, PromoteOptions, ReasonOptions, parse_options
 from flows.words import Result, refuse_extra, split_words
 from pikavae.config import Config
-from pikavae.errors import GateError, UserError
+from pikavae.errors import DisagreementError, GateError, UserError
 
 if TYPE_CHECKING:
-    from pikavae.operations import Promoted
+    from pikavae.operations import Promoted, Repaired, Verified
 
 AnyReason = TypeVar("AnyReason", bound=ReasonOptions)
 
@@ -71,9 +71,9 @@ def rollback(words: list[str]) -> Result:
 
 
 def models(words: list[str]) -> Result:
-    """List the versions, show one, or tell what was promoted: `models list`, `show V`, `history`."""
+    """The registry: `models [list]`, `show V`, `history`; `verify` it against its ledger, `repair` what disagrees."""
     names, flags = split_words(words)
-    options = parse_options(Options, Config(), flags, "pikavae models")
+    options = parse_options(ModelsOptions, Config(), flags, "pikavae models")
     from pikavae import operations
 
     match names:
@@ -81,10 +81,16 @@ def models(words: list[str]) -> Result:
             found = operations.list_models(options.config)
         case ["history"]:
             return history_result(operations.history())
+        case ["verify"]:
+            return verified(operations.verify(every=options.all))
+        case ["repair"]:
+            return repaired(operations.repair(every=options.all, head=options.head))
         case ["show", number] if number.isdecimal():
             found = [operations.show_model(int(number), options.config)]
         case _:
-            raise UserError(f"models {' '.join(names)}: expected `models list`, `models show V` or `models history`")
+            raise UserError(
+                f"models {' '.join(names)}: expected `models list`, `show V`, `history`, `verify` or `repair`"
+            )
     standings = [asdict(operations.standing_of(version)) for version in found]
     versions = [{**asdict(version), **standing} for version, standing in zip(found, standings, strict=True)]
     if names[:1] == ["show"]:
@@ -102,6 +108,31 @@ def _told(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {inner}" for name, inner in value.items() if inner not in (None, (), []))
     return "never asked for" if value is None else str(value)
+
+
+def verified(found: Verified) -> Result:
+    """That all agrees, for a person.
+
+    Raises:
+        DisagreementError: it does not.
+    """
+    result = asdict(found)
+    if found.disagreements:
+        raise DisagreementError("\n".join(left.what for left in found.disagreements), result)
+    head = f", the last of them {found.head}" if found.head else ""
+    return result, f"{found.num_events} events{head}; {found.num_folders} versions read byte by byte: all agrees"
+
+
+def repaired(found: Repaired) -> Result:
+    """What was done, for a person.
+
+    Raises:
+        DisagreementError: something could not be mended.
+    """
+    result = asdict(found)
+    if found.left:
+        raise DisagreementError("\n".join([*found.done, *(left.what for left in found.left)]), result)
+    return result, "\n".join(found.done) or "there was nothing to repair"
 
 
 def history_result(events: list[dict[str, Any]]) -> Result:

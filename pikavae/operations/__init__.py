@@ -25,9 +25,11 @@ from pikavae.operations.promotion import (
     approve,
     history,
     promote,
+    repair,
     rollback,
     standing_of,
     verdict_lines,
+    verify,
 )
 from pikavae.operations.relocating import Relocated, relocate
 from pikavae.operations.results import Evaluated, Prepared, Registered, Trained
@@ -35,6 +37,8 @@ from pikavae.operations.retention import Removed, prune
 from pikavae.operations.retraining import Retraining, plan_retraining
 from pikavae.operations.summary import data_markdown, result_markdown, summary
 from pikavae.operations.ui import mlflow_page, serve_mlflow, start_mlflow
+from pikavae.registry.mending import Repaired
+from pikavae.registry.verification import Verified
 from pikavae.stages import Plan
 
 __all__ = [
@@ -49,8 +53,10 @@ __all__ = [
     "Registered",
     "Relocated",
     "Removed",
+    "Repaired",
     "Retraining",
     "Trained",
+    "Verified",
     "approve",
     "compare_models",
     "config_of_model",
@@ -77,6 +83,7 @@ __all__ = [
     "register",
     "register_model",
     "relocate",
+    "repair",
     "result_markdown",
     "rollback",
     "run",
@@ -89,4 +96,5 @@ __all__ = [
     "summary",
     "train",
     "verdict_lines",
+    "verify",
 ]

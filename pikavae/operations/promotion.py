@@ -18,10 +18,11 @@ from pikavae.operations.results import report_hashes
 from pikavae.registry import ledger, production, requests, standings, transactions, versions
 from pikavae.registry.anchor import ledger_path
 from pikavae.registry.gates import NEVER_FORCED
-from pikavae.registry.ledger import Event
+from pikavae.registry.ledger import PREVIOUS, Event
+from pikavae.registry.mending import Repaired
 from pikavae.registry.production_model import PRODUCTION_NAME, Source
 from pikavae.registry.standings import Standing
-from pikavae.registry.transactions import PREVIOUS
+from pikavae.registry.verification import Verified
 from pikavae.registry.versions import CHAMPION, KEY_TAG, Version
 from pikavae.tracking import connect
 
@@ -103,7 +104,6 @@ def promote(model: str, config: Config, *, reason: str, force: bool = False) -> 
         overridden=forced,
         reason=reason,
     )
-    _project(client)
     if judged.failed and not forced:
         raise GateError(_refusal(request), _now(candidate.version, None, request).result())
     if judged.verdicts["outcome"] == "pass" and config.promotion.approval == "automatic":
@@ -137,7 +137,6 @@ def approve(version: int, config: Config, *, reason: str) -> Promoted:
         raise GateError(_refusal(request), _now(version, None, request).result())
     _refuse_changed(request, config.promotion)
     approval = requests.record_approval(client, home(), request, reason=reason)
-    _project(client)
     return _carry_out(client, request, approver=approval.actor)
 
 
@@ -149,8 +148,26 @@ def rollback(*, reason: str) -> Promoted:
     """
     client = connect(home())
     done = production.rollback(client, home(), reason=reason)
-    _project(client)
     return Promoted(done.version, done.production_version, done.version, done.previous, changed=done.changed)
+
+
+def verify(*, every: bool = False) -> Verified:
+    """Compare production with its ledger, with the bytes of champion and previous or of `every` former champion too."""
+    return production.verify(connect(home()), home(), every=every)
+
+
+def repair(*, every: bool = False, head: str | None = None) -> Repaired:
+    """Finish or undo what was cut short, and put back what is not as the ledger says.
+
+    Args:
+        every: also the bytes of versions that are neither champion nor previous.
+        head: of the ledger, `<sequence>:<hash>`, which the caller knows to be right.
+
+    Raises:
+        UserError: `head` is not the ledger's.
+        DamagedFileError: the ledger is damaged, or MLflow's head does not fit it and none was given.
+    """
+    return production.repair(connect(home()), home(), every=every, head=head)
 
 
 def history() -> list[dict[str, Any]]:
@@ -191,7 +208,7 @@ def _now(
 ) -> Promoted:
     """What is in production now, where nothing was moved."""
     events = ledger.read(ledger_path(home()))
-    places = transactions.standing(events)
+    places = ledger.standing(events)
     champion, previous = (transactions.candidate_number(events, places[alias]) for alias in (CHAMPION, PREVIOUS))
     verdicts = None if request is None else request.verdicts
     return Promoted(version, production_version, champion, previous, verdicts, command)
@@ -207,20 +224,9 @@ def _carry_out(client: MlflowClient, request: Event, *, approver: str | None) ->
         request=request,
         approver=approver,
     )
-    _project(client)
     return Promoted(
         done.version, done.production_version, done.version, done.previous, request.verdicts, changed=done.changed
     )
-
-
-def _project(client: MlflowClient) -> None:
-    """Show in MLflow what the ledger says. It is the ledger that counts: a failure here is mended by the next call."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        standings.project(client, ledger.read(ledger_path(home())))
-    except MlflowException as error:
-        logger.warning("MLflow does not show yet what the ledger says: %s", " ".join(error.message.split()))
 
 
 def _refusal(request: Event) -> str:

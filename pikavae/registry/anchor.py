@@ -26,6 +26,8 @@ HEAD_TAG = "pikavae.ledger.head"
 """The sequence and hash of the ledger's last event."""
 KEEPER_TAG = "pikavae.ledger.keeper"
 """Host and home that wrote it."""
+FIRST_TAG = "pikavae.ledger.first"
+"""The hash of the ledger's first event, which tells one ledger from another."""
 
 
 def ledger_path(home: Path) -> Path:
@@ -38,12 +40,12 @@ def read(client: MlflowClient) -> str | None:
     return _tags(client).get(HEAD_TAG)
 
 
-def write(client: MlflowClient, home: Path, head: str) -> None:
-    """Tell MLflow the head."""
-    experiment_id = production_experiment(client, home)
-    if _tags(client).get(KEEPER_TAG) != (keeper := _keeper(home)):
-        client.set_experiment_tag(experiment_id, KEEPER_TAG, keeper)
-    client.set_experiment_tag(experiment_id, HEAD_TAG, head)
+def write(client: MlflowClient, home: Path, events: Sequence[Event]) -> None:
+    """Tell MLflow the head of the ledger, which has these events."""
+    experiment_id, tags = production_experiment(client, home), _tags(client)
+    for name, value in ((KEEPER_TAG, _keeper(home)), (FIRST_TAG, events[0].hash), (HEAD_TAG, events[-1].head)):
+        if tags.get(name) != value:
+            client.set_experiment_tag(experiment_id, name, value)
 
 
 def verified_events(client: MlflowClient, home: Path) -> list[Event]:
@@ -73,7 +75,8 @@ def disagreement(client: MlflowClient, home: Path, events: Sequence[Event]) -> s
     known = anchored == 0 or (0 < anchored <= len(events) and events[anchored - 1].hash == digest)
     if known and len(events) <= anchored + 1:
         return None
-    if (keeper := tags.get(KEEPER_TAG, "")) not in {"", _keeper(home)}:
+    is_another = not events or tags.get(FIRST_TAG) != events[0].hash
+    if is_another and (keeper := tags.get(KEEPER_TAG, "")) not in {"", _keeper(home)}:
         complaint = (
             f"production in MLflow's store {client.tracking_uri} is kept by the home {keeper}: promote there, or copy "
             f"its folder `production` here"

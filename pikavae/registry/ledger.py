@@ -24,6 +24,12 @@ logger = logging.getLogger(__name__)
 
 BEGINNING = "0" * 64
 """What the first event names as the hash before it."""
+PREVIOUS = "previous"
+"""The alias of the version that a rollback goes back to."""
+Aliases = dict[str, int | None]
+"""The production versions that have the aliases `champion` and `previous`."""
+MOVES = ("promote", "rollback", "repair")
+"""The actions that say where the aliases are; the others leave them."""
 ADDED_LATER = ("request", "overridden", "shown")
 """Fields that are written only where they say something, so that a ledger of before keeps its hashes."""
 
@@ -141,6 +147,15 @@ def of_production(events: Sequence[Event], number: int | None) -> Event | None:
     return next(
         (event for event in reversed(events) if number is not None and event.production_version == number), None
     )
+
+
+def standing(events: Sequence[Event]) -> Aliases:
+    """Where the aliases belong by the last move that ended."""
+    nobody: Aliases = {"champion": None, PREVIOUS: None}
+    for event in reversed(events):
+        if event.action in MOVES and event.state != "intent":
+            return {**nobody, **event.aliases_after}
+    return nobody
 
 
 def append(path: Path, entry: Entry) -> Event:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from pikavae.files import remove_path
 from pikavae.registry import production_store, versions
 from pikavae.registry.ledger import Event
-from pikavae.registry.package import file_hashes
 from pikavae.registry.production_model import (
     CANDIDATE_MODEL_TAG,
     CANDIDATE_TAG,
@@ -22,14 +21,14 @@ from pikavae.registry.production_model import (
     PRODUCTION_NAME,
     STORE_TAG,
     location_of,
+    protected_runs,
     run_stage,
 )
-from pikavae.registry.store import all_pages, all_versions, delete_model, local_folder
-from pikavae.registry.versions import MANIFEST_TAG, Version
+from pikavae.registry.store import delete_model
+from pikavae.registry.versions import Version
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
 
 
 @dataclass(frozen=True)
@@ -54,38 +53,17 @@ def find(client: MlflowClient, home: Path, events: Sequence[Event]) -> Iterator[
                 production_store.digest_of(made.manifest),
                 partial(_remove_version, client, made),
             )
+    stores = {event.store for event in events if event.production_version is not None}
     runs_in_use = {made.run_id for made in listed}
-    for run in _protected_runs(client):
-        if run.info.run_id not in runs_in_use:
+    for run in protected_runs(client):
+        if run.info.run_id not in runs_in_use and run.data.tags[COPY_TAG] not in stores:
             what = f"run {run.info.run_id} of {PRODUCTION_NAME}, which holds no version"
             yield Leftover(what, run.data.tags[COPY_TAG], partial(_remove_run, client, run.info.run_id))
-    mentioned = {event.store for event in events}
     for path in sorted((home / "production" / "store").glob("*")):
         if path.suffix == ".tmp":
             yield Leftover(f"production/store/{path.name}", None, partial(remove_path, path))
-        elif path.name not in mentioned and path.is_dir():
+        elif path.name not in stores and path.is_dir():
             yield Leftover(f"production/store/{path.name}", path.name, partial(production_store.remove, path))
-
-
-def whole_candidates(client: MlflowClient) -> set[str]:
-    """The names in the production store of all candidates whose files are on this machine and whole, or on a server."""
-    found = set()
-    for listed in all_versions(client):
-        if listed.name == PRODUCTION_NAME or MANIFEST_TAG not in listed.tags:
-            continue
-        manifest = versions.manifest_of(listed)
-        folder = local_folder(client.get_model_version_download_uri(listed.name, listed.version))
-        if folder is None or (folder.is_dir() and file_hashes(folder) == manifest):
-            found.add(production_store.digest_of(manifest))
-    return found
-
-
-def _protected_runs(client: MlflowClient) -> list[Run]:
-    experiment = client.get_experiment_by_name(PRODUCTION_NAME)
-    if experiment is None:
-        return []
-    runs: list[Run] = all_pages(lambda token: client.search_runs([experiment.experiment_id], page_token=token))
-    return [run for run in runs if COPY_TAG in run.data.tags]
 
 
 def _remove_version(client: MlflowClient, made: Version) -> None:

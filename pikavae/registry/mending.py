@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pikavae.errors import DamagedFileError, UserError
-from pikavae.registry import anchor, ledger, leftovers, production_store, versions
+from pikavae.registry import anchor, ledger, leftovers, production_store, standings, versions
 from pikavae.registry.anchor import ledger_path
-from pikavae.registry.ledger import Event
+from pikavae.registry.copies import whole_candidates, whole_copy
+from pikavae.registry.ledger import PREVIOUS, Aliases, Event, standing
 from pikavae.registry.production_model import (
     PRODUCTION_NAME,
     Source,
@@ -28,18 +29,15 @@ from pikavae.registry.production_model import (
 )
 from pikavae.registry.store import fetch, local_folder
 from pikavae.registry.transactions import (
-    PREVIOUS,
-    Aliases,
     aliases_of,
     candidate_number,
     entry_about,
     move_aliases,
     record,
     settle,
-    standing,
     unfinished,
 )
-from pikavae.registry.verification import altered_page, in_place, page_of, verify, whole_copy
+from pikavae.registry.verification import altered_page, in_place, page_of, verify
 from pikavae.registry.versions import CHAMPION
 
 if TYPE_CHECKING:
@@ -79,6 +77,7 @@ def repair(
     work.store(every=every)
     work.production_versions()
     work.pages()
+    work.standings()
     work.leftovers()
     work.told_to_ledger()
     for line in work.done:
@@ -114,7 +113,7 @@ class _Repair:
             if head is None:
                 raise DamagedFileError(complaint)
             before = anchor.read(self.client) or "none"
-            anchor.write(self.client, self.home, head)
+            anchor.write(self.client, self.home, events)
             self._mended(f"the head {head} was accepted by hand; MLflow had {before}")
         elif events and anchor.read(self.client) != events[-1].head:
             self.done.append(f"MLflow was told of ledger line {len(events)}")
@@ -125,13 +124,12 @@ class _Repair:
 
     def store(self, *, every: bool) -> None:
         """Folders of the production store that are gone or damaged are copied from MLflow where it has them whole."""
-        listed = versions.list_versions(self.client, PRODUCTION_NAME)
         wanted = self.events if every else in_place(self.events).values()
         for store, event in {event.store: event for event in wanted if event.production_version}.items():
             folder = production_store.folder_of(self.home, event.manifest)
             if not production_store.damage(folder, event.manifest):
                 continue
-            location = whole_copy(self.client, event, listed)
+            location = whole_copy(self.client, event)
             if location is None:
                 continue  # `verify` tells what to restore
             with tempfile.TemporaryDirectory() as temporary:
@@ -195,9 +193,14 @@ class _Repair:
                 )
                 self._mended(f"the page of production version {made.version} was put back: {', '.join(altered)}")
 
+    def standings(self) -> None:
+        """What the pages of candidates show."""
+        for line in standings.project(self.client, self.events):
+            self._mended(line)
+
     def leftovers(self) -> None:
         """What promotions that were cut short had begun to make, as far as the candidate still has all of it."""
-        copies = leftovers.whole_candidates(self.client)
+        copies = whole_candidates(self.client)
         for found in leftovers.find(self.client, self.home, self.events):
             if found.copy_of is None or found.copy_of in copies:
                 found.remove()

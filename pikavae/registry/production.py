@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pikavae.errors import DamagedFileError, GateError, UserError
-from pikavae.registry import ledger, mending, production_store, verification, versions
+from pikavae.registry import anchor, ledger, mending, production_store, verification, versions
 from pikavae.registry.anchor import ledger_path
-from pikavae.registry.ledger import Entry, Event
+from pikavae.registry.ledger import PREVIOUS, Aliases, Entry, Event, standing
 from pikavae.registry.mending import Repaired
 from pikavae.registry.production_model import (
     CANDIDATE_MODEL_TAG,
@@ -33,14 +33,14 @@ from pikavae.registry.production_model import (
 )
 from pikavae.registry.smoke import smoke_test
 from pikavae.registry.transactions import (
-    PREVIOUS,
-    Aliases,
     candidate_number,
     entry_about,
     held,
+    in_order,
     locked,
     move,
-    standing,
+    show,
+    unfinished,
     user_at_host,
 )
 from pikavae.registry.verification import Verified
@@ -111,6 +111,7 @@ def promote(
         for made in listed:
             if CHAMPION in made.aliases and made.tags.get(KEY_TAG) == source.key:
                 logger.info("version %d of %s is champion already", version, model_name)
+                show(client, events)  # which a crash may have kept from it
                 return Promotion(version, made.version, candidate_number(events, before[PREVIOUS]), changed=False)
         with ExitStack() as undo:
             folder = production_store.keep(client, home, candidate, undo)
@@ -132,7 +133,7 @@ def promote(
                 request=request.hash,
                 overridden=request.overridden,
             )
-        return _moved(client, home, intent)
+        return _told(move(client, home, intent))
 
 
 def rollback(client: MlflowClient, home: Path, *, reason: str, actor: str | None = None) -> Promotion:
@@ -150,7 +151,11 @@ def rollback(client: MlflowClient, home: Path, *, reason: str, actor: str | None
         PikavaeError: MLflow failed. The champion serves on.
     """
     check_reason(reason)
-    with locked(client, home) as events:
+    with held(client, home):
+        cut_short = unfinished(anchor.verified_events(client, home))
+        events = in_order(client, home)
+        if cut_short is not None and cut_short.action == "rollback" and events[-1].state == "done":
+            return _told(events[-1])  # else the same command again would go back to where it came from
         before = standing(events)
         event = ledger.of_production(events, before[PREVIOUS])
         if event is None:
@@ -164,7 +169,7 @@ def rollback(client: MlflowClient, home: Path, *, reason: str, actor: str | None
             )
         after = {CHAMPION: made.version, PREVIOUS: before[CHAMPION]}
         intent = entry_about(event, events, after, action="rollback", state="intent", reason=reason, actor=actor)
-        return _moved(client, home, intent)
+        return _told(move(client, home, intent))
 
 
 def champion(client: MlflowClient) -> Version:
@@ -224,8 +229,8 @@ def history(home: Path) -> list[dict[str, Any]]:
     return [asdict(event) for event in ledger.read(ledger_path(home))]
 
 
-def _moved(client: MlflowClient, home: Path, intent: Entry) -> Promotion:
-    done = move(client, home, intent)
+def _told(done: Event) -> Promotion:
+    """A promotion or rollback that was done."""
     logger.info("version %d of %s is champion", done.version, done.model)
     return Promotion(done.version, done.production_version or 0, done.previous_after, changed=True)
 

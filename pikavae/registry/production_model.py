@@ -7,7 +7,7 @@ cannot be one of the read-only store; its garbage collection takes nothing that 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +19,12 @@ from pikavae.files import sync
 from pikavae.registry import production_store, versions
 from pikavae.registry.ledger import Event
 from pikavae.registry.package import file_hashes
-from pikavae.registry.store import local_folder
+from pikavae.registry.store import all_pages, local_folder
 from pikavae.registry.versions import KEY_TAG, MANIFEST_TAG, METRICS_TAG, MODEL_ID_TAG, STANDING_PREFIX, Version, as_tag
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 PRODUCTION_NAME = "pikavae-production"
 """The registered model of the champions, and the experiment of the runs that hold their files."""
@@ -164,12 +165,30 @@ def published(
     return made
 
 
+def protected_runs(client: MlflowClient) -> list[Run]:
+    """The runs that hold the files of production versions."""
+    experiment = client.get_experiment_by_name(PRODUCTION_NAME)
+    if experiment is None:
+        return []
+    runs: list[Run] = all_pages(lambda token: client.search_runs([experiment.experiment_id], page_token=token))
+    return [run for run in runs if COPY_TAG in run.data.tags]
+
+
 def put_page(client: MlflowClient, made: Version, tags: Mapping[str, str], description: str) -> None:
     """Give a production version tags and description, where it has others."""
     for name, value in altered_tags(made, tags).items():
         client.set_model_version_tag(PRODUCTION_NAME, str(made.version), name, value)
     if description_of(client, made) != description:
         client.update_model_version(PRODUCTION_NAME, str(made.version), description)
+
+
+def production_tags(events: Iterable[Event], number: int | None) -> dict[str, str]:
+    """Who made a production version the champion last, by promotion and by rollback, and why: tags of its page."""
+    tags: dict[str, str] = {}
+    for event in events:
+        if event.production_version == number and event.state == "done" and event.action in {"promote", "rollback"}:
+            tags |= {f"pikavae.{event.action}.reason": event.reason, f"pikavae.{event.action}.actor": event.actor}
+    return tags
 
 
 def altered_tags(made: Version, wanted: Mapping[str, str]) -> dict[str, str]:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from pikavae.errors import GateError
 from pikavae.registry import production, production_store, versions
-from pikavae.registry.ledger import Entry, Event
+from pikavae.registry.ledger import PREVIOUS, Entry, Event, standing
 from pikavae.registry.standings import approval_of, is_open, newest_request
-from pikavae.registry.transactions import PREVIOUS, candidate_number, locked, record, standing, user_at_host
+from pikavae.registry.transactions import candidate_number, locked, record, user_at_host
 from pikavae.registry.versions import CHAMPION, Version
 
 if TYPE_CHECKING:

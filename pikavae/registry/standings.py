@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from pikavae.registry import versions
+from pikavae.registry import ledger, versions
 from pikavae.registry.ledger import Event
-from pikavae.registry.versions import CHAMPION, STANDING_PREFIX, Version
+from pikavae.registry.versions import STANDING_PREFIX, Version
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -90,16 +90,16 @@ def standing_of(events: Sequence[Event], model: str, version: int) -> Standing:
 
 def role_of(events: Sequence[Event], model: str, version: int) -> Role:
     """What a candidate is: whatever was champion once and is neither champion nor previous now is retired."""
-    moved = [event for event in events if event.action in {"promote", "rollback"} and event.state == "done"]
-    if not moved:
-        return "candidate"
-    own = {event.production_version for event in moved if (event.model, event.version) == (model, version)}
-    now = moved[-1].aliases_after
-    if now[CHAMPION] in own:
-        return "champion"
-    if now["previous"] in own:
-        return "previous"
-    return "retired" if own else "candidate"
+    roles: tuple[Role, ...] = ("champion", "previous")
+    for role in roles:
+        event = ledger.of_production(events, ledger.standing(events)[role])
+        if event is not None and (event.model, event.version) == (model, version):
+            return role
+    promoted = any(
+        event.action == "promote" and event.state == "done" and (event.model, event.version) == (model, version)
+        for event in events
+    )
+    return "retired" if promoted else "candidate"
 
 
 def tags_of(events: Sequence[Event], model: str, version: int) -> dict[str, str]:

@@ -18,25 +18,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pikavae.errors import PikavaeError
-from pikavae.registry import anchor, ledger, versions
+from pikavae.registry import anchor, ledger, standings, versions
 from pikavae.registry.anchor import ledger_path
-from pikavae.registry.ledger import Entry, Event
+from pikavae.registry.ledger import PREVIOUS, Aliases, Entry, Event, standing
 from pikavae.registry.locks import production_lock
-from pikavae.registry.production_model import PRODUCTION_NAME
-from pikavae.registry.projections import production_tags
+from pikavae.registry.production_model import PRODUCTION_NAME, production_tags
 from pikavae.registry.versions import CHAMPION, Version
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 logger = logging.getLogger(__name__)
-
-PREVIOUS = "previous"
-Aliases = dict[str, int | None]
-"""The production versions that have the aliases `champion` and `previous`."""
-NOBODY: Aliases = {CHAMPION: None, PREVIOUS: None}
-MOVES = ("promote", "rollback", "repair")
-"""The actions that say where the aliases are; the others leave them."""
 
 
 @contextmanager
@@ -48,14 +40,24 @@ def locked(client: MlflowClient, home: Path) -> Iterator[list[Event]]:
         PikavaeError: the aliases in MLflow are not where the ledger has them, or MLflow complained in the block.
     """
     with held(client, home):
-        events = settle(client, home)
-        found, expected = aliases_of(versions.list_versions(client, PRODUCTION_NAME)), standing(events)
-        if found != expected:
-            raise PikavaeError(
-                f"{PRODUCTION_NAME}: the aliases are {in_words(found)}, but the ledger has {in_words(expected)}; "
-                f"somebody moved them in MLflow: `pikavae models verify` tells more, `pikavae models repair` mends it"
-            )
-        yield events
+        yield in_order(client, home)
+
+
+def in_order(client: MlflowClient, home: Path) -> list[Event]:
+    """Settle what a crash left unfinished, and check that MLflow is as the ledger has it; the ledger's events.
+
+    Raises:
+        DamagedFileError: the ledger is not whole.
+        PikavaeError: the aliases in MLflow are not where the ledger has them.
+    """
+    events = settle(client, home)
+    found, expected = aliases_of(versions.list_versions(client, PRODUCTION_NAME)), standing(events)
+    if found != expected:
+        raise PikavaeError(
+            f"{PRODUCTION_NAME}: the aliases are {in_words(found)}, but the ledger has {in_words(expected)}; "
+            f"somebody moved them in MLflow: `pikavae models verify` tells more, `pikavae models repair` mends it"
+        )
+    return events
 
 
 @contextmanager
@@ -68,14 +70,6 @@ def held(client: MlflowClient, home: Path) -> Iterator[None]:
             yield
         except MlflowException as error:
             raise PikavaeError(f"MLflow store {client.tracking_uri}: {' '.join(error.message.split())}") from None
-
-
-def standing(events: Sequence[Event]) -> Aliases:
-    """Where the aliases belong by the last move that ended."""
-    for event in reversed(events):
-        if event.action in MOVES and event.state != "intent":
-            return {**NOBODY, **event.aliases_after}
-    return dict(NOBODY)
 
 
 def unfinished(events: Sequence[Event]) -> Event | None:
@@ -94,7 +88,7 @@ def settle(client: MlflowClient, home: Path) -> list[Event]:
     """
     events = anchor.verified_events(client, home)
     if events and anchor.read(client) != events[-1].head:
-        anchor.write(client, home, events[-1].head)
+        anchor.write(client, home, events)
     intent = unfinished(events)
     if intent is None:
         return events
@@ -107,8 +101,6 @@ def settle(client: MlflowClient, home: Path) -> list[Event]:
     if there.issuperset(end.aliases_after.values()):  # else a version was deleted, which `repair` makes again
         move_aliases(client, end.aliases_after)
     events.append(record(client, home, end))
-    if intent.production_version in there:
-        show(client, events[-1])
     logger.warning(
         "%s of version %d was cut short (ledger line %d): %s", intent.action, intent.version, intent.sequence, what
     )
@@ -138,15 +130,7 @@ def move(client: MlflowClient, home: Path, intent: Entry) -> Event:
     """
     record(client, home, intent)
     move_aliases(client, intent.aliases_after)
-    done = record(client, home, replace(intent, state="done"))
-    show(client, done)
-    return done
-
-
-def show(client: MlflowClient, event: Event) -> None:
-    """Put what an event tells on the page of its production version."""
-    for name, value in production_tags([event], event.production_version).items():
-        client.set_model_version_tag(PRODUCTION_NAME, str(event.production_version), name, value)
+    return record(client, home, replace(intent, state="done"))
 
 
 def move_aliases(client: MlflowClient, target: Mapping[str, int | None]) -> None:
@@ -174,10 +158,29 @@ def record(client: MlflowClient, home: Path, entry: Entry) -> Event:
     Raises:
         DamagedFileError: the ledger is not whole, or another home has written to MLflow's store meanwhile.
     """
-    anchor.verified_events(client, home)
+    events = anchor.verified_events(client, home)
     event = ledger.append(ledger_path(home), entry)
-    anchor.write(client, home, event.head)
+    events.append(event)
+    anchor.write(client, home, events)
+    if event.state != "intent":
+        show(client, events)
     return event
+
+
+def show(client: MlflowClient, events: Sequence[Event]) -> None:
+    """Show in MLflow what the ledger says: of each candidate, and who made the champion champion, and why.
+
+    It is the ledger that counts: what fails here is told, and mended by the next event or by `repair`.
+    """
+    from mlflow.exceptions import MlflowException
+
+    number = standing(events)[CHAMPION]
+    try:
+        standings.project(client, events)
+        for name, value in production_tags(events, number).items():
+            client.set_model_version_tag(PRODUCTION_NAME, str(number), name, value)
+    except MlflowException as error:
+        logger.warning("MLflow does not show yet what the ledger says: %s", " ".join(error.message.split()))
 
 
 def aliases_of(listed: Sequence[Version]) -> Aliases:

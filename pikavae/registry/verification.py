@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pikavae.errors import DamagedFileError
-from pikavae.registry import anchor, ledger, leftovers, production_store, versions
+from pikavae.registry import anchor, ledger, leftovers, production_store, standings, versions
 from pikavae.registry.anchor import ledger_path
-from pikavae.registry.ledger import Event
-from pikavae.registry.package import file_hashes
+from pikavae.registry.copies import hashes_at, whole_copy
+from pikavae.registry.ledger import Event, standing
 from pikavae.registry.production_model import (
     PRODUCTION_NAME,
-    STORE_TAG,
     Source,
     altered_tags,
     description_of,
     location_of,
+    production_tags,
     run_stage,
 )
-from pikavae.registry.projections import production_tags
-from pikavae.registry.store import fetch, local_folder
-from pikavae.registry.transactions import aliases_of, standing, unfinished
+from pikavae.registry.store import local_folder
+from pikavae.registry.transactions import aliases_of, unfinished
 from pikavae.registry.versions import METRICS_TAG, Version
 
 if TYPE_CHECKING:
@@ -92,7 +90,7 @@ def verify(client: MlflowClient, home: Path, *, every: bool = False) -> Verified
     for alias, event in in_use.items():
         found += _version(client, home, alias, events, listed, every=every, stored=event.store not in damaged)
     for store, complaint in damaged.items():
-        found.append(_store(client, folders[store], listed, complaint))
+        found.append(_store(client, folders[store], complaint))
     found += [
         Disagreement(
             "leftover", f"{left.what}: of a promotion that was cut short; {REPAIR} removes it, if another copy is whole"
@@ -118,13 +116,7 @@ def found_files(client: MlflowClient, made: Version, *, download: bool) -> dict[
     location = location_of(client, made)
     if location is None:
         return None
-    if (folder := local_folder(location)) is not None:
-        return file_hashes(folder)
-    if not download:
-        return dict(made.manifest)
-    with tempfile.TemporaryDirectory() as temporary:
-        fetch(client, location, Path(temporary))
-        return file_hashes(Path(temporary))
+    return hashes_at(client, location) if download or local_folder(location) is not None else dict(made.manifest)
 
 
 def altered_page(client: MlflowClient, made: Version, events: Sequence[Event], event: Event) -> list[str]:
@@ -203,19 +195,18 @@ def _version(
         yield Disagreement("page", f"{what}: altered in MLflow: {', '.join(altered)}; {REPAIR} puts it back")
 
 
-def _store(client: MlflowClient, event: Event, listed: Sequence[Version], complaint: str) -> Disagreement:
-    if whole_copy(client, event, listed) is not None:
+def _store(client: MlflowClient, event: Event, complaint: str) -> Disagreement:
+    if whole_copy(client, event) is not None:
         return Disagreement("store", f"{complaint}; {REPAIR} copies it from MLflow")
     remedy = "MLflow has no whole copy either: restore it from a backup, or promote the version again"
     return Disagreement("store", f"{complaint}; {remedy}", repairable=False)
 
 
-def whole_copy(client: MlflowClient, event: Event, listed: Sequence[Version]) -> str | None:
-    """The address of a production version's files that are those of the event, byte by byte; None if there is none."""
-    for made in listed:
-        if made.tags.get(STORE_TAG) == event.store and found_files(client, made, download=True) == event.manifest:
-            return location_of(client, made)
-    return None
+def _candidates(client: MlflowClient, events: Sequence[Event]) -> Iterator[Disagreement]:
+    stale = sorted({(version.name, version.version) for version, _, _ in standings.stale_tags(client, events)})
+    for name, number in stale:
+        what = f"version {number} of {name}: its page in MLflow does not show its standing"
+        yield Disagreement("page", f"{what}; {REPAIR} puts it back")
 
 
 def _candidate(event: Event) -> str:

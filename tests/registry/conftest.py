@@ -8,10 +8,8 @@ from pikavae.config import ModelConfig
 from pikavae.model.autoencoder import AutoencoderKL
 from pikavae.model.snapshot import write_snapshot
 from pikavae.registry import production
-from pikavae.registry.package import file_hashes
-from pikavae.registry.store import local_folder
 from tests.mlflow_server import free_port, mlflow_server
-from tests.registry.house import House, copied
+from tests.registry.house import House, copied, files_alone
 
 
 @pytest.fixture(scope="session")
@@ -70,9 +68,4 @@ def house(first_house, tmp_path, monkeypatch):
 @pytest.fixture
 def quick(house, monkeypatch):
     """The files compared as the smoke test does, but without its process of five seconds: for what comes after it."""
-
-    def files_alone(uri, tracking_uri):
-        name, version = uri.removeprefix("models:/").split("/")
-        return {"manifest": file_hashes(local_folder(house.client.get_model_version_download_uri(name, version)))}
-
     monkeypatch.setattr(production, "smoke_test", files_alone)

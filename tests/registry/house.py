@@ -7,6 +7,7 @@ from contextlib import closing
 
 import numpy as np
 import torch
+from mlflow import MlflowClient
 
 from pikavae import tracking
 from pikavae.config import ModelConfig
@@ -14,6 +15,7 @@ from pikavae.model.autoencoder import AutoencoderKL
 from pikavae.model.snapshot import write_snapshot
 from pikavae.registry import production, versions
 from pikavae.registry.package import file_hashes
+from pikavae.registry.store import local_folder
 
 NAME = "candidates"
 PLACES = (
@@ -37,6 +39,14 @@ class House:
         self.run_id = tracking.RunLog.start(self.client, experiment, "a run", tags={}, params={}).run_id
         for seed in (1, 2):
             self.register(folder, seed)
+
+    @classmethod
+    def at(cls, home):
+        """The house of a home that is there."""
+        made = cls.__new__(cls)
+        made.home, made.client = home, tracking.connect(home)
+        made.run_id = versions.get_version(made.client, NAME, 1).run_id
+        return made
 
     def register(self, folder, seed, last_weight=None):
         """Register a model drawn from a seed, with a given value as its last weight."""
@@ -98,6 +108,13 @@ class House:
                 os.environ["MLFLOW_TRACKING_URI"] = before
 
 
+def files_alone(uri, tracking_uri):
+    """The files compared as the smoke test does, but without its process of five seconds."""
+    name, version = uri.removeprefix("models:/").split("/")
+    client = MlflowClient(tracking_uri=tracking_uri)
+    return {"manifest": file_hashes(local_folder(client.get_model_version_download_uri(name, version)))}
+
+
 def copy_home(home, target):
     """Copy a home to another place, where nothing is at work in the first."""
     shutil.copytree(home, target, symlinks=True, ignore=shutil.ignore_patterns("mlflow.db*"))
@@ -112,7 +129,4 @@ def copy_home(home, target):
 def copied(home, target):
     """The house of a copy of a home at another place, where nothing is at work in the first."""
     copy_home(home, target)
-    made = House.__new__(House)
-    made.home, made.client = target, tracking.connect(target)
-    made.run_id = versions.get_version(made.client, NAME, 1).run_id
-    return made
+    return House.at(target)

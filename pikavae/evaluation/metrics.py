@@ -7,8 +7,10 @@ bits. A number that is not finite makes its picture's metrics NaN.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 DATA_RANGE = 2.0
@@ -17,6 +19,7 @@ MAX_PSNR = 100.0
 SSIM_RADIUS = 5
 SSIM_SIGMA = 1.5
 SSIM_K1, SSIM_K2 = 0.01, 0.03
+MS_SSIM_EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 MS_SSIM_SMALLEST_SIDE = 176
 """Pixels: the window of 11 must fit into the fifth scale, a sixteenth of the picture."""
 
@@ -69,34 +72,47 @@ def ssim(reconstructions: Tensor, images: Tensor) -> Tensor:
     """
     shown, truth = comparable(reconstructions, images)
     # One picture after another: in float64 the intermediate maps of a batch would be many times the batch's size.
-    return torch.stack([_ssim_map(0.5 * (x + 1.0), 0.5 * (y + 1.0)).mean() for x, y in zip(shown, truth, strict=True)])
+    return torch.stack([_whole(*_similarity(x, y)) for x, y in _pairs(shown, truth)])
 
 
 def ms_ssim(reconstructions: Tensor, images: Tensor) -> Tensor:
-    """Multi-scale structural similarity of each picture (Wang, Simoncelli and Bovik 2003, equation 7), by torchmetrics.
+    """Multi-scale structural similarity of each picture (Wang, Simoncelli and Bovik 2003, equation 7).
 
     Five scales with the paper's exponents; K1, K2 and the Gaussian are those of `ssim`, on [0, 1] too. A contrast under
-    zero, of a scale that goes against the original, counts as zero, since its power is no real number.
-
-    torchmetrics computes in float32 here: in float64 it takes longer than a small model. Arguments and errors are those
-    of `mse`.
+    zero, of a scale that goes against the original, counts as zero, since its power is no real number. As torchmetrics
+    has it, windows over the border, of mirrored pictures, count at the last scale and at no other. Arguments and errors
+    are those of `mse`.
 
     Returns:
         (B,) float64; NaN for pictures with a side under 176 px, on which it is not defined.
     """
-    shown, truth = comparable(reconstructions, images)
-    if min(truth.shape[-2:]) < MS_SSIM_SMALLEST_SIDE:
-        return torch.full_like(truth[:, 0, 0, 0], math.nan)
-    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+    return ssim_and_ms_ssim(reconstructions, images)[1]
 
-    with torch.autocast(truth.device.type, enabled=False):
-        scores = [
-            multiscale_structural_similarity_index_measure(
-                x[None], y[None], data_range=1.0, reduction="none", normalize="relu"
-            )
-            for x, y in zip((0.5 * (shown + 1.0)).float(), (0.5 * (truth + 1.0)).float(), strict=True)
-        ]
-    return torch.cat(scores).double()
+
+def ssim_and_ms_ssim(reconstructions: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Both, (B,) float64 each, for less than the price of two: SSIM's maps are those of the first scale."""
+    shown, truth = comparable(reconstructions, images)
+    found = [_ssim_and_ms_ssim(x, y) for x, y in _pairs(shown, truth)]
+    single, multiple = zip(*found, strict=True)
+    return torch.stack(single), torch.stack(multiple)
+
+
+def _ssim_and_ms_ssim(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Of two pictures (3, H, W) float64 in [0, 1]."""
+    luminance, structure = _similarity(x, y)
+    single = _whole(luminance, structure)
+    if min(x.shape[-2:]) < MS_SSIM_SMALLEST_SIDE:
+        return single, single.new_tensor(math.nan)
+    factors = [structure.mean()]
+    for scale in range(1, len(MS_SSIM_EXPONENTS)):
+        x, y = F.avg_pool2d(torch.stack([x, y]), 2).unbind()
+        if scale < len(MS_SSIM_EXPONENTS) - 1:
+            factors.append(_similarity(x, y)[1].mean())
+        else:
+            mirrored = F.pad(torch.stack([x, y]), [SSIM_RADIUS] * 4, mode="reflect")
+            factors.append(_whole(*_similarity(*mirrored.unbind())))
+    # `clamp` keeps NaN.
+    return single, (torch.stack(factors).clamp(min=0.0) ** single.new_tensor(MS_SSIM_EXPONENTS)).prod()
 
 
 def ssim_window(height: int, width: int) -> int:
@@ -104,13 +120,26 @@ def ssim_window(height: int, width: int) -> int:
     return 2 * min(SSIM_RADIUS, (min(height, width) - 1) // 2) + 1
 
 
-def _ssim_map(x: Tensor, y: Tensor) -> Tensor:
-    """SSIM at each window of two pictures (3, H, W) float64 in [0, 1]: (3, H - window + 1, W - window + 1)."""
+def _pairs(shown: Tensor, truth: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pictures and originals, one after the other, on [0, 1]."""
+    return ((0.5 * (x + 1.0), 0.5 * (y + 1.0)) for x, y in zip(shown, truth, strict=True))
+
+
+def _similarity(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """SSIM's two factors at each window of two pictures (3, H, W) float64 in [0, 1]: luminance; contrast and structure.
+
+    Both are (3, H - window + 1, W - window + 1).
+    """
     c1, c2 = SSIM_K1**2, SSIM_K2**2
     mean_x, mean_y, xx, yy, xy = _blur(torch.stack([x, y, x * x, y * y, x * y])).unbind()
     var_x, var_y, covariance = xx - mean_x * mean_x, yy - mean_y * mean_y, xy - mean_x * mean_y
     luminance = (2.0 * mean_x * mean_y + c1) / (mean_x.square() + mean_y.square() + c1)
-    return luminance * (2.0 * covariance + c2) / (var_x + var_y + c2)
+    return luminance, (2.0 * covariance + c2) / (var_x + var_y + c2)
+
+
+def _whole(luminance: Tensor, structure: Tensor) -> Tensor:
+    """SSIM of a picture from its factors."""
+    return (luminance * structure).mean()
 
 
 def _blur(maps: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pikavae.evaluation.appearance import appearance, appearance_protocol
 from pikavae.evaluation.measurement import Batch, Columns, Findings
-from pikavae.evaluation.metrics import MS_SSIM_SMALLEST_SIDE, ms_ssim, psnr_of_mse, ssim
+from pikavae.evaluation.metrics import MS_SSIM_SMALLEST_SIDE, psnr_of_mse, ssim_and_ms_ssim
 
 LACKING = {
     "ms_ssim": f"has both sides of at least {MS_SSIM_SMALLEST_SIDE} px, which its five scales need",
@@ -21,7 +21,7 @@ LACKING = {
 }
 PROTOCOL = {
     "psnr_pooled": "of the mean MSE over pictures",
-    "ms_ssim": "Wang et al. 2003 by torchmetrics, in float32, on [0, 1]; negative contrasts count as 0",
+    "ms_ssim": "Wang et al. 2003, bordering windows as in torchmetrics, on [0, 1]; negative contrasts count as 0",
 }
 
 
@@ -36,11 +36,12 @@ class Scores:
 
     def update(self, batch: Batch) -> None:
         """Take in a batch."""
+        ssim, ms_ssim = ssim_and_ms_ssim(batch.reconstructions, batch.images)
         own = {
             "psnr": psnr_of_mse(batch.mse),
-            "ssim": ssim(batch.reconstructions, batch.images),
+            "ssim": ssim,
             "mse": batch.mse,
-            "ms_ssim": ms_ssim(batch.reconstructions, batch.images),
+            "ms_ssim": ms_ssim,
             **appearance(batch.reconstructions, batch.images, factor=self.factor),
         }
         self._scores.put(batch.indices, own)

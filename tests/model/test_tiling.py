@@ -10,6 +10,7 @@ from pikavae.model import tiling
 from pikavae.model.autoencoder import AutoencoderKL, DiagonalGaussian
 from pikavae.model.tiling import (
     TILES,
+    FixedNorm,
     Side,
     Tiles,
     covering,
@@ -197,6 +198,18 @@ def test_norms_over_all_tiles_bring_them_nearer_to_the_untiled(real, picture, mo
     of_all = error(reconstruct_any_size(real, picture, tiles), expected)
     monkeypatch.setattr(tiling, "with_norms_over_all", lambda model, _: model)  # each tile by itself
     assert of_all < 0.75 * error(reconstruct_any_size(real, picture, tiles), expected)
+
+
+def test_a_norm_over_parts_is_the_norm_of_them_together():
+    generator = torch.Generator().manual_seed(0)
+    norm = torch.nn.GroupNorm(2, 4)
+    torch.nn.init.normal_(norm.weight, generator=generator)
+    torch.nn.init.normal_(norm.bias, generator=generator)
+    parts = [10 * number + torch.randn(2, 4, 6, 5, generator=generator) for number in range(3)]
+    grouped = torch.stack(parts).unflatten(2, (2, 2)).flatten(3)  # (3, B, G, C/G * h * w)
+    fixed = FixedNorm(norm, grouped.mean(dim=3), grouped.var(dim=3, correction=0))
+    whole = norm(torch.cat(parts, dim=3))
+    torch.testing.assert_close(torch.cat([fixed(part) for part in parts], dim=3), whole, rtol=1e-5, atol=1e-5)
 
 
 def test_equal_tiles_have_the_norms_of_one(real):

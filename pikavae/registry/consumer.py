@@ -1,10 +1,12 @@
 """What the smoke test runs in its fresh process: loads a model by its address as a consumer would, and uses it.
 
-It is not imported by pikavae, and imports nothing of it. Arguments: the model's address, and an empty folder, which
-gets the downloaded files and, when all is well, `facts.json`.
+Where diffusers is installed, it must give the same pictures from the same files. This module is not imported by
+pikavae, and imports nothing of it. Arguments: the model's address, and an empty folder, which gets the downloaded files
+and, when all is well, `facts.json`.
 """
 
 import hashlib
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -13,11 +15,14 @@ from typing import Any, cast
 import mlflow
 import numpy as np
 import torch
+import torch.nn.functional as F
 
-SIZES = ((64, 64), (40, 72))
+SIZES = ((32, 32), (24, 45))
+SNAPSHOT_FOLDER = "artifacts/snapshot"
 BATCH_SIZES = (1, 3)
 SAME_AGAIN = 1e-4
 SAME_IN_A_BATCH = 1e-2  # a GPU may choose another algorithm for another batch size
+SAME_IN_DIFFUSERS = 1e-2  # the two keep attention in another order in memory, so that convolutions round otherwise
 
 
 def check(condition: bool, complaint: str) -> None:
@@ -26,16 +31,15 @@ def check(condition: bool, complaint: str) -> None:
         sys.exit(complaint)
 
 
-def use(model: mlflow.pyfunc.PyFuncModel) -> dict[str, object]:
-    """Encode and decode each size alone and in a batch; what came out."""
+def use(model: mlflow.pyfunc.PyFuncModel) -> dict[str, np.ndarray]:
+    """Encode and decode each size alone and in a batch; what the largest batch of each size, by its name, became."""
     outputs = {}
     for height, width in SIZES:
-        images = np.random.default_rng(0).uniform(-1, 1, (max(BATCH_SIZES), 3, height, width)).astype(np.float32)
         alone = None
         for count in BATCH_SIZES:
-            what = f"{count} pictures of {height}x{width}"
-            first, again = (np.asarray(model.predict(images[:count])) for _ in range(2))
-            check(first.shape == images[:count].shape, f"{what} came back as {first.shape}")
+            images, what = pictures(count, height, width), f"{count} pictures of {height}x{width}"
+            first, again = (np.asarray(model.predict(images)) for _ in range(2))
+            check(first.shape == images.shape, f"{what} came back as {first.shape}")
             check(bool(np.isfinite(first).all()), f"{what} came back with values that are not finite")
             check(bool(np.abs(first).max() <= 1), f"{what} came back outside [-1, 1]")
             check(np.allclose(first, again, rtol=0, atol=SAME_AGAIN), f"{what} came back otherwise the second time")
@@ -44,13 +48,36 @@ def use(model: mlflow.pyfunc.PyFuncModel) -> dict[str, object]:
                 np.allclose(first[0], alone, rtol=0, atol=SAME_IN_A_BATCH),
                 f"the first of {what} came back otherwise than alone",
             )
-            outputs[what] = float(first.mean())
-    return {
-        "means": outputs,
-        "torch": torch.__version__,
-        "mlflow": mlflow.__version__,
-        "python": sys.version.split()[0],
-    }
+            outputs[what] = first
+    return outputs
+
+
+def compare_with_diffusers(snapshot: Path, outputs: dict[str, np.ndarray]) -> float | None:
+    """The largest difference to what diffusers makes of the same files; None where it is not installed."""
+    if importlib.util.find_spec("diffusers") is None:
+        return None
+    from diffusers import AutoencoderKL
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = AutoencoderKL.from_pretrained(snapshot, local_files_only=True, use_safetensors=True).to(device).eval()
+    factor = 2 ** (len(model.config.block_out_channels) - 1)
+    largest = 0.0
+    for what, expected in outputs.items():
+        count, _, height, width = expected.shape
+        images = torch.from_numpy(pictures(count, height, width))
+        images = F.pad(images, (0, -width % factor, 0, -height % factor), mode="replicate")
+        with torch.inference_mode():
+            decoded = model.decode(model.encode(images.to(device)).latent_dist.mode()).sample
+        got = decoded.clamp(-1, 1)[:, :, :height, :width].cpu().numpy()
+        difference = float(np.abs(got - expected).max())
+        check(difference <= SAME_IN_DIFFUSERS, f"{what} differ by {difference:.3g} from those of diffusers")
+        largest = max(largest, difference)
+    return largest
+
+
+def pictures(count: int, height: int, width: int) -> np.ndarray:
+    """The same noise each time, (count, 3, height, width) float32 in [-1, 1]; the first is the same for any count."""
+    return np.random.default_rng(0).uniform(-1, 1, (count, 3, height, width)).astype(np.float32)
 
 
 if __name__ == "__main__":
@@ -58,7 +85,14 @@ if __name__ == "__main__":
     cast(dict[str, Any], sys.modules)["pikavae"] = None  # whoever imports it is told that there is none
     files = folder / "model"
     files.mkdir()
-    facts = use(mlflow.pyfunc.load_model(address, dst_path=str(files)))
+    outputs = use(mlflow.pyfunc.load_model(address, dst_path=str(files)))
+    facts: dict[str, object] = {
+        "means": {what: float(output.mean()) for what, output in outputs.items()},
+        "differs_from_diffusers_by": compare_with_diffusers(files / SNAPSHOT_FOLDER, outputs),
+        "torch": torch.__version__,
+        "mlflow": mlflow.__version__,
+        "python": sys.version.split()[0],
+    }
     facts["manifest"] = {
         path.relative_to(files).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(files.rglob("*"))

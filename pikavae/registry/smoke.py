@@ -16,8 +16,8 @@ from pikavae.errors import PikavaeError
 def smoke_test(uri: str, tracking_uri: str, *, seconds: float = 600.0) -> dict[str, Any]:
     """Load a model in a fresh process, with pickle refused and pikavae out of reach, and encode and decode with it.
 
-    Two sizes and two batch sizes must come back finite, in [-1, 1], in the same shape, the same when asked again, and
-    the same for a picture alone and in a batch.
+    Two sizes and two batch sizes must come back finite, in [-1, 1], in the same shape, the same when asked again, the
+    same for a picture alone and in a batch, and the same from diffusers, where that is installed, to 0.01.
 
     Args:
         uri: of the model, `models:/<name>/<version>`.
@@ -25,8 +25,9 @@ def smoke_test(uri: str, tracking_uri: str, *, seconds: float = 600.0) -> dict[s
         seconds: after which the process is ended.
 
     Returns:
-        `manifest`: the SHA-256 of each file that the consumer got, by its path; `means`: of the outputs; and the
-        releases `python`, `torch` and `mlflow`.
+        `manifest`: the SHA-256 of each file that the consumer got, by its path; `means`: of the outputs;
+        `differs_from_diffusers_by`: at most, None where that is not installed; and the releases `python`, `torch` and
+        `mlflow`.
 
     Raises:
         PikavaeError: it did not load, or what came back is wrong; with the last line of the reason.
@@ -62,6 +63,7 @@ def consumer_environment(tracking_uri: str) -> dict[str, str]:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "HF_HUB_OFFLINE": "1",
     }
     environment.pop("MLFLOW_REGISTRY_URI", None)
     return environment

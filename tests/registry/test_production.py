@@ -4,13 +4,14 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pikavae import tracking
 from pikavae.errors import DamagedFileError, PikavaeError, UserError
-from pikavae.registry import production, versions
+from pikavae.registry import production, smoke, versions
 from pikavae.registry.package import file_hashes
 from pikavae.registry.smoke import smoke_test
 from tests.registry.house import NAME, House
@@ -170,3 +171,13 @@ def test_a_swapped_weights_file_is_refused(house, quick):
     with pytest.raises(DamagedFileError):
         house.promote(2)
     assert house.state() == before
+
+
+def test_a_model_that_diffusers_reads_otherwise_fails_the_smoke_test(house, monkeypatch, tmp_path):
+    """The two agree to rounding: a consumer that asks for more than that tells by how much they differ."""
+    consumer = Path(smoke.__file__).with_name("consumer.py").read_text()
+    (tmp_path / "consumer.py").write_text(consumer.replace("SAME_IN_DIFFUSERS = 1e-2", "SAME_IN_DIFFUSERS = -1.0"))
+    monkeypatch.setattr(smoke, "__file__", str(tmp_path / "smoke.py"))
+    with pytest.raises(PikavaeError, match=r"2 pictures of 32x32 differ by .* from those of diffusers$") as caught:
+        smoke_test(f"models:/{NAME}/1", house.client.tracking_uri)
+    assert float(str(caught.value).partition("differ by ")[2].split()[0]) < 1e-4

@@ -1,9 +1,15 @@
-"""Whatever a model is called or wherever it comes from, it becomes a version by the same path, with scores."""
+"""Whatever a model is called or wherever it comes from, it becomes a version by the same path, with scores.
+
+And it leaves: what is exported comes back as the version that it was; and it is told where each version comes from.
+"""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from diffusers import AutoencoderKL
 from mlflow import MlflowClient
 
 from flows.cli import main
@@ -11,8 +17,11 @@ from pikavae import operations, runs
 from pikavae.config import ModelConfig
 from pikavae.errors import UserError
 from pikavae.home import home
+from pikavae.model.snapshot import read_snapshot
 from pikavae.presets import parse_config
-from pikavae.tracking import tracking_uri
+from pikavae.registry import production, transactions
+from pikavae.registry.ledger import read as read_ledger
+from pikavae.tracking import connect, tracking_uri
 from tests.test_exchange import write_form
 from tests.test_pipeline import tiny
 
@@ -110,3 +119,114 @@ def test_the_command_registers_a_file_of_weights(finished, tmp_path, capsys, tin
     assert done["model"] == "pikavae"
     assert operations.show_model(done["version"], tiny()).metrics
     assert Path(client().get_run(operations.show_model(done["version"], tiny()).run_id).info.run_name).name == path.name
+
+
+def test_an_export_has_the_measured_scaling_and_comes_back_as_the_version_that_it_was(finished, tmp_path):
+    version = operations.show_model(finished["version"], tiny())
+    out = operations.export_model(str(version.version), tmp_path / "out", tiny())
+    theirs = AutoencoderKL.from_pretrained(out, local_files_only=True).eval()
+    for name in ("scaling_factor", "shift_factor"):
+        assert theirs.config[name] == finished["metrics"][name]
+    ours = read_snapshot(runs.find_run(home(), finished["run_id"]).snapshot())
+    images = torch.rand(2, 3, 16, 20, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            theirs.decode(theirs.encode(images).latent_dist.mode()).sample,
+            ours.decode(ours.encode(images).mode()),
+            rtol=0,
+            atol=1e-4,
+        )
+    card = (out / "README.md").read_text()
+    assert card.count(f"pikavae version {version.version}") == 2
+    assert f"PSNR {finished['metrics']['psnr']:.2f} dB" in card
+    before = client().search_model_versions("name='pikavae'")
+    back = operations.import_model(str(out), parse_config({}))
+    assert (back.version, back.reused) == (version, True)
+    assert client().search_model_versions("name='pikavae'") == before
+    again = operations.export_model(str(out), tmp_path / "again", parse_config({}))
+    assert {file.name: file.read_bytes() for file in again.iterdir() if file.name != "README.md"} == {
+        file.name: file.read_bytes() for file in out.iterdir() if file.name != "README.md"
+    }
+
+
+def test_the_card_of_an_evaluation_is_with_its_run(finished):
+    assert "evaluation/model_card.md" in {
+        file.path for file in client().list_artifacts(finished["run_id"], "evaluation")
+    }
+    card = Path(client().download_artifacts(finished["run_id"], "evaluation/model_card.md")).read_text()
+    assert "on the pictures of sprites at 16 px, 6 steps of 2 pictures, from new weights" in card
+
+
+@pytest.fixture
+def promoted(finished, tmp_path, monkeypatch):
+    """A copy of the home, in which the run's version was promoted."""
+    copy = tmp_path / "copy"
+    shutil.copytree(home(), copy, symlinks=True)
+    monkeypatch.setenv("PIKAVAE_HOME", str(copy))
+    operations.relocate()
+    production.promote(
+        connect(copy), copy, model_name="pikavae", version=finished["version"], reason='for\n"lineage" ../'
+    )
+    return finished
+
+
+def test_lineage_leads_from_the_pictures_to_the_alias_and_says_what_is_gone(promoted, capsys):
+    number = promoted["version"]
+    assert main(["models", "lineage", str(number), "--json"]) == 0
+    captured = capsys.readouterr()
+    links = json.loads(captured.out.splitlines()[-1])["lineage"]
+    names = {link["what"]: link["name"] for link in links}
+    assert list(dict.fromkeys(link["what"] for link in links)) == [
+        "source",
+        "prepared set",
+        "run",
+        "snapshot",
+        "report",
+        "version",
+        "event",
+        "alias",
+    ]
+    version = operations.show_model(number, tiny())
+    assert (names["source"], names["prepared set"]) == ("sprites", promoted["fingerprint"])
+    assert (names["run"], names["report"]) == (promoted["run_id"], Path(promoted["report"]).name)
+    assert (names["snapshot"], names["alias"]) == (version.tags["pikavae.snapshot"], "champion")
+    events = [link for link in links if link["what"] == "event"]
+    assert [event["name"] for event in events] == ["1 promote intent", "2 promote done"]
+    assert all(link["there"] for link in links if link["what"] not in ("source", "alias"))
+    assert len(captured.err.splitlines()) == len(links)
+
+    client().delete_run(promoted["run_id"])
+    shutil.rmtree(home() / "prepared")
+    shutil.rmtree(home() / "evaluations" / names["report"])
+    client().delete_model_version("pikavae", str(number))
+    assert main(["models", "lineage", str(number)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    gone = {line.split("  ")[0].strip() for line in lines if "(gone)" in line}
+    assert gone == {"prepared set", "run", "snapshot", "report", "version"}
+    assert f"run           {promoted['run_id']} (gone)" in "\n".join(lines)
+    assert main(["models", "lineage", "99"]) == 2
+    assert "version 99 of 'pikavae': no such version" in capsys.readouterr().err
+
+
+def test_the_ledger_has_a_copy_in_mlflow_that_the_next_event_makes_good(promoted, monkeypatch, caplog):
+    def copy():
+        (run,) = client().search_runs(
+            [client().get_experiment_by_name(production.PRODUCTION_NAME).experiment_id],
+            "tags.`pikavae.ledger` = 'true'",
+        )
+        return Path(client().download_artifacts(run.info.run_id, "ledger.jsonl")).read_bytes()
+
+    ledger = home() / "production" / "ledger.jsonl"
+    assert copy() == ledger.read_bytes()
+    entry = read_ledger(ledger)[-1].entry(reason="again")
+
+    def full(*_):
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_artifact", full)
+        transactions.record(connect(home()), home(), entry)
+    assert "the ledger's copy in MLflow was not written: no space left" in caplog.text
+    assert copy() != ledger.read_bytes()
+    transactions.record(connect(home()), home(), entry)
+    assert copy() == ledger.read_bytes()

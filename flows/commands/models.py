@@ -71,7 +71,7 @@ def rollback(words: list[str]) -> Result:
 
 
 def models(words: list[str]) -> Result:
-    """The registry: `models [list]`, `show V`, `history`; `verify` it against its ledger, `repair` what disagrees."""
+    """The registry: `models [list]`, `show V`, `lineage V`, `history`; `verify` it against its ledger, `repair` what disagrees."""
     names, flags = split_words(words)
     options = parse_options(ModelsOptions, Config(), flags, "pikavae models")
     from pikavae import operations
@@ -81,6 +81,9 @@ def models(words: list[str]) -> Result:
             found = operations.list_models(options.config)
         case ["history"]:
             return history_result(operations.history())
+        case ["lineage", number] if number.isdecimal():
+            links = operations.lineage(int(number), options.config)
+            return {"lineage": [asdict(link) for link in links]}, "\n".join(map(operations.line_of, links))
         case ["verify"]:
             return verified(operations.verify(every=options.all))
         case ["repair"]:
@@ -89,7 +92,7 @@ def models(words: list[str]) -> Result:
             found = [operations.show_model(int(number), options.config)]
         case _:
             raise UserError(
-                f"models {' '.join(names)}: expected `models list`, `show V`, `history`, `verify` or `repair`"
+                f"models {' '.join(names)}: expected `models list`, `show V`, `lineage V`, `history`, `verify` or `repair`"
             )
     standings = [asdict(operations.standing_of(version)) for version in found]
     versions = [{**asdict(version), **standing} for version, standing in zip(found, standings, strict=True)]

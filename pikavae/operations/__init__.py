@@ -9,6 +9,7 @@ from pikavae.operations.encoding import encode
 from pikavae.operations.exchange import export_model, import_model
 from pikavae.operations.exploring import interpolate, sample
 from pikavae.operations.imported import starting_weights
+from pikavae.operations.lineage import Link, line_of, lineage
 from pikavae.operations.models import (
     config_of_model,
     evaluate_model,
@@ -47,6 +48,7 @@ __all__ = [
     "Check",
     "Compared",
     "Evaluated",
+    "Link",
     "Plan",
     "Prepared",
     "Promoted",
@@ -71,6 +73,8 @@ __all__ = [
     "home",
     "import_model",
     "interpolate",
+    "line_of",
+    "lineage",
     "list_models",
     "load_report",
     "mlflow_page",

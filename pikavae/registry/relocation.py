@@ -34,7 +34,7 @@ BELOW_HOME = ("artifacts", "production")
 
 def recorded_homes(database: Path) -> list[Path]:
     """The state folders below which pikavae's experiments keep their files, by the database; none in a new one."""
-    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+    with closing(sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True)) as connection:
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if not {"experiments", "experiment_tags"} <= tables:
             return []

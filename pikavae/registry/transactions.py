@@ -22,6 +22,7 @@ from pikavae.registry import anchor, ledger, standings, versions
 from pikavae.registry.anchor import ledger_path
 from pikavae.registry.ledger import PREVIOUS, Aliases, Entry, Event, standing
 from pikavae.registry.locks import production_lock
+from pikavae.registry.mirror import mirror
 from pikavae.registry.production_model import PRODUCTION_NAME, production_tags
 from pikavae.registry.versions import CHAMPION, Version
 
@@ -164,6 +165,7 @@ def record(client: MlflowClient, home: Path, entry: Entry) -> Event:
     anchor.write(client, home, events)
     if event.state != "intent":
         show(client, events)
+    mirror(client, home)
     return event
 
 

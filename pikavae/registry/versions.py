@@ -251,7 +251,9 @@ def snapshot_of(client: MlflowClient, version: Version, downloads: Path) -> Path
                 f"them, or run `pikavae store relocate` if the state folder was moved"
             )
         return folder / SNAPSHOT_FOLDER
-    copy = downloads / version.model_id
+    copy = downloads / content_hash(
+        {"model": version.name, "version": version.version, "files": dict(version.manifest)}
+    )
     expected = {
         name.removeprefix(f"{SNAPSHOT_FOLDER}/"): digest
         for name, digest in version.manifest.items()

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -177,3 +178,17 @@ def test_all_of_it_works_through_a_server(server, snapshot, tmp_path, monkeypatc
     model = mlflow.pyfunc.load_model("models:/remote/1")
     assert model.predict(np.zeros((1, 3, 32, 32), np.float32)).shape == (1, 3, 32, 32)
     assert not (tmp_path / "artifacts").exists()
+
+
+@pytest.mark.parametrize("model_id", ["../../../elsewhere", "", "a\nb'\"", "x" * 5_000])
+def test_no_edited_tag_leads_a_download_out_of_its_folder(client, run, snapshot, name, model_id, tmp_path, monkeypatch):
+    made = replace(register(client, run, snapshot, name), model_id=model_id)
+    elsewhere = tmp_path / "elsewhere" / "kept"
+    elsewhere.parent.mkdir()
+    elsewhere.write_text("")
+    monkeypatch.setattr(versions, "local_folder", lambda location: None)  # as on a server
+    copy = versions.snapshot_of(client, made, tmp_path / "home" / "downloads" / "below")
+    assert copy.parent == tmp_path / "home" / "downloads" / "below"
+    assert elsewhere.exists()
+    assert set(read_snapshot(copy).state_dict()) == set(read_snapshot(snapshot).state_dict())
+    assert versions.snapshot_of(client, made, copy.parent) == copy

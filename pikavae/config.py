@@ -16,6 +16,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 Byte = Annotated[int, Field(ge=0, le=255)]
 
+CHAMPIONS = "pikavae-production"
+"""The registered model of the champions."""
 CADENCE = re.compile(r"([1-9]\d*(\.\d+)?|0\.\d*[1-9]\d*) (epochs?|minutes?)")
 
 
@@ -25,6 +27,12 @@ def _check_cadence(value: int | str) -> int | str:
     if value < 1 if isinstance(value, int) else not CADENCE.fullmatch(value):
         raise ValueError("expected a number of steps from 1, or a text such as `2 epochs` or `10 minutes`")
     return value
+
+
+def _check_candidates(name: str) -> str:
+    if name == CHAMPIONS:
+        raise ValueError("this is where promoted versions go; name the candidates'")
+    return name
 
 
 Cadence = Annotated[int | str, AfterValidator(_check_cadence)]
@@ -263,7 +271,9 @@ class EvaluationConfig(Section):
 class RegistryConfig(Section):
     """Where finished models are registered."""
 
-    model_name: str = Field("pikavae", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)
+    model_name: Annotated[str, AfterValidator(_check_candidates)] = Field(
+        "pikavae", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200
+    )
     """The registered model whose versions are the candidates."""
 
 

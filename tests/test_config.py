@@ -46,6 +46,8 @@ def test_the_tutorial_preset_is_the_originals_set_up():
         ({"data": {"image_size": 90}}, "data.image_size 90 is not a multiple of the downsampling factor 8"),
         ({"data": {"image_size": 90}}, "use 88 or 96"),
         ({"model": {"norm_groups": 7}}, "model.norm_groups 7 does not divide the 128 of model.channels"),
+        ({"registry": {"model_name": "pikavae-production"}}, "this is where promoted versions go"),
+        ({"registry": {"model_name": "../a\nb'"}}, "registry.model_name"),
         ([1], "expected sections such as"),
         ({"training": 3}, "training 3"),
     ],

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pikavae.config import content_hash
+from pikavae.config import CHAMPIONS, content_hash
 from pikavae.errors import UserError
 from pikavae.files import sync
 from pikavae.registry import production_store, versions
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-PRODUCTION_NAME = "pikavae-production"
+PRODUCTION_NAME = CHAMPIONS
 """The registered model of the champions, and the experiment of the runs that hold their files."""
 CANDIDATE_TAG = "pikavae.candidate"
 CANDIDATE_MODEL_TAG = "pikavae.candidate_model"

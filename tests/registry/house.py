@@ -13,19 +13,11 @@ from pikavae import tracking
 from pikavae.config import ModelConfig
 from pikavae.model.autoencoder import AutoencoderKL
 from pikavae.model.snapshot import write_snapshot
-from pikavae.registry import production, versions
+from pikavae.registry import production, relocation, versions
 from pikavae.registry.package import file_hashes
 from pikavae.registry.store import local_folder
 
 NAME = "candidates"
-PLACES = (
-    "experiments.artifact_location",
-    "runs.artifact_uri",
-    "logged_models.artifact_location",
-    "model_versions.storage_location",
-    "model_versions.source",
-)
-"""Where MLflow keeps absolute addresses of files."""
 IMAGES = np.random.default_rng(0).uniform(-1, 1, (2, 3, 16, 24)).astype(np.float32)
 
 
@@ -120,10 +112,7 @@ def copy_home(home, target):
     shutil.copytree(home, target, symlinks=True, ignore=shutil.ignore_patterns("mlflow.db*"))
     with closing(sqlite3.connect(home / "mlflow.db")) as source, closing(sqlite3.connect(target / "mlflow.db")) as copy:
         source.backup(copy)
-        for place in PLACES:
-            table, column = place.split(".")
-            copy.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (home.as_uri(), target.as_uri()))
-        copy.commit()
+    relocation.rewrite(target / "mlflow.db", home, target, dry_run=False)
 
 
 def copied(home, target):

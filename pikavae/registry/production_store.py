@@ -158,7 +158,13 @@ def _copy_verified(source: Path, copy: Path, manifest: Mapping[str, str]) -> str
     return differing(found, manifest)
 
 
+def _in_words(name: str) -> str:
+    """A file's name on one line of bounded length: one of a manifest may be anything."""
+    line = name if name.isprintable() else repr(name)
+    return line if len(line) <= 120 else f"{line[:119]}…"
+
+
 def differing(found: Mapping[str, str], manifest: Mapping[str, str]) -> str:
     """Which files are not as the manifest says, for a message; empty when all are."""
     names = sorted(name for name in {*found, *manifest} if found.get(name) != manifest.get(name))
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return ", ".join(map(_in_words, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

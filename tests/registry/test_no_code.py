@@ -124,7 +124,7 @@ def test_weights_that_are_a_pickle_of_something_else_are_refused(name, mark, tmp
         lambda: operations.import_model(str(named), parse_config({})),
         lambda: operations.export_model(str(named), tmp_path / "out", parse_config({})),
         lambda: operations.register_model(str(named), parse_config({})),
-        lambda: operations.evaluate_model(str(tmp_path), parse_config({})),
+        lambda: operations.reconstruct(str(tmp_path), [], tmp_path / "out", parse_config({})),
     ):
         with pytest.raises(UserError):
             ask()

@@ -16,9 +16,9 @@ from pikavae import operations
 from pikavae.config import ModelConfig
 from pikavae.errors import BusyError, UserError
 from pikavae.files import exclusive
-from pikavae.registry import relocation
+from pikavae.home import home
+from pikavae.registry import production, relocation
 from pikavae.tracking import connect, tracking_uri
-from tests.promoting import promote
 from tests.test_exchange import write_form
 from tests.test_pipeline import tiny
 
@@ -37,7 +37,7 @@ def lived_in(tmp_path_factory):
             sizes = SIZES.model_copy(update={"latent_channels": latent_channels})
             theirs = write_form("diffusers folder", path / f"theirs-{latent_channels}", sizes)
             operations.register_model(str(theirs), tiny(**CONFIG, **{"model.latent_channels": latent_channels}))
-        promote("1", tiny(**CONFIG))
+        promote(1)
         shutil.move(path / "home", path / "backup")
     return path / "home", path / "backup"
 
@@ -51,8 +51,13 @@ def moved(monkeypatch, isolated, lived_in, tmp_path):
     return new, lived_in[0]
 
 
-def content(home):
-    with closing(sqlite3.connect(home / "mlflow.db")) as database:
+def promote(version):
+    """Without gates, which are tested elsewhere."""
+    return production.promote(connect(home()), home(), model_name="pikavae", version=version, reason="because")
+
+
+def content(folder):
+    with closing(sqlite3.connect(folder / "mlflow.db")) as database:
         return list(database.iterdump())
 
 
@@ -105,7 +110,7 @@ def test_afterwards_everything_is_found_at_the_new_place(moved, capsys, folder_o
     for version in operations.list_models(tiny()):
         assert {file.path for file in client.list_artifacts(version.run_id)} >= {"config.yaml", "evaluation"}
         assert Path(client.download_artifacts(version.run_id, "config.yaml")).read_text().startswith("data:")
-    assert promote("2", tiny(**CONFIG, **{"model.latent_channels": 3})).previous == 1
+    assert promote(2).previous == 1
     import mlflow
 
     images = np.zeros((1, 3, 8, 8), np.float32)

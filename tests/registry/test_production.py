@@ -178,6 +178,6 @@ def test_a_model_that_diffusers_reads_otherwise_fails_the_smoke_test(house, monk
     consumer = Path(smoke.__file__).with_name("consumer.py").read_text()
     (tmp_path / "consumer.py").write_text(consumer.replace("SAME_IN_DIFFUSERS = 1e-2", "SAME_IN_DIFFUSERS = -1.0"))
     monkeypatch.setattr(smoke, "__file__", str(tmp_path / "smoke.py"))
-    with pytest.raises(PikavaeError, match=r"2 pictures of 32x32 differ by .* from those of diffusers$") as caught:
+    with pytest.raises(PikavaeError, match=r"2 pictures of 16x16 differ by .* from those of diffusers$") as caught:
         smoke_test(f"models:/{NAME}/1", house.client.tracking_uri)
     assert float(str(caught.value).partition("differ by ")[2].split()[0]) < 1e-4

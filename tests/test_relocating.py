@@ -88,6 +88,7 @@ def test_afterwards_everything_is_found_at_the_new_place(moved, capsys, folder_o
     assert done == {**planned, "dry_run": False, "backup": str(new / relocation.BACKUP_NAME)}
     assert set(done["addresses"]) == {
         "experiments.artifact_location",
+        "experiment_tags.value",
         "runs.artifact_uri",
         "logged_models.artifact_location",
         "model_versions.storage_location",

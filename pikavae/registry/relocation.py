@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
+from pikavae.registry.anchor import KEEPER_TAG
 from pikavae.registry.store import local_folder
 from pikavae.views import VIEW_TAG
 
@@ -79,6 +80,10 @@ def rewrite(database: Path, old: Path, new: Path, *, dry_run: bool) -> Mapping[s
             for row, value in connection.execute(f"SELECT rowid, {column} FROM {table}").fetchall()
             if (address := _moved(value, old, new)) is not None
         ]
+        for row, keeper in connection.execute(f"SELECT rowid, value FROM experiment_tags WHERE key = '{KEEPER_TAG}'"):
+            host, _, path = keeper.partition(":")
+            if path == str(old):
+                changes.append(("experiment_tags", "value", row, f"{host}:{new}"))
         counts.update(f"{table}.{column}" for table, column, _, _ in changes)
         if changes and not dry_run:
             _back_up(database)

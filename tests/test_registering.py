@@ -11,6 +11,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 from mlflow import MlflowClient
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
 from flows.cli import main
 from pikavae import operations, runs
@@ -224,7 +225,7 @@ def test_the_ledger_has_a_copy_in_mlflow_that_the_next_event_makes_good(promoted
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(MlflowClient, "log_artifact", full)
+        patch.setattr(LocalArtifactRepository, "log_artifact", full)
         transactions.record(connect(home()), home(), entry)
     assert "the ledger's copy in MLflow was not written: no space left" in caplog.text
     assert copy() != ledger.read_bytes()

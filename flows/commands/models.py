@@ -71,7 +71,7 @@ def rollback(words: list[str]) -> Result:
 
 
 def models(words: list[str]) -> Result:
-    """The registry: `models [list]`, `show V`, `lineage V`, `history`; `verify` it against its ledger, `repair` what disagrees."""
+    """The registry: `models [list]`, `show V`, `lineage V`, `history`; `verify` it by its ledger, `repair` the rest."""
     names, flags = split_words(words)
     options = parse_options(ModelsOptions, Config(), flags, "pikavae models")
     from pikavae import operations
@@ -91,9 +91,8 @@ def models(words: list[str]) -> Result:
         case ["show", number] if number.isdecimal():
             found = [operations.show_model(int(number), options.config)]
         case _:
-            raise UserError(
-                f"models {' '.join(names)}: expected `models list`, `show V`, `lineage V`, `history`, `verify` or `repair`"
-            )
+            expected = "`models list`, `show V`, `lineage V`, `history`, `verify` or `repair`"
+            raise UserError(f"models {' '.join(names)}: expected {expected}")
     standings = [asdict(operations.standing_of(version)) for version in found]
     versions = [{**asdict(version), **standing} for version, standing in zip(found, standings, strict=True)]
     if names[:1] == ["show"]:

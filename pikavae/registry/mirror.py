@@ -30,19 +30,22 @@ def mirror(client: MlflowClient, home: Path) -> None:
         home: the absolute folder that holds all state.
     """
     from mlflow.exceptions import MlflowException
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     try:
-        client.log_artifact(_run(client, home), str(ledger_path(home)))
+        # Not by the client: it remembers where a run's files were, and a home may have been copied since.
+        files = get_artifact_repository(_address(client, home), tracking_uri=client.tracking_uri)
+        files.log_artifact(str(ledger_path(home)))
     except (MlflowException, UserError, OSError) as error:
         logger.warning("the ledger's copy in MLflow was not written: %s", " ".join(str(error).split()))
 
 
-def _run(client: MlflowClient, home: Path) -> str:
-    """The run that holds the copy, made when it is not there."""
+def _address(client: MlflowClient, home: Path) -> str:
+    """Where the files of the run lie that holds the copy; it is made when it is not there."""
     experiment = production_experiment(client, home)
     for run in client.search_runs([experiment], f"tags.`{LEDGER_TAG}` = 'true'"):
-        return str(run.info.run_id)
+        return str(run.info.artifact_uri)
     tags = {PROTECTED_TAG: "true", LEDGER_TAG: "true"}
     run = client.create_run(experiment, run_name=RUN_NAME, tags=tags)
     client.set_terminated(run.info.run_id)
-    return str(run.info.run_id)
+    return str(run.info.artifact_uri)

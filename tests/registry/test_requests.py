@@ -3,6 +3,7 @@
 import pytest
 
 from pikavae.errors import GateError, UserError
+from pikavae.operations.references import references_in_home
 from pikavae.registry import ledger, production, requests, versions
 from pikavae.registry.standings import newest_request
 from tests.registry.house import NAME
@@ -125,3 +126,10 @@ def test_gates_that_were_overridden_are_told(house, quick):
     assert (request.forced, request.overridden) == (True, ["floors"])
     promote(house, request)
     assert (events(house)[-1].forced, events(house)[-1].overridden) == (True, ["floors"])
+
+
+def test_what_a_request_asks_for_is_kept_by_prune(house, monkeypatch):
+    monkeypatch.setenv("PIKAVAE_HOME", str(house.home))
+    request = ask(house, 1)
+    (reference,) = references_in_home()
+    assert (reference.who, reference.run_id) == ("line 1 of the ledger", request.run_id)

@@ -143,7 +143,8 @@ class _Repair:
     def production_versions(self) -> None:
         """Versions that are gone or altered in MLflow are made again, and the aliases moved to where they belong."""
         target: Aliases = standing(self.events)
-        in_use = in_place(self.events)
+        # The lower number first: where MLflow begins again at 1, no new number is then the old one of the other.
+        in_use = dict(sorted(in_place(self.events).items(), key=lambda item: item[1].production_version or 0))
         for alias, event in in_use.items():
             number = self._made_again(event)
             if number is None:
@@ -213,9 +214,8 @@ class _Repair:
 
     def _record(self, about: Event, after: Aliases) -> None:
         """Write what was mended so far into the ledger, as an event about one version."""
-        entry = entry_about(
-            about, self.events, after, action="repair", state="done", reason="; ".join(self.mended), actor=self.actor
-        )
+        reason = "; ".join(self.mended) or f"version {about.version} of {about.model} was made again"
+        entry = entry_about(about, self.events, after, action="repair", state="done", reason=reason, actor=self.actor)
         previous = candidate_number(self.events, entry.aliases_before[PREVIOUS])
         # The numbers of production versions may change; the candidates in production do not.
         entry = replace(entry, champion_after=entry.champion_before, previous_after=previous)

@@ -21,7 +21,7 @@ def benchmark(name, *arguments):
 
 @pytest.mark.slow
 def test_a_promotion_killed_at_points_of_every_phase_is_finished_or_undone():
-    said = benchmark("crash_matrix", "--cases", "promotion", "rollback", "--every", "41")
+    said = benchmark("crash_matrix", "--cases", "promotion", "rollback", "--every", "67")
     assert "FAILED" not in said
     ends = [line for line in said.splitlines() if line.startswith(("promotion", "rollback"))]
     assert len(ends) == 6

@@ -108,7 +108,7 @@ class Measurement(Protocol):
         """What was found; asked for once, after the last batch."""
 
 
-MOST_STUDIED = 16
+MOST_STUDIED = 8
 """Pictures of a sample, at most, so that studies cost little beside a thousand pictures."""
 
 

@@ -24,7 +24,7 @@ from pikavae.model.tiling import TILES, Tiles, reconstruct_any_size, seams
 
 MOST_SIZED = 8
 """Pictures that are measured at each size, at most."""
-MOST_TILED = 4
+MOST_TILED = 2
 """Pictures that are reconstructed in tiles as well, which takes several times as long, at most."""
 PROTOCOL = {
     "sizes": f"the first {MOST_SIZED} of the studied pictures, scaled from the prepared pixels by bicubic with "

@@ -11,7 +11,7 @@ from pikavae import runs, stages
 from pikavae.config import Config
 from pikavae.data.dataset import PictureSet
 from pikavae.data.prepare import find_prepared
-from pikavae.errors import DamagedFileError, GateError
+from pikavae.errors import GateError
 from pikavae.home import home
 from pikavae.model.snapshot import read_snapshot
 from pikavae.operations.pipeline import choose_device, evaluate_snapshot, prepare, use_threads
@@ -60,7 +60,8 @@ def judge(client: MlflowClient, candidate: Version, champion: Version | None, co
     Args:
         client: from `pikavae.tracking.connect`.
         candidate: the version in question.
-        champion: the version of the production model that it is measured against; None when there is none yet.
+        champion: the version of the production model that it is measured against, whose files are whole; None when
+            there is none yet.
         config: the data to measure on, how, and the policy.
         own: the configuration that made the candidate. Where `config` has the same data, the candidate's own prepared
             set is taken as it is.
@@ -68,17 +69,11 @@ def judge(client: MlflowClient, candidate: Version, champion: Version | None, co
     Raises:
         UserError: the pictures cannot be had, or do not fit a model.
         GateError: a report was edited since it was written.
-        DamagedFileError: the champion's files are not those of its promotion.
     """
     facts = _integrity(client, candidate)
     first = gates.integrity(facts)
     if first.outcome == "fail":
         return Judged((first,), None, {"outcome": "fail", "gates": _gates_as_json([first])})
-    if champion is not None and (differing := versions.differing_files(client, champion)):
-        raise DamagedFileError(
-            f"champion, {champion.name} version {champion.version}: {differing[0]} is missing or not as it was "
-            f"promoted; `pikavae models repair`, or `pikavae rollback --reason TEXT`"
-        )
     use_threads(config)
     pictures = _evaluation_pictures(candidate, config, own)
     evaluated, measured = _measure(client, candidate, pictures, config)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pikavae.config import Config, PromotionConfig
-from pikavae.errors import GateError, UserError
+from pikavae.errors import DamagedFileError, GateError, UserError
 from pikavae.home import home
 from pikavae.operations.gating import judge
 from pikavae.operations.imported import is_registered_name
@@ -20,7 +20,7 @@ from pikavae.registry.anchor import ledger_path
 from pikavae.registry.gates import NEVER_FORCED
 from pikavae.registry.ledger import PREVIOUS, Event
 from pikavae.registry.mending import Repaired
-from pikavae.registry.production_model import PRODUCTION_NAME, Source
+from pikavae.registry.production_model import PRODUCTION_NAME, Source, is_whole
 from pikavae.registry.standings import Standing
 from pikavae.registry.verification import Verified
 from pikavae.registry.versions import CHAMPION, KEY_TAG, Version
@@ -85,9 +85,7 @@ def promote(model: str, config: Config, *, reason: str, force: bool = False) -> 
     production.check_reason(reason)
     client = connect(home())
     candidate, own = _candidate(client, model, config)
-    champion = next(
-        (made for made in versions.list_versions(client, PRODUCTION_NAME) if CHAMPION in made.aliases), None
-    )
+    champion = _champion(client)
     if champion is not None and champion.tags.get(KEY_TAG) == Source.of_candidate(client, candidate).key:
         return _now(candidate.version, champion.version)
     judged = judge(client, candidate, champion, config, own)
@@ -201,6 +199,26 @@ def _candidate(client: MlflowClient, model: str, config: Config) -> tuple[Versio
         own = config_of_model(model, name).model_copy(update={"registry": config.registry, "training": config.training})
         candidate = register_model(model, own if is_registered_name(model) else config).version
     return candidate, config_of_model(str(candidate.version), name)
+
+
+def _champion(client: MlflowClient) -> Version | None:
+    """The version of the production model that is champion by the ledger and in MLflow, with all of its files.
+
+    Raises:
+        PikavaeError: ledger and MLflow do not agree on it.
+        DamagedFileError: its files are not those of its promotion.
+    """
+    with transactions.locked(client, home()) as events:
+        event = ledger.of_production(events, ledger.standing(events)[CHAMPION])
+        if event is None or event.production_version is None:
+            return None
+        champion = versions.get_version(client, PRODUCTION_NAME, event.production_version)
+        if not is_whole(client, champion, event.manifest):
+            raise DamagedFileError(
+                f"champion, version {event.version}: its files in MLflow are gone or altered; `pikavae models repair` "
+                f"puts them back"
+            )
+    return champion
 
 
 def _now(

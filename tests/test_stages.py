@@ -48,6 +48,17 @@ def test_the_run_key_holds_the_later_stages_too():
     assert stages.run_key(config, train) != stages.run_key(other, train)
 
 
+def test_the_policy_of_promotion_moves_no_key():
+    one, other = load_config("demo"), load_config("demo", {"promotion.psnr_floor": 1, "promotion.half_precision": []})
+    train = stages.train_inputs(one, "fingerprint", 2)
+    assert train == stages.train_inputs(other, "fingerprint", 2)
+    assert stages.run_key(one, train) == stages.run_key(other, train)
+    measured = {"run_id": "run", "model": "digest", "evaluation_set": "pictures"}
+    assert stages.evaluate_inputs(one, **measured) == stages.evaluate_inputs(other, **measured)
+    registered = {"run_id": "run", "model": "digest", "report": "key"}
+    assert stages.register_inputs(one, **registered) == stages.register_inputs(other, **registered)
+
+
 def test_a_miss_names_the_inputs_that_changed_since_the_nearest_earlier_one():
     earlier = [{"a": 1, "b": 2, "code of pikavae/data": "x"}, {"a": 5, "b": 6, "code of pikavae/data": "y"}]
     new = {"a": 1, "b": 3, "code of pikavae/data": "z"}

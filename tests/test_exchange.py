@@ -20,16 +20,15 @@ from pikavae.home import home
 from pikavae.model.keymaps import export_ldm, their_names
 from pikavae.model.snapshot import SETTINGS_NAME, WEIGHTS_NAME, read_snapshot, write_snapshot
 from pikavae.presets import load_config, parse_config
-from pikavae.tracking import tracking_uri
+from pikavae.registry import production
+from pikavae.tracking import connect, tracking_uri
 from tests.conftest import TINY
 from tests.data import test_hub_weights as hub
 from tests.model.test_autoencoder import with_random_weights
 from tests.model.test_inert_pickle import tutorial_module
 from tests.model.test_published import in_diffusers
-from tests.promoting import promote
 
 SIZES = ModelConfig(channels=(8, 16), num_res_blocks=1, latent_channels=3, norm_groups=4)
-SMALL = {"sprites_count": 24, "image_size": 16, "validation_fraction": 0.3}
 OTHER = SIZES.model_copy(update={"latent_channels": 4})
 FILES = {"config.json", WEIGHTS_NAME, SETTINGS_NAME}
 EXPORTED = FILES | {"README.md"}
@@ -293,7 +292,7 @@ def shared_home(tmp_path_factory):
         sizes = {"tutorial pickle": OTHER}
         sources = {form: write_form(form, path / form, sizes.get(form, SIZES)) for form in forms}
         made = {form: operations.import_model(str(source), config) for form, source in sources.items()}
-        promote("1", parse_config({"data": SMALL, "promotion": {"psnr_floor": 0}}))
+        production.promote(connect(home()), home(), model_name="pikavae", version=1, reason="the first")
     return path / "home", sources, made
 
 

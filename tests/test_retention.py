@@ -53,7 +53,7 @@ def made(tmp_path_factory):
         patch.setenv("PIKAVAE_HOME", str(path))
         run_id = operations.run(tiny())["run_id"]
         operations.register_model(f"run:{run_id}@4", tiny())
-        promote(f"run:{run_id}@6", tiny())
+        promote(f"run:{run_id}@6", tiny(), reason="a test")
         run = find_run(path, run_id)
         run.finish({**run.result, "best_step": 2})  # so small a training gets better to the end
     copy = path.with_name("copy")

@@ -96,7 +96,10 @@ def models(words: list[str]) -> Result:
     standings = [asdict(operations.standing_of(version)) for version in found]
     versions = [{**asdict(version), **standing} for version, standing in zip(found, standings, strict=True)]
     if names[:1] == ["show"]:
-        return {"versions": versions}, "\n".join(f"{name}: {_told(value)}" for name, value in versions[0].items())
+        first = {name: versions[0][name] for name in ("name", "version", *standings[0])}
+        return {"versions": versions}, "\n".join(
+            f"{name}: {_told(value)}" for name, value in {**first, **versions[0]}.items()
+        )
     lines = [
         f"{version.name} {version.version:>4}  psnr {version.metrics.get('val/psnr', float('nan')):6.2f}  "
         f"run {version.run_id}  {standing['role']}"

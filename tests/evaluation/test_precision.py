@@ -24,7 +24,8 @@ def overflowing():
     """Its decoder carries numbers beyond 65504 between norms, which take them away again."""
     subject = model()
     with torch.no_grad():
-        subject.decoder.conv_in.weight *= 1e6
+        subject.post_quant_conv.weight *= 2e3  # no weight is beyond it
+        subject.decoder.conv_in.weight *= 2e3
     return subject
 
 

@@ -146,6 +146,10 @@ def test_candidate_and_champion_are_measured_on_the_same_pictures(run_id):
     assert regression["outcome"] in {"pass", "hold"}
     difference = version(2).metrics["val/psnr"] - version(1).metrics["val/psnr"]
     assert any(f"psnr gain {difference:+.4g}" in finding["reason"] for finding in regression["findings"])
+    page = home() / waiting.verdicts["comparison"]
+    assert "<title>version 2 against version 1, the champion" in page.read_text()
+    assert [file.path for file in client().list_artifacts(run_id, "comparison")] == [f"comparison/{page.name}"]
+    assert operations.verdict_lines(waiting.verdicts)[-1].endswith(str(page))
     assert approved(2).previous == 1
     roles = [operations.standing_of(version(number)).role for number in (1, 2)]
     assert roles == [PREVIOUS, "champion"]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pikavae import runs, stages
@@ -14,6 +16,7 @@ from pikavae.data.prepare import find_prepared
 from pikavae.errors import GateError
 from pikavae.home import home
 from pikavae.model.snapshot import read_snapshot
+from pikavae.operations.comparing import compare_evaluated
 from pikavae.operations.pipeline import choose_device, evaluate_snapshot, prepare, use_threads
 from pikavae.operations.results import (
     REPORT_SHA256_TAG,
@@ -30,6 +33,8 @@ from pikavae.registry.versions import Version
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,36 @@ def judge(client: MlflowClient, candidate: Version, champion: Version | None, co
         "reports": {who: {"report": done.folder.name, "sha256": report_hashes(done.folder)} for who, _, done in sides},
         "champion": None if champion is None else candidate_of(champion)[1],
     }
+    if champion is not None and any(gate.name == "regression" for gate in found):  # the reports can be compared
+        page = _side_by_side(client, (candidate, champion), (evaluated, sides[1][2]), pictures, config)
+        verdicts["comparison"] = page.relative_to(home()).as_posix()
     return Judged(found, evaluated, verdicts)
+
+
+def _side_by_side(
+    client: MlflowClient,
+    compared: tuple[Version, Version],
+    evaluations: tuple[Evaluated, Evaluated],
+    pictures: PictureSet,
+    config: Config,
+) -> Path:
+    """The page that shows candidate and champion picture by picture; the candidate's run keeps a copy."""
+    from mlflow.exceptions import MlflowException
+
+    candidate, champion = compared
+    names = (f"version {candidate.version}", f"version {candidate_of(champion)[1]}, the champion")
+    first, second = (versions.snapshot_of(client, version, home() / "downloads") for version in compared)
+    page = compare_evaluated(names, (first, second), evaluations, pictures, config).page
+    try:
+        client.log_artifact(run_of(candidate), str(page), "comparison")
+    except MlflowException as error:  # a run that was deleted: the page is beside the report all the same
+        logger.warning("run %s keeps no copy of %s: %s", run_of(candidate), page.name, " ".join(error.message.split()))
+    return page
+
+
+def run_of(version: Version) -> str:
+    """The MLflow run of the model."""
+    return version.tags.get(RUN_TAG) or version.run_id
 
 
 def _gates_as_json(found: Sequence[Gate]) -> dict[str, Any]:
@@ -127,7 +161,7 @@ def _measure(
     digest, device = runs.snapshot_digest(snapshot), choose_device(config).type
     inputs = [
         stages.evaluate_inputs(config, run_id=run_id, model=digest, evaluation_set=pictures.digest)
-        for run_id in (version.tags.get(RUN_TAG) or version.run_id, None)
+        for run_id in (run_of(version), None)
     ]
     inputs.append({**inputs[1], "device": device})
     for one in inputs:

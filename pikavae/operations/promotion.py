@@ -179,12 +179,15 @@ def standing_of(version: Version) -> Standing:
 
 
 def verdict_lines(verdicts: Mapping[str, Any] | None) -> list[str]:
-    """What each gate said, for a person: a line for each reason."""
-    return [
+    """What each gate said, for a person: a line for each reason, and where both models' pictures are."""
+    lines = [
         f"{name:<16}{finding['outcome']:<6}{finding['reason']}"
         for name, gate in (verdicts or {}).get("gates", {}).items()
         for finding in gate["findings"]
     ]
+    if page := (verdicts or {}).get("comparison"):
+        lines.append(f"Both models' pictures: {home() / page}")
+    return lines
 
 
 def _candidate(client: MlflowClient, model: str, config: Config) -> tuple[Version, Config]:

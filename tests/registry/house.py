@@ -8,6 +8,7 @@ from contextlib import closing
 import numpy as np
 import torch
 from mlflow import MlflowClient
+from mlflow.tracking._tracking_service import utils
 
 from pikavae import tracking
 from pikavae.config import ModelConfig
@@ -113,6 +114,7 @@ def copy_home(home, target):
     with closing(sqlite3.connect(home / "mlflow.db")) as source, closing(sqlite3.connect(target / "mlflow.db")) as copy:
         source.backup(copy)
     relocation.rewrite(target / "mlflow.db", home, target, dry_run=False)
+    utils._artifact_repos_cache.clear()  # by a run's id alone, MLflow remembers for the process where its artifacts are
 
 
 def copied(home, target):

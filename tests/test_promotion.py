@@ -310,7 +310,7 @@ def test_pictures_that_a_model_was_trained_on_are_found_and_unknown_ones_told(ru
     assert found.unknown == (f"the folder of run {run_id} is not there any more",)
 
 
-def test_a_prepared_set_that_is_gone_holds_the_leakage_gate(run_id):
+def test_a_prepared_set_that_is_gone_is_made_again_and_other_pictures_can_be_named(run_id):
     shutil.rmtree(home() / "prepared" / version(1).tags["pikavae.fingerprint"])
     again = asked(1, reason="x")  # the pictures are drawn again: the set is made anew
     assert again.verdicts["gates"]["leakage"]["outcome"] == "pass"

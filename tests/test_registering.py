@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL as TheirAutoencoder
 from mlflow import MlflowClient
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
@@ -18,7 +18,9 @@ from pikavae import operations, runs
 from pikavae.config import ModelConfig
 from pikavae.errors import UserError
 from pikavae.home import home
-from pikavae.model.snapshot import read_snapshot
+from pikavae.model.autoencoder import AutoencoderKL
+from pikavae.model.snapshot import read_snapshot, write_snapshot
+from pikavae.operations.cards import has_the_latents_of_others
 from pikavae.presets import parse_config
 from pikavae.registry import production, transactions
 from pikavae.registry.ledger import read as read_ledger
@@ -96,6 +98,17 @@ def test_an_imported_version_gets_scores_when_it_is_first_evaluated(finished, tm
     measured = operations.show_model(made.version, config)
     operations.evaluate_model(str(made.version), tiny(**{"data.sprites_seed": 3}))
     assert operations.show_model(made.version, config) == measured
+    exported = operations.export_model(str(made.version), tmp_path / "out", config)
+    assert json.loads((exported / "config.json").read_text())["scaling_factor"] == 0.5  # the one that it came with
+
+
+@pytest.mark.parametrize(("trainable", "is_theirs"), [("all", False), ("decoder", True)])
+def test_latents_are_those_of_the_weights_it_began_with_where_the_decoder_alone_was_trained(
+    tmp_path, trainable, is_theirs
+):
+    settings = parse_config({"model": SIZES.model_dump(), "training": {"trainable": trainable}})
+    write_snapshot(tmp_path, AutoencoderKL(SIZES), image_size=32, settings=settings.to_yaml())
+    assert has_the_latents_of_others(tmp_path) is is_theirs
 
 
 @pytest.mark.parametrize(
@@ -125,7 +138,7 @@ def test_the_command_registers_a_file_of_weights(finished, tmp_path, capsys, tin
 def test_an_export_has_the_measured_scaling_and_comes_back_as_the_version_that_it_was(finished, tmp_path):
     version = operations.show_model(finished["version"], tiny())
     out = operations.export_model(str(version.version), tmp_path / "out", tiny())
-    theirs = AutoencoderKL.from_pretrained(out, local_files_only=True).eval()
+    theirs = TheirAutoencoder.from_pretrained(out, local_files_only=True).eval()
     for name in ("scaling_factor", "shift_factor"):
         assert theirs.config[name] == finished["metrics"][name]
     ours = read_snapshot(runs.find_run(home(), finished["run_id"]).snapshot())

@@ -147,8 +147,9 @@ def _latents(report: Report | None) -> str:
         return "Their deviation was not measured: `config.json` has the scaling factor that the weights came with."
     return (
         f"Measured: scaling factor {measured['scaling_factor']:.6g}, shift factor {measured['shift_factor']:.6g}. "
-        f"`(latent - shift_factor) * scaling_factor` has mean 0 and deviation 1; an exported `config.json` has both. "
-        f"A trainer that knows no shift may leave it out."
+        f"`(latent - shift_factor) * scaling_factor` has mean 0 and deviation 1. An exported `config.json` has both, "
+        f"but where the latents are those of published weights, whose factor it keeps. A trainer that knows no shift "
+        f"may leave it out."
     )
 
 

@@ -28,6 +28,18 @@ def card_of(snapshot: Path, report: Report | None, name: str) -> str:
     return model_card(report, config, name=name, is_imported=True)
 
 
+def has_the_latents_of_others(snapshot: Path) -> bool:
+    """Whether a snapshot's latents are those of published weights, so that diffusion models of theirs go on working.
+
+    Such weights keep the scaling factor that they came with: imported ones that tell it, and those of which the decoder
+    alone was trained.
+    """
+    settings = snapshot / SETTINGS_NAME
+    if not settings.is_file() or settings.read_text(encoding="utf-8").startswith(IMPORTED_MARK):
+        return "scaling_factor" in runs.read_json(snapshot / CONFIG_NAME)
+    return load_config(settings).training.trainable == "decoder"
+
+
 def newest_report(snapshot: Path) -> Report | None:
     """The newest whole report of this home on a snapshot's sizes and weights."""
     digest = runs.snapshot_digest(snapshot)

@@ -18,7 +18,7 @@ from pikavae.git import git_tags
 from pikavae.home import home
 from pikavae.model.published import SNAPSHOT_FORM, sizes_of
 from pikavae.model.snapshot import CONFIG_NAME, SETTINGS_NAME, WEIGHTS_NAME
-from pikavae.operations.cards import card_of, newest_report
+from pikavae.operations.cards import card_of, has_the_latents_of_others, newest_report
 from pikavae.operations.imported import (
     HUB,
     SNAPSHOT_FILES,
@@ -77,8 +77,8 @@ class _Import:
 def export_model(model: str, out: Path, config: Config) -> Path:
     """Write a model as a folder that diffusers loads, with the configuration that made it and a card, `README.md`.
 
-    Where a report of this home has measured the latents, `config.json` has its scaling and shift factors; weights and
-    configuration are the model's, byte for byte.
+    Where a report of this home has measured the latents, `config.json` has its scaling and shift factors, but where the
+    latents are those of published weights; weights and configuration are the model's, byte for byte.
 
     Args:
         model: what `find_snapshot` takes.
@@ -108,7 +108,7 @@ def _describe(source: Path, copy: Path, *, name: str) -> None:
     """Write into an exported copy what is known of the model: its card, and the measured scaling of its latents."""
     report = newest_report(source)
     (copy / EXPORTED_CARD).write_text(card_of(source, report, name), encoding="utf-8")
-    if report is not None and (scaling := measured_scaling(report)):
+    if report is not None and not has_the_latents_of_others(source) and (scaling := measured_scaling(report)):
         sizes = runs.read_json(copy / CONFIG_NAME) | scaling
         (copy / CONFIG_NAME).write_text(json.dumps(sizes, indent=2) + "\n", encoding="utf-8")
 

@@ -75,7 +75,8 @@ def verify(client: MlflowClient, home: Path, *, every: bool = False) -> Verified
         found.append(Disagreement("ledger", what))
     found += _head(client, home, events)
     listed = versions.list_versions(client, PRODUCTION_NAME)
-    if intent := unfinished(events):
+    intent = unfinished(events)
+    if intent is not None:
         what = f"line {intent.sequence}: {intent.action} of version {intent.version} was cut short; {REPAIR} ends it"
         found.append(Disagreement("move", what))
     else:
@@ -91,6 +92,8 @@ def verify(client: MlflowClient, home: Path, *, every: bool = False) -> Verified
         found += _version(client, home, alias, events, listed, every=every, stored=event.store not in damaged)
     for store, complaint in damaged.items():
         found.append(_store(client, folders[store], complaint))
+    if intent is None:
+        found += _candidates(client, events)
     found += [
         Disagreement(
             "leftover", f"{left.what}: of a promotion that was cut short; {REPAIR} removes it, if another copy is whole"

@@ -59,6 +59,7 @@ def move_alias_and_edit_the_page(house):
     house.client.set_model_version_tag(PRODUCTION_NAME, "2", "pikavae.promote.reason", "none of yours")
     house.client.set_model_version_tag(PRODUCTION_NAME, "2", "pikavae.manifest", "{no JSON")
     house.client.update_model_version(PRODUCTION_NAME, "2", "the best ever")
+    house.client.set_model_version_tag(NAME, "1", f"{versions.STANDING_PREFIX}role", "champion")
 
 
 def delete_the_champion_and_an_alias(house):
@@ -101,6 +102,7 @@ def tell_too_little_and_leave_a_part(house):
                 r"alias 'champion': production version 1 has it in MLflow, and production version 2 \(version 2 of",
                 r"pikavae-production version 2 \(champion, version 2 of candidates\): altered in MLflow: "
                 r"pikavae.manifest, pikavae.promote.reason, the description",
+                r"version 1 of candidates: its page in MLflow does not show its standing",
             ],
         ),
         (

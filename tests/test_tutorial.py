@@ -16,6 +16,7 @@ from pikavae.training.step import Stepper
 @pytest.mark.slow
 def test_one_step_and_one_evaluation_at_full_size(tmp_path):
     own = {"data.source": "sprites", "data.sprites_count": 2, "data.tokenizer": None, "training.accumulation": 1}
+    own |= {"evaluation.sizes": []}  # of 1,024 px besides, a minute each on a CPU
     config, device = load_config("tutorial", own), torch.device("cpu")
     torch.set_num_threads(os.cpu_count() or 1)
     prepared, _ = prepare(config.data, tmp_path / "prepared")

@@ -284,7 +284,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
-    parser.add_argument("--every", type=int, default=1, help="take every n-th point alone")
+    parser.add_argument("--every", type=int, default=1, help="take every n-th point alone, from the last one back")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     began = time.monotonic()
@@ -294,7 +294,7 @@ def main() -> int:
         jobs = [
             (case, point, way)
             for case in arguments.cases
-            for point in range(0, len(points[case]), arguments.every)
+            for point in reversed(range(len(points[case]) - 1, -1, -arguments.every))
             for way in WAYS
         ]
         outcomes = work_off(folder, jobs, arguments.processes, arguments.seed)

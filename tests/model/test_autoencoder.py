@@ -60,7 +60,8 @@ def test_encode_and_decode_agree_with_diffusers(config, batch, height, width):
         torch.testing.assert_close(posterior.mean, expected.mean)
         torch.testing.assert_close(posterior.logvar, expected.logvar)
         torch.testing.assert_close(posterior.kl(), expected.kl())
-        torch.testing.assert_close(model.decode(posterior.mode()), other.decode(posterior.mode()).sample)
+        latents = posterior.mode().double()  # what float32 rounds off depends on the processor
+        torch.testing.assert_close(model.double().decode(latents), other.double().decode(latents).sample)
 
 
 def test_every_parameter_changes_the_output():

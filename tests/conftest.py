@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # read while mlflow is imported, here by the tests themselves
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read while torch is: test processes run beside each other
 
 TINY = {
     "data.sprites_count": "24",

@@ -170,17 +170,17 @@ def record(client: MlflowClient, home: Path, entry: Entry) -> Event:
 
 
 def show(client: MlflowClient, events: Sequence[Event]) -> None:
-    """Show in MLflow what the ledger says: of each candidate, and who made the champion champion, and why.
+    """Show in MLflow what the ledger says: of each candidate, and who made champion and previous champion, and why.
 
     It is the ledger that counts: what fails here is told, and mended by the next event or by `repair`.
     """
     from mlflow.exceptions import MlflowException
 
-    number = standing(events)[CHAMPION]
     try:
         standings.project(client, events)
-        for name, value in production_tags(events, number).items():
-            client.set_model_version_tag(PRODUCTION_NAME, str(number), name, value)
+        for number in filter(None, standing(events).values()):
+            for name, value in production_tags(events, number).items():
+                client.set_model_version_tag(PRODUCTION_NAME, str(number), name, value)
     except MlflowException as error:
         logger.warning("MLflow does not show yet what the ledger says: %s", " ".join(error.message.split()))
 

@@ -8,7 +8,7 @@ import pytest
 
 from flows import cli
 from pikavae.errors import DamagedFileError, PikavaeError, UserError
-from pikavae.registry import anchor, ledger, production, versions
+from pikavae.registry import anchor, ledger, production, transactions, versions
 from pikavae.registry.production_model import PRODUCTION_NAME
 from pikavae.registry.store import local_folder
 from tests.registry.house import NAME, copied, files_alone
@@ -167,6 +167,16 @@ def test_harm_is_named_and_repaired(house, harm, found):
     back = house.rollback()
     assert (back.version, back.previous) == (1, 2)
     assert house.disagreements(every=True) == []
+
+
+def test_what_a_crash_kept_from_a_page_is_shown_with_the_next_event(house, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(transactions, "show", lambda *_: None)
+        house.rollback("not shown")
+    assert any("pikavae.rollback.reason" in line for line in house.disagreements())
+    house.rollback("shown")
+    assert house.disagreements() == []
+    assert production_version(house, 1).tags["pikavae.rollback.reason"] == "not shown"
 
 
 def test_promotion_and_rollback_refuse_while_somebody_moved_an_alias(house):

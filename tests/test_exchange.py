@@ -1,10 +1,6 @@
-"""Published weights come in whole, get a run and a version, and go out again as diffusers reads them."""
+"""Published weights get a run and a version, and go out again as diffusers reads them."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,267 +13,23 @@ from pikavae import operations, runs
 from pikavae.config import ModelConfig
 from pikavae.errors import DamagedFileError, UserError
 from pikavae.home import home
-from pikavae.model.keymaps import export_ldm, their_names
 from pikavae.model.snapshot import SETTINGS_NAME, WEIGHTS_NAME, read_snapshot, write_snapshot
 from pikavae.presets import load_config, parse_config
 from pikavae.registry import production
 from pikavae.tracking import connect, tracking_uri
-from tests.conftest import TINY
-from tests.data import test_hub_weights as hub
 from tests.model.test_autoencoder import with_random_weights
-from tests.model.test_inert_pickle import tutorial_module
 from tests.model.test_published import in_diffusers
-
-SIZES = ModelConfig(channels=(8, 16), num_res_blocks=1, latent_channels=3, norm_groups=4)
-OTHER = SIZES.model_copy(update={"latent_channels": 4})
-FILES = {"config.json", WEIGHTS_NAME, SETTINGS_NAME}
-EXPORTED = FILES | {"README.md"}
-
-
-server = hub.server
-"""The fixture: a hub on this machine."""
-
-
-def configured(sizes=SIZES, **training):
-    return parse_config({"model": sizes.model_dump(), "training": training})
-
-
-def write_form(form, folder, sizes=SIZES):
-    """The same weights in one of the forms that are read; the path to name."""
-    model, state = with_random_weights(sizes), dict(with_random_weights(sizes).state_dict())
-    theirs = their_names("tutorial", sizes, state)
-    folder.mkdir(parents=True)
-    match form:
-        case "snapshot":
-            write_snapshot(folder, model, image_size=32, settings="data: {image_size: 32}\n")
-        case "diffusers folder":
-            in_diffusers(sizes, scaling_factor=0.5).save_pretrained(folder)
-        case "parts":
-            in_diffusers(sizes).save_pretrained(folder, max_shard_size="10KB")
-        case "pipeline":
-            in_diffusers(sizes).save_pretrained(folder / "vae")
-            (folder / "model_index.json").write_text("{}")
-        case "diffusers file":
-            save_file(state, folder / "vae.safetensors")
-        case "LDM file":
-            torch.save({"state_dict": export_ldm(state)}, folder / "vae.ckpt")
-        case "Stable Diffusion file":
-            whole = {f"first_stage_model.{name}": value for name, value in export_ldm(state).items()}
-            torch.save({"state_dict": {**whole, "scale_factor": torch.tensor(0.25)}}, folder / "sd.ckpt")
-        case "tutorial pickle":
-            torch.save(tutorial_module(sizes)[0], folder / "vae.model")
-        case "tutorial state":
-            torch.save({theirs[name]: value for name, value in state.items()}, folder / "vae.pt")
-    single = "file" in form or "tutorial" in form
-    return next(folder.iterdir()) if single else folder
-
-
-READ_AS = {
-    "diffusers folder": "diffusers folder",
-    "LDM file": "LDM single file",
-    "tutorial pickle": "tutorial file",
-}
-FORMS = [
-    "snapshot",
-    "diffusers folder",
-    "parts",
-    "pipeline",
-    "diffusers file",
-    "LDM file",
-    "Stable Diffusion file",
-    "tutorial pickle",
-    "tutorial state",
-]
-SCALES = {"diffusers folder": 0.5, "Stable Diffusion file": 0.25, "parts": 0.18215, "pipeline": 0.18215}
-
-
-def assert_same_model(folder, sizes=SIZES, state=None):
-    model, expected = read_snapshot(folder), state or with_random_weights(sizes).state_dict()
-    assert (model.config, model.state_dict().keys()) == (sizes, expected.keys())
-    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
-
-
-def stamps(folder):
-    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-
-
-def test_without_a_start_there_are_no_starting_weights():
-    assert operations.starting_weights(configured()) is None
-    assert not home().exists()
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_every_form_becomes_a_whole_snapshot_once(tmp_path, form):
-    path = write_form(form, tmp_path / "theirs")
-    folder = operations.starting_weights(configured(start=str(path)))
-    assert_same_model(folder)
-    assert {file.name for file in folder.iterdir()} >= FILES
-    if form == "snapshot":
-        assert folder == path
-        assert not home().exists()
-        return
-    assert folder.parent == home() / "imported"
-    settings = load_config(folder / SETTINGS_NAME)
-    assert (settings.model, settings.data.image_size) == (
-        SIZES,
-        64 if form in ("diffusers folder", "parts", "pipeline") else 512,
-    )
-    assert json.loads((folder / "config.json").read_text()).get("scaling_factor") == SCALES.get(form)
-    before = stamps(folder)
-    assert operations.starting_weights(configured(start=str(path), steps=7)) == folder
-    assert stamps(folder) == before
-    assert [file.name for file in folder.parent.iterdir()] == [folder.name]
-
-
-def test_the_number_of_groups_is_taken_from_the_settings_where_the_file_does_not_tell_it(tmp_path):
-    path = write_form("LDM file", tmp_path / "theirs")
-    other = SIZES.model_copy(update={"norm_groups": 2})
-    folders = [operations.starting_weights(configured(sizes, start=str(path))) for sizes in (SIZES, other)]
-    assert [read_snapshot(folder).config.norm_groups for folder in folders] == [4, 2]
-
-
-def damage_weights(folder):
-    content = bytearray((folder / WEIGHTS_NAME).read_bytes())
-    content[-1] ^= 1
-    (folder / WEIGHTS_NAME).write_bytes(content)
-
-
-DAMAGES = {
-    "a bit": damage_weights,
-    "a file that is gone": lambda folder: (folder / "config.json").unlink(),
-    "no record": lambda folder: (folder / "imported.json").unlink(),
-    "half a record": lambda folder: (folder / "imported.json").write_text('{"sha'),
-    "an empty record": lambda folder: (folder / "imported.json").write_text('{"sha256": {}, "form": "", "notes": []}'),
-    "another record": lambda folder: (folder / "imported.json").write_text("[]"),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_conversion_that_was_damaged_is_noticed_and_made_anew(tmp_path, caplog, damage):
-    config = configured(start=str(write_form("LDM file", tmp_path / "theirs")))
-    folder = operations.starting_weights(config)
-    whole = {file.name: file.read_bytes() for file in folder.iterdir()}
-    damage(folder)
-    assert operations.starting_weights(config) == folder
-    assert "damaged since it was converted; it is made anew" in caplog.text
-    assert {file.name: file.read_bytes() for file in folder.iterdir()} == whole
-
-
-def test_what_a_killed_conversion_left_is_removed(tmp_path):
-    leftover = home() / "imported" / ".0123.tmp"
-    leftover.mkdir(parents=True)
-    (leftover / WEIGHTS_NAME).write_bytes(b"half")
-    folder = operations.starting_weights(configured(start=str(write_form("LDM file", tmp_path / "theirs"))))
-    assert list((home() / "imported").iterdir()) == [folder]
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_other_sizes_than_the_settings_are_listed_and_nothing_is_written(tmp_path, form):
-    path = write_form(form, tmp_path / "theirs")
-    other = ModelConfig(channels=(8, 8), num_res_blocks=2, latent_channels=4, norm_groups=4)
-    listed = r"channels \(8, 16\) instead of \(8, 8\), num_res_blocks 1 instead of 2, latent_channels 3 instead of 4$"
-    with pytest.raises(UserError, match=listed):
-        operations.starting_weights(configured(other, start=str(path)))
-    assert not home().exists()
-    operations.starting_weights(configured(start=str(path)))
-    with pytest.raises(UserError, match=listed) as caught:
-        operations.starting_weights(configured(other, start=str(path)))
-    assert str(caught.value).startswith(str(path))
-
-
-def test_names_that_do_not_fit_are_listed_and_nothing_is_written(tmp_path):
-    state = dict(with_random_weights(SIZES).state_dict())
-    del state["encoder.conv_in.bias"]
-    state["decoder.conv_out.bias"] = torch.zeros(4)
-    save_file({**state, "stranger": torch.zeros(1)}, tmp_path / "vae.safetensors")
-    config = configured(start=str(tmp_path / "vae.safetensors"))
-    for ask in (
-        lambda: operations.starting_weights(config),
-        lambda: operations.import_model(config.training.start, config),
-    ):
-        with pytest.raises(
-            UserError, match=r"1 missing: encoder\.conv_in\.bias; 1 unexpected: stranger; 1 other shapes"
-        ):
-            ask()
-    assert not home().exists()
-
-
-@pytest.mark.parametrize(
-    ("start", "said"),
-    [
-        ("nowhere/vae.ckpt", "training.start 'nowhere/vae.ckpt': no such file or folder; a model of the hub is named"),
-        ("ORG/NAME", "hub:ORG/NAME"),
-        ("hub:NAME", "training.start 'NAME': no hub id"),
-        ("9", "training.start '9': version 9 of 'pikavae': no such version"),
-        ("champion", "training.start 'champion': champion of 'pikavae-production': nothing is in production yet"),
-        ("run:none@best", "training.start 'run:none@best': run:none: no such run in this home"),
-    ],
+from tests.published_forms import (
+    EXPORTED,
+    OTHER,
+    READ_AS,
+    SIZES,
+    assert_same_model,
+    configured,
+    damage_weights,
+    stamps,
+    write_form,
 )
-def test_a_start_that_is_not_there_is_said_in_one_line(start, said):
-    with pytest.raises(UserError) as caught:
-        operations.starting_weights(configured(start=start))
-    assert said in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_the_fine_tunes_name_their_weights_and_say_offline_what_to_do():
-    for preset in ("finetune", "finetune-full"):
-        with pytest.raises(UserError) as caught:
-            operations.starting_weights(load_config(preset))
-        said = str(caught.value)
-        assert said.startswith("training.start 'stabilityai/sd-vae-ft-mse': not in the hub's cache")
-        assert said.endswith("or name a folder or file of your own")
-        assert "\n" not in said
-
-
-@pytest.mark.parametrize(
-    ("overrides", "said"),
-    [
-        ({"training.trainable": "decoder"}, "training.trainable decoder: without training.start"),
-        ({"loss.perceptual_weight": "0.1"}, "vgg16-397923af.pth is missing; put https://download.pytorch.org/"),
-    ],
-    ids=str,
-)
-def test_a_training_that_lacks_something_is_refused_before_it_has_a_run(overrides, said, monkeypatch, tmp_path):
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    config = load_config("demo", {**TINY, **overrides})
-    prepared = operations.prepare(config)
-    with pytest.raises(UserError) as caught:
-        operations.train(config, prepared)
-    assert said in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert [path for path in (home() / "runs").iterdir() if path.is_dir()] == []
-    assert not (home() / "mlflow.db").exists()
-
-
-ASK = """
-import sys
-from pikavae import operations
-from pikavae.presets import parse_config
-model = {"channels": [8, 8], "num_res_blocks": 1, "norm_groups": 4}
-print(operations.starting_weights(parse_config({"model": model, "training": {"start": sys.argv[1]}})))
-"""
-
-
-def test_weights_of_the_hub_are_fetched_and_converted(server, tmp_path):
-    for environment in ({"HF_ENDPOINT": server.address}, {"HF_HUB_OFFLINE": "1"}):
-        done = subprocess.run(
-            [sys.executable, "-c", ASK, "hub:org/pipeline"],
-            env={
-                "PATH": "/usr/bin:/bin",
-                "PYTHONPATH": ":".join(sys.path),
-                "HF_HOME": str(tmp_path / "hub"),
-                "PIKAVAE_HOME": os.environ["PIKAVAE_HOME"],
-                **environment,
-            },
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
-        assert done.returncode == 0, done.stderr
-        assert Path(done.stdout.strip()).parent == home() / "imported"
-        assert_same_model(Path(done.stdout.strip()), hub.SIZES, hub.STATE)
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from pikavae.presets import parse_config
 from pikavae.registry import production, transactions
 from pikavae.registry.ledger import read as read_ledger
 from pikavae.tracking import connect, tracking_uri
-from tests.test_exchange import write_form
+from tests.published_forms import write_form
 from tests.test_pipeline import tiny
 
 SIZES = ModelConfig(channels=(8, 8), norm_groups=4, num_res_blocks=1)

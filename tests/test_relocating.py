@@ -19,7 +19,7 @@ from pikavae.files import exclusive
 from pikavae.home import home
 from pikavae.registry import production, relocation
 from pikavae.tracking import connect, tracking_uri
-from tests.test_exchange import write_form
+from tests.published_forms import write_form
 from tests.test_pipeline import tiny
 
 SIZES = ModelConfig(channels=(8, 8), norm_groups=4, num_res_blocks=1)

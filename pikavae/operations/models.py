@@ -35,10 +35,10 @@ from pikavae.operations.pipeline import (
 from pikavae.operations.results import Evaluated, Registered, Trained
 from pikavae.presets import load_config
 from pikavae.registry import production, versions
+from pikavae.registry.production_model import PRODUCTION_NAME
 from pikavae.registry.versions import Version
 from pikavae.tracking import connect
 
-PRODUCTION_NAME = "pikavae-production"
 MAX_PIXELS = DataConfig().max_pixels
 WHITE = (255, 255, 255)
 RUN_MODEL = re.compile(r"run:([^@]*)(?:@(.*))?")

@@ -9,10 +9,10 @@ from pikavae import runs, stages
 from pikavae.config import Config
 from pikavae.data.prepare import fingerprint_of, prepare_inputs
 from pikavae.home import home
-from pikavae.operations.models import PRODUCTION_NAME
 from pikavae.operations.pipeline import use_threads
 from pikavae.operations.planning import plan
 from pikavae.registry import versions
+from pikavae.registry.production_model import PRODUCTION_NAME
 from pikavae.runs import RunFolder
 from pikavae.stages import Plan
 from pikavae.tracking import connect

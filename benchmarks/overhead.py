@@ -3,7 +3,8 @@
     python -m benchmarks.overhead --steps 400 --rounds 3
 
 Bare: forward, loss, backward and optimizer step over batches that lie ready in memory, and the model's passes over the
-validation pictures as often as the run makes them; nothing is read, drawn, measured, logged, averaged or saved. Whole:
+validation pictures as often as the run makes them; nothing is read, drawn, measured, logged, averaged or saved. It
+keeps freed memory as the worker does (`supervision.KEEP_FREED_MEMORY`); `plain`, shown beside it, does not. Whole:
 the flow's training stage, as a person starts it: loader, noise, EMA, metrics, curves and pictures into the journal and
 to MLflow, checkpoints, Prefect around it. Each in processes of its own, in turn, the first of a round being the second
 of the next, and each from its first step on; medians.
@@ -24,10 +25,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import psutil
@@ -37,6 +39,7 @@ from torch import Tensor
 from pikavae.config import Config
 from pikavae.data.dataset import PictureSet, open_prepared
 from pikavae.model.autoencoder import AutoencoderKL
+from pikavae.operations.supervision import KEEP_FREED_MEMORY
 from pikavae.presets import load_config
 from pikavae.training.journal import PROGRESS_NAME
 from pikavae.training.losses import autoencoder_terms
@@ -45,7 +48,7 @@ from pikavae.training.state import TrainState
 
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS_BETWEEN_LOOKS = 0.05
-COLUMNS = ("bare steps", "bare", "whole", "bare CPU", "worker CPU", "parent CPU")
+COLUMNS = ("plain", "bare steps", "bare", "whole", "bare CPU", "worker CPU", "parent CPU")
 
 
 def main() -> None:
@@ -65,7 +68,7 @@ def main() -> None:
         benchmark = Benchmark(environment, arguments.steps, arguments.threads)
         print(f"ms a picture | {' | '.join(COLUMNS)}\n--- |{' ---: |' * len(COLUMNS)}")
         for number in range(arguments.rounds):
-            ways = [benchmark.bare, benchmark.whole]
+            ways = [benchmark.plain, benchmark.bare, benchmark.whole]
             row = {name: 1000 * value for way in ways[:: -1 if number % 2 else 1] for name, value in way().items()}
             rows.append(row)
             print_row(f"round {number + 1}", row)
@@ -74,6 +77,7 @@ def main() -> None:
     both = medians["worker CPU"] + medians["parent CPU"]
     for what, whole, base in (
         ("time around the model", medians["whole"], medians["bare"]),
+        ("time against the plain loop", medians["whole"], medians["plain"]),
         ("time beside the training steps, validation counted", medians["whole"], medians["bare steps"]),
         ("CPU of the process that trains", medians["worker CPU"], medians["bare CPU"]),
         ("CPU with the parent's", both, medians["bare CPU"]),
@@ -117,19 +121,24 @@ class Benchmark:
             "parent CPU": parent / pictures,
         }
 
-    def bare(self) -> dict[str, float]:
+    def bare(self, variables: Mapping[str, str] = KEEP_FREED_MEMORY) -> dict[str, float]:
         """What the function `bare` measures, on the pictures that the command prepares."""
         prepared = self._output("-m", "flows.cli", "prepare", "demo", *self._flags())["path"]
         sizes = ["--steps", str(self.steps), "--threads", str(self.threads)]
-        return self._output("-m", "benchmarks.overhead", "--bare", prepared, *sizes)
+        return self._output("-m", "benchmarks.overhead", "--bare", prepared, *sizes, variables=variables)
+
+    def plain(self) -> dict[str, float]:
+        """The time of the bare loop as Python starts it."""
+        return {"plain": self.bare({})["bare"]}
 
     def _flags(self) -> list[str]:
         return [f"--training.steps={self.steps}", f"--training.threads={self.threads}", "--json"]
 
-    def _output(self, *command: str) -> dict[str, Any]:
+    def _output(self, *command: str, variables: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
         """The last line that Python prints, which is JSON."""
+        environment = {**self.environment, **variables}
         done = subprocess.run(
-            [sys.executable, *command], cwd=ROOT, env=self.environment, stdout=subprocess.PIPE, text=True, check=True
+            [sys.executable, *command], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True
         )
         values: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return values

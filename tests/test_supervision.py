@@ -1,6 +1,7 @@
 """Training apart from us: what comes back when it crashes, when we are told to stop, when the tracker goes away."""
 
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -42,6 +43,22 @@ def wait_for(condition, seconds=120):
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.1)
+
+
+@pytest.mark.parametrize("threshold", [None, "131072"])
+def test_training_keeps_what_a_step_frees_unless_the_environment_says_otherwise(monkeypatch, threshold):
+    step = "step = lambda: len([torch.ones(2**20) for _ in range(8)])"  # 8 tensors of 4 MiB that live together
+    faults = "resource.getrusage(resource.RUSAGE_SELF).ru_minflt"
+    steps = "[step() for _ in range(20)]"
+    code = f"import resource, torch; {step}; step(); before = {faults}; {steps}; print({faults} - before)"
+    for name in supervision.KEEP_FREED_MEMORY:
+        monkeypatch.delenv(name, raising=False)
+        if threshold:
+            monkeypatch.setenv(name, threshold)
+    command, environment = [sys.executable, "-c", code], supervision._environment()
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    pages = 20 * 8 * 2**22 / resource.getpagesize()
+    assert (int(done.stdout) > pages / 2) == bool(threshold)
 
 
 def test_a_training_that_gets_no_further_is_given_up_and_says_where_and_how(disturb):

@@ -25,6 +25,9 @@ SECONDS_BETWEEN_LOOKS = 0.2
 LEVELS = logging.getLevelNamesMapping()
 LINE = re.compile(r"(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL):(?P<name>pikavae[\w.]*):(?P<message>.*)")
 LINES_SHOWN = 5
+KEEP_FREED_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**31 - 1), "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20)}
+"""For glibc, see mallopt(3): what a step frees waits for the next one, instead of going back to the system and coming
+again page by page, filled with zeros, which costs a small model a tenth of its time. Pieces above 32 MiB go back."""
 
 
 def train_apart(folder: Path, job: Job, restarts: int) -> dict[str, Any]:
@@ -69,12 +72,10 @@ def _run(folder: Path) -> int:
     """One attempt, shown while it goes on; the exit status."""
     log = _Relay(folder / LOG_NAME)
     display = Display(folder)
-    path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)  # the code that runs here runs there
-    environment = {**os.environ, "PYTHONPATH": path, PARENT: str(os.getpid())}
     command = [sys.executable, "-m", "pikavae.training.worker", str(folder)]
     with (folder / LOG_NAME).open("ab") as file:
         process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
+            command, env=_environment(), stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
         )
     try:
         while process.poll() is None:
@@ -88,6 +89,12 @@ def _run(folder: Path) -> int:
         log.relay()
         display.close()
     return process.returncode
+
+
+def _environment() -> dict[str, str]:
+    """Of the process that trains; what the user has set stays."""
+    path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)  # the code that runs here runs there
+    return {**KEEP_FREED_MEMORY, **os.environ, "PYTHONPATH": path, PARENT: str(os.getpid())}
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

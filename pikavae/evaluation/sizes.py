@@ -7,8 +7,9 @@ training size look like.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ from pikavae.evaluation.scores import worst_tenth
 from pikavae.model.autoencoder import AutoencoderKL
 from pikavae.model.tiling import TILES, Tiles, reconstruct_any_size, seams
 
+Pair = tuple[Tensor, Tensor]
+"""A picture (1, 3, H, W) in [-1, 1] and its reconstruction, not clamped."""
 MOST_SIZED = 8
 """Pictures that are measured at each size, at most."""
 MOST_TILED = 2
@@ -48,15 +51,19 @@ def study_sizes(model: AutoencoderKL, sample: Sample, *, image_size: int, others
     """
     factor = model.config.downsampling_factor
     wanted = {nearest(size, factor) for size in (default_sizes(image_size) if others is None else others)}
-    sizes = sorted({image_size, *wanted}) if wanted else []
-    chosen = replace(sample, images=sample.images[:MOST_SIZED])
-    whole = [size for size in sizes if size <= TILES.size]
+    few = replace(sample, images=sample.images[:MOST_SIZED], reconstructions=sample.reconstructions[:MOST_SIZED])
+    by_size, tiled = [], None
+    for size in sorted({image_size, *wanted}) if wanted else []:
+        pairs = reconstructed(model, few, size, image_size)
+        by_size.append(at_size(pairs, size, factor))
+        if size <= TILES.size:
+            tiled = partial(in_tiles, model, pairs[:MOST_TILED], size)
     return Findings(
         sections={
             "sizes": {
-                "num_images": len(chosen.images),
-                "by_size": [at_size(model, chosen, size, image_size) for size in sizes],
-                "tiled": in_tiles(model, chosen, whole[-1], image_size) if whole else None,
+                "num_images": len(few.images),
+                "by_size": by_size,
+                "tiled": tiled() if tiled else None,
             }
         },
         protocol=PROTOCOL,
@@ -73,19 +80,30 @@ def nearest(size: int, factor: int) -> int:
     return factor * max(2, round(size / factor))
 
 
-def at_size(model: AutoencoderKL, sample: Sample, size: int, image_size: int) -> dict[str, Any]:
-    """The pictures of a sample at one size.
+def reconstructed(model: AutoencoderKL, sample: Sample, size: int, image_size: int) -> list[Pair]:
+    """Each picture, scaled as if it had been prepared at `size`, and the model's reconstruction of it, on the CPU."""
+    if size == image_size:
+        return list(zip(sample.images, sample.reconstructions, strict=True))
+    factor, pairs = model.config.downsampling_factor, []
+    for images in sample.images:
+        sides = [nearest(round(side * size / image_size), factor) for side in images.shape[2:]]
+        scaled = F.interpolate(images, size=sides, mode="bicubic", antialias=True).clamp(-1.0, 1.0)
+        pairs.append((scaled, reconstruct_any_size(model, scaled)))
+    return pairs
+
+
+def at_size(pairs: Sequence[Pair], size: int, factor: int) -> dict[str, Any]:
+    """Pictures of one size and their reconstructions by a model of this downsampling factor.
 
     Returns:
         JSON values, None where one is not finite: `size`, means of `psnr` and `ssim`, `psnr_worst_tenth`, and
         `bicubic_psnr`, what plain scaling to the latent's size and back gives: pictures are not as hard at every size.
     """
     own, structure, plain = [], [], []
-    for images in _resized(sample, size, image_size, model.config.downsampling_factor):
-        made = reconstruct_any_size(model, images)
+    for images, made in pairs:
         own.append(psnr(made, images))
         structure.append(ssim(made, images))
-        plain.append(psnr(bicubic(images, model.config.downsampling_factor), images))
+        plain.append(psnr(bicubic(images, factor), images))
     numbers = {
         "psnr": torch.cat(own).mean().item(),
         "ssim": torch.cat(structure).mean().item(),
@@ -95,8 +113,8 @@ def at_size(model: AutoencoderKL, sample: Sample, size: int, image_size: int) ->
     return {"size": size, **_finite(numbers)}
 
 
-def in_tiles(model: AutoencoderKL, sample: Sample, size: int, image_size: int) -> dict[str, Any]:
-    """What tiles change: the pictures at a size in tiles of half of it, against the same as a whole.
+def in_tiles(model: AutoencoderKL, pairs: Sequence[Pair], size: int) -> dict[str, Any]:
+    """What tiles change: pictures of a size in tiles of half of it, against the model's reconstructions of the whole.
 
     Returns:
         JSON values, numbers None where they are not finite or there is no such pixel: `num_images`, `size`, `tile` and
@@ -107,12 +125,10 @@ def in_tiles(model: AutoencoderKL, sample: Sample, size: int, image_size: int) -
     factor = model.config.downsampling_factor
     side = max(size // 2 // factor, 2) * factor
     tiles = Tiles(side, side // 4 // factor * factor)
-    few = replace(sample, images=sample.images[:MOST_TILED])
     against: dict[str, list[Tensor]] = {"psnr_whole": [], "psnr_tiled": [], "psnr_to_whole": []}
     inside: list[Tensor] = []
     outside: list[Tensor] = []
-    for images in _resized(few, size, image_size, factor):
-        whole = reconstruct_any_size(model, images, Tiles(max(images.shape), 0))  # one tile, whatever its shape
+    for images, whole in pairs:
         tiled = reconstruct_any_size(model, images, tiles)
         one, other = comparable(tiled, whole.clamp(-1.0, 1.0))
         errors, seam = (one - other)[0], seams(images.shape[2], images.shape[3], tiles, factor)
@@ -131,22 +147,12 @@ def in_tiles(model: AutoencoderKL, sample: Sample, size: int, image_size: int) -
         "rms_elsewhere": other_errors.square().mean().sqrt().item(),
     }
     return {
-        "num_images": len(few.images),
+        "num_images": len(pairs),
         "size": size,
         "tile": tiles.size,
         "overlap": tiles.overlap,
         **_finite(numbers),
     }
-
-
-def _resized(sample: Sample, size: int, image_size: int, factor: int) -> Iterator[Tensor]:
-    """Each picture (1, 3, H, W), in [-1, 1] on the CPU, as large as it would be had it been prepared at `size`."""
-    for images in sample.images:
-        if size == image_size:
-            yield images
-            continue
-        sides = [nearest(round(side * size / image_size), factor) for side in images.shape[2:]]
-        yield F.interpolate(images, size=sides, mode="bicubic", antialias=True).clamp(-1.0, 1.0)
 
 
 def _finite(numbers: dict[str, float]) -> dict[str, float | None]:

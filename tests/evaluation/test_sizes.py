@@ -20,8 +20,14 @@ from tests.evaluation.test_evaluate import CPU, Pictures, model, pictures, run
 from tests.pages import Page
 
 
-def sample_of(*images):
-    return Sample([image[None] for image in images], [], CPU)
+def pairs_of(subject, *images):
+    """Each picture and its reconstruction as a whole."""
+    return [(image[None], subject.decode(subject.encode(image[None]).mode())) for image in images]
+
+
+def sample_of(subject, *images):
+    pairs = pairs_of(subject, *images)
+    return Sample([image for image, _ in pairs], [made for _, made in pairs], CPU)
 
 
 def drawn(count, side=16):
@@ -31,7 +37,7 @@ def drawn(count, side=16):
 
 @torch.inference_mode()
 def study(subject, images, **options):
-    return study_sizes(subject, sample_of(*images), image_size=images.shape[-1], **options).sections["sizes"]
+    return study_sizes(subject, sample_of(subject, *images), image_size=images.shape[-1], **options).sections["sizes"]
 
 
 class TileMeans(AutoencoderKL):
@@ -124,14 +130,14 @@ def test_the_difference_of_tiles_is_known_where_each_shows_its_mean():
     """Left half black, right half white, two columns of tiles in a picture that is no higher than one."""
     subject = TileMeans(ModelConfig(channels=(4, 4), norm_groups=4))
     image = torch.cat([-torch.ones(3, 32, 64), torch.ones(3, 32, 64)], dim=2)
-    found = in_tiles(subject, sample_of(image, image), 128, 128)
+    found = in_tiles(subject, pairs_of(subject, image, image), 128)
     assert (found["tile"], found["overlap"]) == (64, 16)
     # 128 x 32 pixels are no more than a tile has: one tile.
     assert found["psnr_to_whole"] == 100.0
     assert found["rms_seams"] is None
     assert found["rms_elsewhere"] == 0.0
     tall = torch.cat([-torch.ones(3, 128, 64), torch.ones(3, 128, 64)], dim=2)
-    found = in_tiles(subject, sample_of(tall), 128, 128)
+    found = in_tiles(subject, pairs_of(subject, tall), 128)
     # Columns of tiles begin at 0, 32 and 64: all black, half and half, all white. The whole is grey, which is 0.
     columns = Side.cover(64, 32, 8)
     shown = (columns.weights() * torch.tensor([-1.0, 0.0, 1.0])[:, None]).sum(dim=0).expand(64, 64)  # of each cell
@@ -179,7 +185,8 @@ def test_a_model_of_nan_has_no_numbers_at_any_size(tmp_path):
 def test_pictures_of_several_shapes_keep_their_shapes():
     images = [torch.zeros(3, 16, 32), torch.zeros(3, 32, 16)]
     with torch.inference_mode():
-        found = study_sizes(model(), sample_of(*images), image_size=24, others=[48]).sections["sizes"]
+        subject = model()
+        found = study_sizes(subject, sample_of(subject, *images), image_size=24, others=[48]).sections["sizes"]
     assert [one["size"] for one in found["by_size"]] == [24, 48]
     assert found["tiled"]["tile"] == 24
 

@@ -105,14 +105,14 @@ def promote(
                 f"version {version} of {model_name!r}: its status is {status}; only one that is READY can serve"
             )
         listed = versions.list_versions(client, PRODUCTION_NAME)
-        if request is not None:
-            refuse_void(request, events, candidate)
         before, source = standing(events), Source.of_candidate(client, candidate)
         for made in listed:
             if CHAMPION in made.aliases and made.tags.get(KEY_TAG) == source.key:
                 logger.info("version %d of %s is champion already", version, model_name)
                 show(client, events)  # which a crash may have kept from it
                 return Promotion(version, made.version, candidate_number(events, before[PREVIOUS]), changed=False)
+        if request is not None:
+            refuse_void(request, events, candidate)
         with ExitStack() as undo:
             folder = production_store.keep(client, home, candidate, undo)
             made = published(client, home, undo, source, folder, listed)

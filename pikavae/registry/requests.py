@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pikavae.errors import GateError
-from pikavae.registry import production, production_store, versions
+from pikavae.registry import ledger, production, production_store, versions
 from pikavae.registry.ledger import PREVIOUS, Entry, Event, standing
 from pikavae.registry.standings import approval_of, is_open, newest_request
 from pikavae.registry.transactions import candidate_number, locked, record, user_at_host
@@ -107,6 +107,8 @@ def record_approval(
 ) -> Event:
     """Write into the ledger who approved an open request; the first approval counts.
 
+    Approving again what was carried out meanwhile, as after a crash, changes nothing while its version is champion.
+
     Args:
         client: from `pikavae.tracking.connect`.
         home: the absolute folder that holds all state.
@@ -120,11 +122,14 @@ def record_approval(
     """
     production.check_reason(reason)
     with locked(client, home) as events:
+        approval, champion = approval_of(events, request), ledger.of_production(events, standing(events)[CHAMPION])
+        if approval is not None and champion is not None and champion.request == request.hash:
+            return approval
         if not is_open(events, request):
             raise GateError(f"approve {request.version}: its request of {request.time} was carried out or replaced")
         candidate = versions.get_version(client, request.model, request.version)
         production.refuse_void(request, events, candidate)
-        if (approval := approval_of(events, request)) is not None:
+        if approval is not None:
             return approval
         who = actor or user_at_host()
         entry = request.entry(

@@ -83,11 +83,16 @@ def test_only_the_newest_request_that_was_not_carried_out_is_open(house, quick):
     first, second = ask(house, 1), ask(house, 1, reason="another")
     with pytest.raises(GateError, match=r"approve 1: .* carried out or replaced"):
         approve(house, first)
-    approve(house, second)
+    approval = approve(house, second)
     promote(house, second)
+    assert newest_request(events(house), NAME, 2) is None
+    before = house.state()
+    assert approve(house, second) == approval  # again, as after a crash: it is champion by this very request
+    assert not promote(house, second, approval.approver).changed
+    assert house.state() == before
+    promote(house, ask(house, 2, champion=1))
     with pytest.raises(GateError, match="carried out or replaced"):
         approve(house, second)
-    assert newest_request(events(house), NAME, 2) is None
 
 
 def test_a_request_is_void_once_the_champion_changed(house, quick):

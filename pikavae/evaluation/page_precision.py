@@ -20,8 +20,8 @@ def precision_section(report: Report) -> Html:
     formats = report.precision
     first = next(iter(formats.values()))
     lead = (
-        f"{count(first['num_images'], 'picture')} by weights and activations in half the bits, as `torch_dtype` of "
-        f"`from_pretrained` has them. In float32 they have {number(first['psnr_in_float32'], 2)} dB. A difference is "
+        f"{count(first['num_images'], 'picture')} by weights and activations in half the bits, as torch_dtype of "
+        f"from_pretrained has them. In float32 they have {number(first['psnr_in_float32'], 2)} dB. A difference is "
         f"on [-1, 1], from the float32 reconstruction."
     )
     head = tag(

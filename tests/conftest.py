@@ -30,6 +30,12 @@ TINY = {
 """A run of a few seconds, as overrides of `demo`."""
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow tests come first, so that no test process is left alone with one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(autouse=True)
 def isolated(monkeypatch, tmp_path):
     """A temporary PIKAVAE_HOME, none of the variables that would lead elsewhere, and none that a test leaves behind."""

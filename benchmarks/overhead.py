@@ -6,8 +6,8 @@ Bare: forward, loss, backward and optimizer step over batches that lie ready in 
 validation pictures as often as the run makes them; nothing is read, drawn, measured, logged, averaged or saved. It
 keeps freed memory as the worker does (`supervision.KEEP_FREED_MEMORY`); `plain`, shown beside it, does not. Whole:
 the flow's training stage, as a person starts it: loader, noise, EMA, metrics, curves and pictures into the journal and
-to MLflow, checkpoints, Prefect around it. Each in processes of its own, in turn, the first of a round being the second
-of the next, and each from its first step on; medians.
+to MLflow, checkpoints, Prefect around it. Each in processes of its own, in turn, every second round backwards, and each
+from its first step on; medians.
 
 Beside the time stand seconds of CPU, user and system, which other work on the machine moves less: those of the process
 that trains, from its first step to its end, and those of its parent meanwhile, Prefect's server included. The passes
@@ -29,7 +29,6 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import psutil
@@ -125,7 +124,7 @@ class Benchmark:
         """What the function `bare` measures, on the pictures that the command prepares."""
         prepared = self._output("-m", "flows.cli", "prepare", "demo", *self._flags())["path"]
         sizes = ["--steps", str(self.steps), "--threads", str(self.threads)]
-        return self._output("-m", "benchmarks.overhead", "--bare", prepared, *sizes, variables=variables)
+        return self._output("-m", "benchmarks.overhead", "--bare", prepared, *sizes, **variables)
 
     def plain(self) -> dict[str, float]:
         """The time of the bare loop as Python starts it."""
@@ -134,7 +133,7 @@ class Benchmark:
     def _flags(self) -> list[str]:
         return [f"--training.steps={self.steps}", f"--training.threads={self.threads}", "--json"]
 
-    def _output(self, *command: str, variables: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
+    def _output(self, *command: str, **variables: str) -> dict[str, Any]:
         """The last line that Python prints, which is JSON."""
         environment = {**self.environment, **variables}
         done = subprocess.run(

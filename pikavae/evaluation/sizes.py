@@ -81,14 +81,18 @@ def nearest(size: int, factor: int) -> int:
 
 
 def reconstructed(model: AutoencoderKL, sample: Sample, size: int, image_size: int) -> list[Pair]:
-    """Each picture, scaled as if it had been prepared at `size`, and the model's reconstruction of it, on the CPU."""
+    """Each picture, scaled as if it had been prepared at `size`, and the model's reconstruction of it, on the CPU.
+
+    The reconstruction is of the whole up to the size of `TILES`, whatever the picture's shape, and above it in tiles.
+    """
     if size == image_size:
         return list(zip(sample.images, sample.reconstructions, strict=True))
     factor, pairs = model.config.downsampling_factor, []
     for images in sample.images:
         sides = [nearest(round(side * size / image_size), factor) for side in images.shape[2:]]
         scaled = F.interpolate(images, size=sides, mode="bicubic", antialias=True).clamp(-1.0, 1.0)
-        pairs.append((scaled, reconstruct_any_size(model, scaled)))
+        tiles = Tiles(max(sides), 0) if size <= TILES.size else TILES
+        pairs.append((scaled, reconstruct_any_size(model, scaled, tiles)))
     return pairs
 
 

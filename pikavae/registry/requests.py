@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pikavae.errors import GateError
-from pikavae.registry import ledger, production, production_store, versions
-from pikavae.registry.ledger import PREVIOUS, Entry, Event, standing
+from pikavae.registry import production, production_store, versions
+from pikavae.registry.ledger import PREVIOUS, Entry, Event, of_production, standing
 from pikavae.registry.standings import approval_of, is_open, newest_request
 from pikavae.registry.transactions import candidate_number, locked, record, user_at_host
 from pikavae.registry.versions import CHAMPION, Version
@@ -122,7 +122,7 @@ def record_approval(
     """
     production.check_reason(reason)
     with locked(client, home) as events:
-        approval, champion = approval_of(events, request), ledger.of_production(events, standing(events)[CHAMPION])
+        approval, champion = approval_of(events, request), of_production(events, standing(events)[CHAMPION])
         if approval is not None and champion is not None and champion.request == request.hash:
             return approval
         if not is_open(events, request):

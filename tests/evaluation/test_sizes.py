@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from pikavae.config import EvaluationConfig, ModelConfig
+from pikavae.evaluation import sizes
 from pikavae.evaluation.baselines import bicubic
 from pikavae.evaluation.measurement import Sample
 from pikavae.evaluation.metrics import psnr, ssim
@@ -189,6 +190,19 @@ def test_pictures_of_several_shapes_keep_their_shapes():
         found = study_sizes(subject, sample_of(subject, *images), image_size=24, others=[48]).sections["sizes"]
     assert [one["size"] for one in found["by_size"]] == [24, 48]
     assert found["tiled"]["tile"] == 24
+
+
+@torch.inference_mode()
+def test_a_long_picture_of_a_size_that_needs_no_tiles_is_one_tile(monkeypatch):
+    monkeypatch.setattr(sizes, "TILES", Tiles(48, 12))
+    subject = model()
+    long = drawn(1, 40)[0][:, :16]  # scaled to 32 x 80 it has more pixels than a tile of 48 x 48
+    found = study_sizes(subject, sample_of(subject, long), image_size=24, others=[48]).sections["sizes"]
+    scaled = F.interpolate(long[None], size=(32, 80), mode="bicubic", antialias=True).clamp(-1, 1)
+    whole = psnr(subject.decode(subject.encode(scaled).mode()), scaled).item()
+    assert found["by_size"][1]["psnr"] == pytest.approx(whole, abs=1e-9)
+    assert found["tiled"]["psnr_whole"] == pytest.approx(whole, abs=1e-9)
+    assert found["tiled"]["psnr_tiled"] != pytest.approx(whole, abs=1e-3)
 
 
 def test_sizes_are_a_setting():

@@ -123,6 +123,7 @@ def test_what_passes_waits_for_a_person_and_the_three_axes_are_told_apart(run_id
 
     done = approved(1)
     assert (done.champion, done.production_version, done.changed) == (1, 1, True)
+    assert not approved(1).changed  # the same again, as after a crash
     assert told()[1:] == [("approve", "done", 1, None), ("promote", "intent", 1, 1), ("promote", "done", 1, 1)]
     found = operations.standing_of(version(1))
     assert (found.role, found.gate.outcome, found.approval.state) == ("champion", "pass", "approved")

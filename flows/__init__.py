@@ -1,1 +1,1 @@
-"""Prefect flows, and the terminal that starts them."""
+"""Define Prefect flows and the terminal's commands."""

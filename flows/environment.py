@@ -1,83 +1,115 @@
-"""Where Prefect keeps its state and how it behaves, decided before it is imported; and what killed runs left behind."""
+"""Set up Prefect's state and settings before it is imported, and end processes that killed runs left."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import urllib.error
-import urllib.request
-from dataclasses import asdict, dataclass
+from contextlib import chdir
 from pathlib import Path
 
 import psutil
 
-from pikavae.errors import UserError
-from pikavae.files import write_atomically
-from pikavae.mlflow_ui import MLFLOW_UI
-from pikavae.servers import end_processes
+from pikavae.errors import DamagedFileError, UserError
+from pikavae.process.servers import end_processes
+from pikavae.process.surroundings import ask
+from pikavae.tracker.ui import MLFLOW_UI
+from pikavae.workspace.disks import require_place
+from pikavae.workspace.files import make_folder, write_atomically
+from pikavae.workspace.home import expand_user, require_database_name
+from pikavae.workspace.records import Record
 
 logger = logging.getLogger(__name__)
 
 OWNER = "PIKAVAE_OWNER"
 SERVICES_NAME = "up.json"
+UI_NAME = "ui.json"
 PROBE_SECONDS = 5.0
 CLOCK_SECONDS = 60.0
+ROOM_FOR_PREFECT = 8_000_000
 
 
-@dataclass(frozen=True)
-class Services:
-    """What `pikavae up` runs for a home, as it wrote it down when all of it answered."""
+class Services(Record):
+    """Holds the services of `pikavae up` or `pikavae ui` for a home, recorded when all of them answered."""
 
     owner: str
-    prefect: str
+    """The mark of the process that runs them."""
     mlflow: str
+    """The address of MLflow's pages."""
+    prefect: str | None = None
+    """The address of Prefect's pages; None with `pikavae ui`."""
 
-    def save(self, home: Path) -> None:
-        """Write it down."""
-        write_atomically(home / SERVICES_NAME, json.dumps(asdict(self)) + "\n")
+    def save(self, home: Path, name: str = SERVICES_NAME) -> None:
+        """Write the record into the home."""
+        write_atomically(home / name, self.to_json(indent=None))
 
 
-def running_services(home: Path) -> Services | None:
-    """What `pikavae up` runs for this home at this moment."""
+def running_services(home: Path, name: str = SERVICES_NAME) -> Services | None:
+    """Return the services that `pikavae up` runs for this home now, or `pikavae ui` with the name UI_NAME."""
     try:
-        services = Services(**json.loads((home / SERVICES_NAME).read_text(encoding="utf-8")))
-    except FileNotFoundError:
+        services = Services.read(home / name)
+    except (FileNotFoundError, DamagedFileError):
         return None
     return services if is_alive(services.owner) else None
 
 
 def set_up_prefect(home: Path) -> None:
-    """Fill the environment of this process and its children for Prefect; what the user has set stays.
+    """Fill the environment of this process and its children for Prefect.
 
-    Prefect's state goes below `home` unless PREFECT_HOME or PREFECT_API_URL says otherwise. Where `pikavae up` runs,
-    its server is used. Call it before the first import of prefect.
+    Users may set PREFECT_HOME and PREFECT_API_URL. By default state goes below `home`, and the server of `pikavae up`
+    is used if it runs. All other variables of Prefect may come from another server or flow run; they are removed unless
+    PREFECT_API_URL names a server, which may need them. Call it before the first import of prefect.
 
     Raises:
         UserError: PREFECT_API_URL names a server that does not answer.
+        PikavaeError: the folder of Prefect's state cannot be written or has no room, which the server would not report.
     """
-    os.environ.setdefault("PREFECT_HOME", str(home / "prefect"))
+    api = os.environ.get("PREFECT_API_URL")
+    for name in [name for name in os.environ if _is_left_over(name, elsewhere=bool(api))]:
+        del os.environ[name]
+    named = os.environ.get("PREFECT_HOME")
+    os.environ["PREFECT_HOME"] = str(expand_user(named, "PREFECT_HOME").absolute() if named else home / "prefect")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("DO_NOT_TRACK", "true")
-    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "90")  # 20 are too few for a first start
+    # A program that calls a flow without a server gets Prefect's own; its limit of 20 s is too short for a first start.
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "90")
     os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "pikavae")
-    os.environ.setdefault(
-        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL"
-    )  # the terminal shows pikavae's own lines
+    # The terminal shows pikavae's own lines.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ[OWNER] = mark_of(psutil.Process())
-    Path(os.environ["PREFECT_HOME"]).expanduser().mkdir(parents=True, exist_ok=True)
-    if api := os.environ.get("PREFECT_API_URL"):
+    require_database_name(Path(os.environ["PREFECT_HOME"]), "PREFECT_HOME")
+    state = Path(os.environ["PREFECT_HOME"])
+    make_folder(state)
+    os.environ.pop(MLFLOW_UI, None)  # left by an earlier service
+    if api:
         _require_answer(api)
     elif services := running_services(home):
         os.environ["PREFECT_API_URL"] = f"{services.prefect}/api"
-        os.environ.setdefault(MLFLOW_UI, services.mlflow)
+        os.environ[MLFLOW_UI] = services.mlflow
+    else:
+        require_place(state, what="Prefect's database", room=ROOM_FOR_PREFECT)
+
+
+def import_prefect() -> None:
+    """Import Prefect from a folder without a `.env`, `prefect.toml` or `pyproject.toml`, which it would read."""
+    with chdir(os.environ["PREFECT_HOME"]):
+        import prefect  # noqa: F401
+
+
+def _is_left_over(name: str, *, elsewhere: bool) -> bool:
+    """Return True if a variable of Prefect must be removed; `elsewhere` is True if PREFECT_API_URL names a server."""
+    if name.startswith("PREFECT__"):
+        return True  # meant for the process of one flow run
+    if name == "PREFECT_PROFILE":
+        return not os.environ.get("PREFECT_HOME")  # profiles are kept in it
+    return name.startswith("PREFECT_") and not elsewhere and name != "PREFECT_HOME"
 
 
 def _require_answer(api: str) -> None:
     try:
-        urllib.request.urlopen(f"{api.rstrip('/')}/health", timeout=PROBE_SECONDS).close()
+        ask(f"{api.rstrip('/')}/health", PROBE_SECONDS)
     except urllib.error.HTTPError as error:
-        error.close()  # something answers; whether it is Prefect shows in the first call
+        error.close()  # something answers; the first call shows if it is Prefect
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise UserError(
@@ -86,13 +118,13 @@ def _require_answer(api: str) -> None:
 
 
 def end_orphans(home: Path) -> int:
-    """End what killed commands of this home left running: servers, the worker and its flow runs.
+    """End the processes that killed commands of this home left: servers, the worker and its flow runs.
 
-    Each of them inherits the environment of the command that started it, so its owner is known: when that process is
-    gone, nobody will end them. Call it after `set_up_prefect`.
+    Each inherits the environment of the command that started it, and with it the mark of its owner. If the owner has
+    ended, no other process ends them. Call it after `set_up_prefect`.
 
     Returns:
-        How many were ended.
+        The number of ended processes.
     """
     prefect_home = os.environ.get("PREFECT_HOME", str(home / "prefect"))
     orphans = []
@@ -100,7 +132,7 @@ def end_orphans(home: Path) -> int:
         try:
             environment = process.environ()
         except (psutil.Error, OSError):
-            continue  # it ended just now, or is somebody else's
+            continue  # it has just ended, or belongs to another user
         owner = environment.get(OWNER, "")
         if owner and environment.get("PREFECT_HOME") == prefect_home and not is_alive(owner):
             orphans.append(process)
@@ -111,15 +143,15 @@ def end_orphans(home: Path) -> int:
 
 
 def mark_of(process: psutil.Process) -> str:
-    """A process by its id and the second of its start, since ids are given again."""
+    """Return a mark of a process: its id and the second of its start, since ids are reused."""
     return f"{process.pid}:{process.create_time():.0f}"
 
 
 def is_alive(mark: str) -> bool:
-    """Whether the process of this mark still runs."""
+    """Return True if the process of this mark still runs."""
     pid, _, started = mark.partition(":")
     try:
-        # The start is counted from that of the machine, which clock corrections move.
+        # The start is counted from the machine's start, which clock corrections move.
         return abs(psutil.Process(int(pid)).create_time() - float(started)) < CLOCK_SECONDS
     except (psutil.NoSuchProcess, ValueError):
         return False

@@ -1,18 +1,15 @@
-"""The pipeline: prepare, train, evaluate, register."""
+"""Define the pipeline as a flow: prepare, train, evaluate, register."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from prefect import flow
 
+from flows.absolute import is_deployed, refuse_relative_paths
 from pikavae.config import Config
-from pikavae.operations import summary
-from tasks.evaluate import evaluate
-from tasks.prepare import prepare
-from tasks.register import register
-from tasks.train import train
+from pikavae.operations import ResolvedModel, Workspace, starting_weights, summary
+from tasks.stages import evaluate, prepare, register, train
 
 
 @flow(name="pipeline", flow_run_name="{config.data.source} {config.data.image_size}px", persist_result=False)
@@ -21,15 +18,23 @@ def pipeline(config: Config, fresh: bool = False) -> dict[str, Any]:
 
     Args:
         config: everything that decides what the run does.
-        fresh: train again even if the same was trained before.
+        fresh: train again even if the same training is finished already.
+
+    Raises:
+        UserError: a worker runs it, and a path of the configuration is relative.
     """
-    return run_stages(config, fresh=fresh)
+    if is_deployed():
+        refuse_relative_paths(config)
+    workspace = Workspace.open()
+    return run_stages(workspace, config, start=starting_weights(workspace, config), fresh=fresh)
 
 
-def run_stages(config: Config, *, fresh: bool = False, start: Path | None = None) -> dict[str, Any]:
-    """The four tasks in their order, within a flow; `start` is a snapshot folder with the first weights."""
-    prepared = prepare(config)
-    trained = train(config, prepared, fresh=fresh, start=start)
-    evaluated = evaluate(config, prepared, trained)
-    registered = register(config, prepared, trained, evaluated)
+def run_stages(
+    workspace: Workspace, config: Config, *, start: ResolvedModel | None, fresh: bool = False
+) -> dict[str, Any]:
+    """Run the four tasks in order, within a flow; `start` has the first weights."""
+    prepared = prepare(workspace, config)
+    trained = train(workspace, config, prepared, start=start, fresh=fresh)
+    evaluated = evaluate(workspace, config, prepared, trained)
+    registered = register(workspace, config, prepared, trained, evaluated)
     return summary(prepared, trained, evaluated, registered)

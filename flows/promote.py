@@ -1,4 +1,4 @@
-"""Promotion from Prefect's forms: one asks for it, the other approves."""
+"""Define the flows of promotion for Prefect's forms: one asks for it, the other approves."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Text = Annotated[str, Field(min_length=1)]
 
 @flow(name="promote", flow_run_name="promote {model}", persist_result=False)
 def promote(model: Text, reason: Text, *, force: bool = False) -> dict[str, Any]:
-    """Ask for a candidate to become champion: it is measured, and what the gates say is recorded.
+    """Ask for a candidate to become champion: measure it, and record the gates' verdict.
 
     Args:
         model: a version number, or run:ID with @STEP or @best or neither.
@@ -26,7 +26,10 @@ def promote(model: Text, reason: Text, *, force: bool = False) -> dict[str, Any]
         force: override gates that fail; it is recorded, and still waits for approval.
     """
     try:
-        done = operations.promote(model, operations.config_of_model(model), reason=reason, force=force)
+        workspace = operations.Workspace.open()
+        config = operations.config_of_model(workspace, model)
+        candidate = operations.find_or_register(workspace, model, config)
+        done = operations.promote(workspace, candidate, config, reason=reason, force=force)
     except GateError as refusal:
         _show_gates(refusal.result.get("verdicts"))
         raise
@@ -41,24 +44,27 @@ def approve(model: Annotated[int, Field(ge=1)], reason: Text) -> dict[str, Any]:
         model: the version number.
         reason: why, for the ledger.
     """
-    return _show(operations.approve(model, operations.config_of_model(str(model)), reason=reason), reason)
+    workspace = operations.Workspace.open()
+    config = operations.config_of_model(workspace, str(model))
+    return _show(operations.approve(workspace, model, config, reason=reason), reason)
 
 
 def _show(done: Promoted, reason: str) -> dict[str, Any]:
-    """What came of it, and what the gates said, as artifacts of the flow run."""
+    """Show the result and the gates' verdict as artifacts of the flow run."""
     if done.command is None:
-        said = (
+        text = (
             f"`pikavae` version **{done.version}** is champion (production version {done.production_version}); "
-            f"`pikavae rollback` goes back to {done.previous or 'nothing'}."
+            f"`pikavae rollback` would restore {done.previous or 'nothing'}."
         )
     else:
-        said = (
+        text = (
             f"`pikavae` version **{done.version}** waits for approval: run the deployment `approve`, or\n\n"
             f"    {done.command}"
         )
-    create_markdown_artifact(f"{said}\n\n> {reason}", key="promotion")
-    _show_gates(done.verdicts)
-    return done.result()
+    create_markdown_artifact(f"{text}\n\n> {reason}", key="promotion")
+    result = done.result()
+    _show_gates(result["verdicts"])
+    return result
 
 
 def _show_gates(verdicts: Mapping[str, Any] | None) -> None:

@@ -1,4 +1,4 @@
-"""Train again on a schedule, where there is something new to learn from."""
+"""Train again on a schedule, if there is something new to learn from."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.states import Completed
 
+from flows.absolute import refuse_relative_paths
 from flows.pipeline import run_stages
 from pikavae import operations
 from pikavae.config import Config
@@ -26,12 +27,17 @@ def retrain(config: Config, from_champion: bool = False) -> dict[str, Any] | Sta
     Args:
         config: everything that decides what the run does.
         from_champion: begin with the champion's weights instead of new ones.
+
+    Raises:
+        UserError: a path of the configuration is relative.
     """
-    retraining = operations.plan_retraining(config, from_champion=from_champion)
+    refuse_relative_paths(config)
+    workspace = operations.Workspace.open()
+    retraining = operations.plan_retraining(workspace, config, from_champion=from_champion)
     if not retraining.has_news:
-        return skipped(retraining.plans)
-    done = run_stages(config, start=retraining.start)
-    news = [f"- {name}: {stage.reason}" for name, stage in retraining.plans.items() if stage.status != "hit"]
+        return report_unchanged(retraining.plans)
+    done = run_stages(workspace, config, start=retraining.start)
+    news = [f"- {name}: {stage.reason}" for name, stage in retraining.plans.items() if stage.status != "done"]
     create_markdown_artifact(
         "\n".join([f"Registered **{done['model']} version {done['version']}**. What was new:", "", *news]),
         key="retrain-result",
@@ -39,8 +45,8 @@ def retrain(config: Config, from_champion: bool = False) -> dict[str, Any] | Sta
     return {"skipped": False, **done}
 
 
-def skipped(plans: dict[str, Plan]) -> State[dict[str, Any]]:
-    """Say in the log, on the flow run's page and in its state that there was nothing to do."""
+def report_unchanged(plans: dict[str, Plan]) -> State[dict[str, Any]]:
+    """Report in the log, on the flow run's page and in its state that there was nothing to do."""
     get_run_logger().info(UNCHANGED)
     found = [f"- {name}: {stage.reason}" for name, stage in plans.items()]
     create_markdown_artifact("\n".join([f"**{UNCHANGED}**", "", *found]), key="retrain-result")

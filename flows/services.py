@@ -1,4 +1,4 @@
-"""`pikavae up`: MLflow, Prefect's server and a worker on this machine, started and ended together."""
+"""Start and end MLflow, Prefect's server and a worker together on this machine, for `pikavae up`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from flows.environment import OWNER, SERVICES_NAME, Services, end_orphans, set_up_prefect
+from flows.environment import OWNER, SERVICES_NAME, Services, end_orphans, import_prefect, set_up_prefect
 from pikavae import operations
 from pikavae.config import Config
 from pikavae.errors import PikavaeError, UserError
-from pikavae.files import exclusive
-from pikavae.mlflow_ui import MLFLOW_UI, ui_base
-from pikavae.servers import START_SECONDS, Server, end_processes, family, require_free_port
+from pikavae.process.servers import START_SECONDS, Server, end_processes, family, require_free_port
+from pikavae.process.stopping import ignore_stops
+from pikavae.tracker.ui import MLFLOW_UI, ui_base
+from pikavae.workspace.files import exclusive
 
 logger = logging.getLogger(__name__)
 
@@ -24,31 +25,32 @@ LOOK_SECONDS = 0.5
 
 
 def up(mlflow_port: int, prefect_port: int, config: Config, ready: Callable[[Mapping[str, str]], None]) -> None:
-    """Start all services, say where they are, and end them on Ctrl-C or SIGTERM.
+    """Start all services, show where they are, and end them on Ctrl-C, SIGTERM or SIGHUP.
 
-    Runs that were cut off when this command or the machine was killed are marked as crashed in Prefect; a retry of one
-    goes on from its last checkpoint.
+    Runs that were cut off when this command or the machine was killed are marked as crashed in Prefect; a retry resumes
+    from the last checkpoint.
 
     Args:
-        mlflow_port: on 127.0.0.1; not used where MLFLOW_TRACKING_URI names a server.
-        prefect_port: on 127.0.0.1.
+        mlflow_port: MLflow's port on 127.0.0.1; not used if MLFLOW_TRACKING_URI names a server.
+        prefect_port: the port of Prefect's server on 127.0.0.1.
         config: names the experiment that the link to MLflow opens.
-        ready: told the addresses by name once everything answers.
+        ready: called with the addresses by name once everything answers.
 
     Raises:
-        UserError: a port is taken, or prefect.yaml is not sound.
-        PikavaeError: the services run already, or one of them did not start or ended by itself.
+        UserError: a port is taken, or prefect.yaml is not valid.
+        PikavaeError: the services run already, or one of them did not start or ended unexpectedly.
     """
-    home = operations.home()
+    workspace = operations.Workspace.open()
+    home = workspace.home
     if api := os.environ.get("PREFECT_API_URL"):
         raise UserError(f"PREFECT_API_URL {api}: `up` starts a server of its own; unset the variable")
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts us in the background has it ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in processes in the background
     with exclusive(home / "up.lock", busy="pikavae is up already for this state folder; Ctrl-C where it runs ends it"):
         set_up_prefect(home)
         end_orphans(home)
         servers: list[Server] = []
         try:
-            ready(_start(home, mlflow_port, prefect_port, config, servers))
+            ready(_start(workspace, mlflow_port, prefect_port, config, servers))
             while True:
                 for server in servers:
                     server.require_alive()
@@ -56,46 +58,74 @@ def up(mlflow_port: int, prefect_port: int, config: Config, ready: Callable[[Map
         except KeyboardInterrupt:
             logger.info("ending the services")
         finally:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient second Ctrl-C would leave some of them behind
-            (home / SERVICES_NAME).unlink(missing_ok=True)
-            _stop(servers)
+            with ignore_stops():  # a second signal, such as a service manager's, would leave some running
+                (home / SERVICES_NAME).unlink(missing_ok=True)
+                _stop(servers)
 
 
-def _start(home: Path, mlflow_port: int, prefect_port: int, config: Config, servers: list[Server]) -> dict[str, str]:
-    """Start everything, each in `servers` as soon as it is there; returns the addresses to look at."""
-    prefect = f"http://127.0.0.1:{prefect_port}"
+def _start(
+    workspace: operations.Workspace, mlflow_port: int, prefect_port: int, config: Config, servers: list[Server]
+) -> dict[str, str]:
+    """Start everything, append each server to `servers` once started, and return the addresses to open."""
+    home, prefect = workspace.home, f"http://127.0.0.1:{prefect_port}"
     require_free_port(prefect_port, "--prefect-port")
-    os.environ.pop(MLFLOW_UI, None)  # of a service that was here before
-    elsewhere = ui_base(home)  # a server that MLFLOW_TRACKING_URI names
+    os.environ.pop(MLFLOW_UI, None)  # left by an earlier service
+    elsewhere = ui_base(workspace)  # a server that MLFLOW_TRACKING_URI names
     mlflow = elsewhere or f"http://127.0.0.1:{mlflow_port}"
     if elsewhere is None:
         require_free_port(mlflow_port, "--mlflow-port")
-    page = operations.mlflow_page(mlflow, config)  # makes a local database, before there is a server to do it
+    page = operations.mlflow_page(workspace, mlflow, config)  # makes a local database before a server would
     if elsewhere is None:
-        servers.append(operations.start_mlflow(mlflow_port, home / "logs" / "mlflow.log"))
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(prefect_port)]
+        servers.append(operations.start_mlflow(workspace, mlflow_port, home / "logs" / "mlflow.log"))
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "prefect",
+        "server",
+        "start",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(prefect_port),
+    ]
     settings = {
         "PREFECT_SERVER_LOGGING_LEVEL": "INFO",
-        "PREFECT_SERVER_UI_API_URL": "/api",  # the page's own port; it would ask port 4200
+        "PREFECT_SERVER_UI_API_URL": "/api",  # the page's own port instead of 4200
     }
-    servers.append(Server.start("Prefect's server", command, settings, home / "logs" / "prefect.log"))
+    servers.append(Server.start("Prefect's server", command, settings, home, home / "logs" / "prefect.log"))
     os.environ["PREFECT_API_URL"] = f"{prefect}/api"
     os.environ[MLFLOW_UI] = mlflow
-    from flows import deployments  # only now: it imports Prefect, which reads the environment once
+    import_prefect()  # only now: it reads the environment once
+    from flows import deployments, lost_runs
 
     servers[-1].wait_until_healthy(f"{prefect}/api/health")
     if deployments.deploy(deployments.deployments_file(), Path(os.environ["PREFECT_HOME"]) / "deployed.json"):
-        logger.info("deployments brought to the server")
+        logger.info("sent the deployments to the server")
     for name in deployments.crash_lost_runs():
-        logger.info("flow run %s was cut off; it is marked as crashed, and a retry goes on where it was", name)
-    worker = [sys.executable, "-m", "prefect", "worker", "start", "--pool", deployments.POOL, "--name", "pikavae up"]
+        logger.info("flow run %s was cut off and is marked as crashed; a retry resumes it", name)
+    lost_runs.crash_runs_without_owner()
+    worker = [
+        sys.executable,
+        "-P",
+        "-m",
+        "prefect",
+        "worker",
+        "start",
+        "--pool",
+        deployments.POOL,
+        "--name",
+        "pikavae up",
+    ]
     servers.append(
-        Server.start("the worker", worker, {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO"}, home / "logs/worker.log")
+        Server.start(
+            "the worker", worker, {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO"}, home, home / "logs" / "worker.log"
+        )
     )
     _wait_for_worker(servers[-1], deployments.has_worker)
     if elsewhere is None:
         servers[0].wait_until_healthy(f"{mlflow}/health")
-    Services(os.environ[OWNER], prefect, mlflow).save(home)
+    Services(owner=os.environ[OWNER], mlflow=mlflow, prefect=prefect).save(home)
     return {"mlflow": page, "prefect": f"{prefect}/dashboard", "deployments": f"{prefect}/deployments"}
 
 
@@ -109,7 +139,7 @@ def _wait_for_worker(worker: Server, is_there: Callable[[], bool]) -> None:
 
 
 def _stop(servers: list[Server]) -> None:
-    """End flow runs first, while the worker and the servers can still be told what became of them."""
+    """End flow runs first, while they can still report their end to the worker and the servers."""
     if servers and servers[-1].name == "the worker":
         end_processes(family(servers[-1].process.pid)[1:])
     for server in reversed(servers):

@@ -1,14 +1,18 @@
-"""The one configuration tree: flow parameter, command-line flags, YAML schema, tracked parameters, file in snapshots.
+"""Declare the configuration: flow parameter, command-line flags, YAML schema, tracked parameters, file in snapshots.
 
-Declared once, here, and frozen. The defaults are those of the Stable Diffusion v1 autoencoder; `presets` reads what
-differs from them.
+It is declared only here, and frozen. The defaults are those of the Stable Diffusion v1 autoencoder; `presets` reads
+what differs from them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
@@ -17,7 +21,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 Byte = Annotated[int, Field(ge=0, le=255)]
 
 CHAMPIONS = "pikavae-production"
-"""The registered model of the champions."""
+"""The registered model that holds the champions."""
 CADENCE = re.compile(r"([1-9]\d*(\.\d+)?|0\.\d*[1-9]\d*) (epochs?|minutes?)")
 
 
@@ -36,11 +40,39 @@ def _check_candidates(name: str) -> str:
 
 
 Cadence = Annotated[int | str, AfterValidator(_check_cadence)]
-"""How often: a number of optimizer steps, or a text such as `2 epochs` or `10 minutes`."""
+"""How often something happens: a number of optimizer steps, or a text such as `2 epochs` or `10 minutes`."""
+
+
+@dataclass(frozen=True)
+class NamesPath:
+    """Marks a setting that may name a file, a folder or a pattern of files on this machine.
+
+    Attributes:
+        unless: a regular expression of the values that name something else, such as a data set of the hub.
+        if_there: True if a value is a path only if the path exists, since a name on the hub looks the same.
+    """
+
+    unless: str = "(?!)"
+    if_there: bool = False
+
+    def path(self, value: str, folder: Path) -> Path | None:
+        """Return the absolute path that a value names, seen from a folder; None if it names something else."""
+        if re.fullmatch(self.unless, value):
+            return None
+        path = folder / os.path.expanduser(value)  # noqa: PTH111 - pathlib's fails if `~name` is not a user
+        return path if not self.if_there or value.startswith(("/", ".", "~")) or path.exists() else None
+
+    def is_relative(self, value: str) -> bool:
+        """Return True if a value names a path whose meaning depends on the current folder."""
+        return self.path(value, Path.cwd()) is not None and not value.startswith(("/", "~"))
+
+
+MODEL = NamesPath(unless=r"hub:.*|run:.*|champion|previous|\d+")
+"""The mark of a setting that names a model, perhaps by its path."""
 
 
 class Section(BaseModel):
-    """Base of every section: frozen, strict about names, documented by the strings under its fields."""
+    """Makes every section frozen, strict about names, and documented by the strings under its fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
@@ -48,77 +80,135 @@ class Section(BaseModel):
 class DataConfig(Section):
     """Where the pictures come from and how they are prepared."""
 
-    source: str = Field("sprites", min_length=1)
-    """`sprites` (drawn by pikavae), `hub:ORG/NAME`, or a path: an image folder, .parquet or .arrow files (a glob)."""
-    validation_source: str | None = None
-    """A source of its own for the validation pictures; without it they are split off `source`."""
+    source: Annotated[str, NamesPath(unless="sprites|hub:.*")] = Field("sprites", min_length=1)
+    """`sprites` (drawn by pikavae), `hub:ORG/NAME[@REVISION]`, or a path: a folder of pictures, or files (a glob).
+
+    Files may be Parquet, Arrow, .tar (WebDataset) or .zip."""
+    validation_source: Annotated[str | None, NamesPath(unless="sprites|hub:.*")] = Field(None, min_length=1)
+    """A separate source of the validation pictures; without it they are split off `source`."""
+    hub_config: str | None = Field(None, min_length=1)
+    """The configuration (subset) of a hub data set that has several."""
     split: str = "train"
-    """The split of a hub data set that is read."""
+    """The split to read from a hub data set, or from a folder that `datasets` saved with several."""
     image_column: str | None = Field(None, min_length=1)
     """The column that holds the pictures, in hub data sets and Parquet or Arrow files.
 
     By default `image`, or else the only one that holds pictures."""
     caption_column: str | None = Field(None, min_length=1)
-    """The column that holds the captions, there and in metadata files; pictures without one get an empty caption.
+    """The column that holds the captions, in data sets and metadata files; pictures without one get an empty caption.
 
     By default `text`, `caption`, or else the only one that holds text other than names of files."""
     image_size: int = Field(512, ge=8, le=4096)
     """Pixels: the shorter side is scaled to this, then the centre square is cut out."""
-    crop: Literal["center", "random", "buckets"] = "center"
-    """`center`: the centre square. `random`: training sees another square each time, and validation the centre one.
+    exclude: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Files and folders of the source to ignore, such as masks: `*_mask.png`, `masks`, `train/**/depth_*`.
 
-    `buckets`: pictures keep nearly their aspect ratio, at about image_size squared pixels; a batch is of one shape."""
+    A pattern without `/` names a file or folder at any depth; with `/`, a path from the source's folder. `**` spans
+    folders."""
+    links_into: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], NamesPath()] = ()
+    """Folders outside the source that its links may lead into; other links are not followed."""
+    crop: Literal["center", "random", "buckets"] = "center"
+    """`center`: the centre square. `random`: training sees a different square each time, validation the centre one.
+
+    `buckets`: pictures nearly keep their aspect ratio, at about image_size squared pixels; a batch has one shape."""
     flip: bool = False
-    """Training sees each picture mirrored left to right in half of all cases."""
+    """Mirror each picture left to right in half of all cases in training."""
     background: tuple[Byte, Byte, Byte] = (255, 255, 255)
-    """The RGB colour laid under transparent pictures."""
+    """The RGB colour behind transparent pictures."""
     validation_fraction: float = Field(0.1, gt=0, lt=1)
-    """The share of the pictures that is held out, chosen by the hash of each picture's content."""
+    """The share of pictures that is held out for validation, chosen by the hash of each picture's content."""
     near_duplicate_distance: int | None = Field(4, ge=0, le=10)
-    """Pictures whose perceptual hashes differ in at most this many of 64 bits, and that look alike in small, are
-    duplicates: they are kept on one side of the split. Without it only equal pictures are."""
+    """Pictures that look alike when small, and whose perceptual hashes differ in at most this many of 64 bits, are
+    duplicates: they stay on one side of the split. Without a number, only equal pictures are."""
     drop_duplicates: Literal["none", "exact", "near"] = "none"
-    """Of equal pictures, or of all duplicates, use only the first by name."""
+    """Use only the first by name of equal pictures (`exact`), or of all duplicates (`near`)."""
+    repeats: Literal["none", "kohya"] = "none"
+    """`kohya`: an epoch shows training pictures in a folder named like `42_name` 42 times, and validation ones once.
+
+    By default an epoch shows each picture once, whatever its folder's name."""
     max_pixels: int = Field(100_000_000, ge=1, le=1_000_000_000)
     """Larger pictures are set aside before they are decoded."""
     max_unreadable_fraction: float = Field(0.05, ge=0, le=1)
-    """The share of pictures that may be set aside as unreadable before preparation stops."""
-    tokenizer: str | None = None
+    """The share of pictures that may be missing before preparation stops.
+
+    Pictures that cannot be read, files of unknown formats, links that are not followed, and rows of metadata that name
+    no picture count as missing."""
+    tokenizer: Annotated[str | None, NamesPath(if_there=True)] = Field(None, min_length=1)
     """A CLIP tokenizer: a folder, or a hub id with an optional subfolder (`ORG/NAME/tokenizer`).
 
     Without one, a small tokenizer of the same format is built from the captions."""
     workers: int | None = Field(None, ge=1, le=256)
-    """Processes that prepare pictures; by default one for each core."""
+    """The number of processes that prepare pictures; by default one for each core."""
     sprites_count: int = Field(720, ge=2, le=1_000_000)
     """How many sprites are drawn; only for the source `sprites`."""
     sprites_seed: int = Field(0, ge=0)
     """The seed that the sprites are drawn from; only for the source `sprites`."""
 
 
-class ModelConfig(Section):
-    """The autoencoder's sizes and initialisation. The downsampling factor is 2 to the number of levels less one."""
+MAX_WEIGHTS = 2**32
+"""The largest number of a model's weights, about: 16 GiB in float32, fifty times Stable Diffusion's autoencoder."""
 
-    channels: tuple[Annotated[int, Field(ge=1)], ...] = Field((128, 256, 512, 512), min_length=1, max_length=7)
-    """Channels of each resolution level, from the full resolution down."""
-    num_res_blocks: int = Field(2, ge=1)
-    """Residual blocks a level in the encoder; the decoder has one more."""
-    latent_channels: int = Field(4, ge=1)
-    """Channels of the latent."""
-    norm_groups: int = Field(32, ge=1)
-    """Groups of every GroupNorm; each level's channels must be a multiple."""
+
+_STABLE_DIFFUSION: dict[str, Any] = {
+    "channels": (128, 256, 512, 512),
+    "num_res_blocks": 2,
+    "latent_channels": 4,
+    "norm_groups": 32,
+    "mid_attention": True,
+    "quant_conv": True,
+}
+_SIXTEEN_CHANNELS = _STABLE_DIFFUSION | {"latent_channels": 16, "quant_conv": False}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "sd1": _STABLE_DIFFUSION,
+    "sdxl": _STABLE_DIFFUSION,
+    "sd3": _SIXTEEN_CHANNELS,
+    "flux1": _SIXTEEN_CHANNELS,
+}
+"""The sizes of published autoencoders, fields of section `model`, by the name of their family."""
+
+
+class ModelConfig(Section):
+    """The autoencoder's sizes and initialisation. The downsampling factor is 2 to the power of the levels minus one."""
+
+    # A form fills in every size, and sizes that are given win: there, a family would do nothing.
+    model_config = ConfigDict(json_schema_extra=lambda schema: schema["properties"].pop("like"))
+
+    like: Literal["sd1", "sdxl", "sd3", "flux1"] | None = Field(None, exclude=True)
+    """Take the sizes of a published family; other sizes that are set too take precedence."""
+    channels: tuple[Annotated[int, Field(ge=1, le=8192)], ...] = Field((128, 256, 512, 512), min_length=1, max_length=7)
+    """The channels of each resolution level, from the full resolution down."""
+    num_res_blocks: int = Field(2, ge=1, le=64)
+    """The residual blocks of each level of the encoder; the decoder has one more."""
+    latent_channels: int = Field(4, ge=1, le=4096)
+    """The number of channels of the latent."""
+    norm_groups: int = Field(32, ge=1, le=8192)
+    """The groups of every GroupNorm; each level's channels must be a multiple of them."""
     mid_attention: bool = True
-    """A self-attention block at the bottleneck."""
+    """Use a self-attention block at the bottleneck."""
+    quant_conv: bool = True
+    """Use a 1x1 convolution before and after the latent, as Stable Diffusion 1 and SDXL do; SD3 and FLUX.1 do not."""
     resample_shortcuts: bool = False
     """Train with residual shortcuts around down- and upsampling; snapshots have them folded into the convolutions."""
     zero_init_residuals: bool = False
     """Start each residual block and the attention as the identity: their last layer begins at zero."""
     initial_logvar: float | None = Field(None, ge=-30, le=20)
-    """Start the posterior's log-variance near this value (rows of `quant_conv` scaled by 0.1 and given this bias)."""
+    """Start the posterior's log-variance near this value (rows of `quant_conv` scaled by 0.1 and given this bias).
+
+    Without `quant_conv`, they are the rows of the encoder's last convolution."""
 
     @property
     def downsampling_factor(self) -> int:
-        """Pixels along a side of the picture for one of the latent."""
+        """Return how many pixels along a side of the picture one cell of the latent covers."""
         return int(2 ** (len(self.channels) - 1))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sizes_of_family(cls, given: Any) -> Any:
+        """Replace `like` by the sizes that it names, so that no key and no file has it."""
+        if not isinstance(given, Mapping) or not isinstance(family := given.get("like"), str):
+            return given
+        stated = {name: value for name, value in given.items() if name != "like"}
+        return {**FAMILIES[family], **stated} if family in FAMILIES else given
 
     @model_validator(mode="after")
     def _groups_divide_channels(self) -> Self:
@@ -129,53 +219,64 @@ class ModelConfig(Section):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _can_be_held(self) -> Self:
+        # Two 3x3 convolutions in each residual block, and one to change the size, in encoder and decoder
+        weights = 36 * (self.num_res_blocks + 1) * sum(channels**2 for channels in self.channels)
+        if weights > MAX_WEIGHTS:
+            raise ValueError(
+                f"model.channels {self.channels} with model.num_res_blocks {self.num_res_blocks} make about "
+                f"{weights / 1e9:.1f} billion weights, and {MAX_WEIGHTS / 1e9:.1f} are the most: use fewer"
+            )
+        return self
+
 
 class LossConfig(Section):
-    """What is minimised: the weighted sum of the terms below. A term of weight 0 is not computed, KL excepted."""
+    """What training minimises: a weighted sum of terms. A term of weight 0 is not computed, except the KL."""
 
     reconstruction: Literal["mse", "l1", "charbonnier"] = "mse"
-    """Squared, absolute or Charbonnier error, mean over all elements of the batch, on pictures in [-1, 1]; weight 1."""
+    """The squared, absolute or Charbonnier error, mean over all elements of the batch, on [-1, 1]; its weight is 1."""
     ms_ssim_weight: float = Field(0.0, ge=0)
     """Weight of 1 - MS-SSIM; sides must be 176 pixels or more."""
     perceptual_weight: float = Field(0.0, ge=0)
     """Weight of LPIPS (VGG16); sides must be 16 pixels or more."""
-    perceptual_weights: str | None = Field(None, min_length=1)
+    perceptual_weights: Annotated[str | None, NamesPath()] = Field(None, min_length=1)
     """The file of VGG16's weights as torchvision publishes them (`vgg16-397923af.pth`); by default torch's cache."""
     kl_weight: float = Field(1e-8, ge=0)
     """Weight of the KL to the standard normal: nats, sum over the latent's C, H and W, mean over the batch.
 
-    Latent-diffusion's 1e-6 stands beside an error summed over the picture: beside this mean, 5e-12 at 256 px."""
+    Latent-diffusion's 1e-6 belongs to an error summed over the picture: with this mean, it is 5e-12 at 256 px."""
     kl_warmup: float = Field(0.0, ge=0, le=1)
     """The share of the run over which the weight of the KL rises linearly from zero."""
     adversarial_weight: float = Field(0.0, ge=0)
-    """Weight of the hinge loss against a patch discriminator, relative to the pictures' other terms: see below.
+    """Weight of the hinge loss against a patch discriminator, relative to the reconstruction terms.
 
-    Sides must be 24 pixels or more."""
+    It multiplies an adaptive factor. Sides must be 24 pixels or more."""
     adversarial_start: float = Field(0.5, ge=0, lt=1)
     """The share of the run after which the discriminator begins to learn."""
     adversarial_warmup: float = Field(0.05, ge=0, lt=1)
-    """The share of the run in which it learns alone, before the autoencoder sees it."""
+    """The share of the run in which the discriminator learns alone, before the autoencoder sees it."""
     adversarial_max_weight: float = Field(10.0, gt=0)
-    """Bound of the adaptive factor that gives both gradients at the decoder's last layer one length."""
+    """Bound of the adaptive factor that makes both gradients at the decoder's last layer equally long."""
     discriminator_learning_rate: float = Field(1e-4, gt=0)
     """Adam's learning rate for the discriminator."""
     equivariance: float = Field(0.0, ge=0, le=1)
-    """The share of batches in which the latent is scaled and turned, and the decoder must give the picture so."""
+    """The share of batches with scaled and turned latents, which the decoder must turn into pictures changed alike."""
 
 
 class OptimizerConfig(Section):
-    """How the weights move."""
+    """How the weights are updated."""
 
     name: Literal["adamw", "muon"] = "adamw"
     """AdamW, or Muon for the hidden convolutions with AdamW for the rest."""
     learning_rate: float = Field(1e-5, gt=0)
-    """Peak learning rate; of Muon's hidden weights when Muon is chosen."""
+    """Peak learning rate; with Muon, that of the hidden weights."""
     fallback_learning_rate: float = Field(1e-3, gt=0)
     """Peak learning rate of the weights that Muon leaves to AdamW."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     """AdamW's decay rates of the two moments."""
     eps: float = Field(1e-8, gt=0)
-    """AdamW's term against division by zero."""
+    """AdamW's term that prevents division by zero."""
     weight_decay: float = Field(0.01, ge=0)
     """Decoupled weight decay."""
     momentum: float = Field(0.95, ge=0, lt=1)
@@ -185,9 +286,17 @@ class OptimizerConfig(Section):
     schedule: Literal["constant", "cosine"] = "constant"
     """What follows the warm-up: the peak rate, or a cosine down to `final_fraction` of it."""
     final_fraction: float = Field(0.0, ge=0, le=1)
-    """The cosine's end as a share of the peak."""
+    """The last learning rate of the cosine, as a share of the peak."""
+    schedule_steps: int | None = Field(None, ge=1)
+    """Steps over which the cosine falls and to which shares of the run refer; by default those of the training.
+
+    With more than `training.steps`, the finished training can later be extended up to this many."""
     max_grad_norm: float | None = Field(None, gt=0)
-    """Gradients are scaled down to this global norm; without it they are left as they are."""
+    """Gradients are scaled down to this global norm; without it they are unchanged."""
+
+
+EARLIER_SWITCH = "gradient_checkpointing"
+"""A field of section `training` before `activations`; configurations of earlier versions have it."""
 
 
 class TrainingConfig(Section):
@@ -196,76 +305,94 @@ class TrainingConfig(Section):
     steps: int = Field(1000, ge=1)
     """Optimizer steps in all."""
     epochs: int | None = Field(None, ge=1)
-    """Passes over the training pictures; when given, it sets the number of steps."""
+    """Passes over the training pictures; if given, it sets the number of steps."""
     minutes: float | None = Field(None, gt=0)
-    """Training time after which the run ends unless `steps` ended it; the schedule follows whichever is nearer."""
+    """Training time after which the run ends, if its steps did not end it; the schedule follows whichever is nearer."""
     batch_size: int = Field(1, ge=1)
     """Pictures in a forward pass, over all processes."""
     accumulation: int = Field(1, ge=1)
     """Batches whose gradients are averaged into one optimizer step."""
-    start: str | None = Field(None, min_length=1)
+    start: Annotated[str | None, MODEL] = Field(None, min_length=1)
     """First weights: a snapshot or diffusers folder, a weights file, `hub:ORG/NAME`, a version, `champion`, `run:<id>`.
 
-    Without them, new ones from the seed."""
+    By default, new weights from the seed."""
     trainable: Literal["all", "decoder"] = "all"
-    """`decoder`: encoder and latent stay as they are, so that diffusion models made for them go on working."""
+    """`all` weights, or only the `decoder`: the latent then stays the same, and diffusion models for it still work."""
     patience: int | None = Field(None, ge=1)
-    """Checkpoints in a row without a better validation score after which the run ends."""
+    """The run ends after this many checkpoints in a row without a better validation score."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Seed of the initial weights, the order of the pictures and the posterior's noise."""
     threads: int | None = Field(None, ge=1)
-    """CPU threads; by default what torch finds. Weights are bitwise repeatable at a fixed number."""
+    """CPU threads; by default OMP_NUM_THREADS, or as many as there are CPUs that other work leaves free.
+
+    With one number, weights are repeatable bit for bit. A training that resumes keeps the number that it began with."""
     processes: int | None = Field(None, ge=1, le=1024)
-    """Processes on this machine that share each batch; by default one for each GPU, and one where there is none."""
+    """Processes on this machine that share each batch; by default one for each GPU, or one without a GPU."""
     restarts: int = Field(3, ge=0)
-    """How often a training that was killed is started again by itself, as long as it has got further in between."""
+    """How often a killed training is restarted automatically, if it made progress since the last start."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where training and evaluation run; `auto` takes a GPU when there is one."""
-    precision: Literal["float32", "bf16", "fp16"] = "float32"
-    """Autocast format of the forward pass in training. Weights, losses, posterior and all measuring stay float32."""
+    """Where training and evaluation run; `auto` takes a GPU if there is one."""
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
+    """Autocast format of the forward pass in training. Weights, losses, posterior and evaluation remain float32.
+
+    `auto` is bf16 on cards with units for it, and float32 elsewhere."""
     resident: bool | None = None
-    """Keep the training pictures on the device as 8-bit; by default when they take at most a quarter of its memory.
+    """Keep the training pictures on the device as 8-bit; by default if they take at most a quarter of its memory.
 
     On the CPU no copy is made."""
-    gradient_checkpointing: bool = False
-    """Compute the residual blocks' activations again in the backward pass instead of keeping them: less memory."""
-    compile: bool = False
-    """Compile the model by torch.compile; the first steps take minutes."""
-    channels_last: bool = False
-    """Keep the pictures' channels innermost in memory."""
+    activations: Literal["auto", "keep", "recompute", "checkpoint"] = "auto"
+    """What the backward pass needs: `keep` it all, `recompute` the large norms, or `checkpoint` to recompute layers.
+
+    `auto` takes the first of these, the fastest, that fits into the free memory by estimate."""
+    compile: bool | Literal["auto"] = "auto"
+    """Compile the residual blocks with torch.compile, which takes up to a minute; `auto`: on CUDA, if the rest of the
+    run pays for it."""
+    channels_last: bool | None = None
+    """Store pictures in memory with the channels innermost; by default on CUDA, where every layer keeps them so."""
     ema_decay: float | None = Field(None, gt=0, lt=1)
-    """Decay a step of the moving average of the weights, which snapshots then hold."""
+    """Decay per step of the moving average of the weights, which snapshots then hold; without a number it is off."""
     log_every: Cadence = 10
-    """Steps between two points of the training curves; like the next three, also `2 epochs` or `10 minutes`."""
+    """Steps between two points of the training curves; or a text such as `2 epochs` or `10 minutes`."""
     preview_every: Cadence = 100
-    """Steps between two reconstructions of the same validation pictures."""
+    """Steps between two previews of the same validation pictures; or a text such as `2 epochs` or `10 minutes`."""
     preview_images: int = Field(8, ge=1, le=64)
     """How many validation pictures a preview reconstructs."""
-    validate_every: Cadence = 100
-    """Steps between two measurements on the validation pictures."""
-    checkpoint_every: Cadence = 100
-    """Steps between two checkpoints; each is validated and kept as a snapshot as well."""
+    validate_every: Cadence = 500
+    """Steps between two measurements on the validation pictures; or a text such as `2 epochs` or `10 minutes`."""
+    checkpoint_every: Cadence = 500
+    """Steps between two checkpoints, or a text such as `2 epochs`; each is validated and has a snapshot."""
     keep_checkpoints: int = Field(3, ge=1)
-    """How many of the latest checkpoints are kept; the best one is kept besides."""
+    """How many of the latest checkpoints keep their snapshot; the best one always keeps it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_earlier(cls, fields: Any) -> Any:
+        """Read `gradient_checkpointing`, a switch of earlier versions."""
+        if not isinstance(fields, Mapping) or EARLIER_SWITCH not in fields:
+            return fields
+        others = {name: value for name, value in fields.items() if name != EARLIER_SWITCH}
+        if not isinstance(switch := fields[EARLIER_SWITCH], bool):
+            raise ValueError(f"training.{EARLIER_SWITCH} {switch!r}: use training.activations, which replaces it")
+        return {"activations": "checkpoint" if switch else "auto", **others}
 
 
 class EvaluationConfig(Section):
     """How a model is measured."""
 
     primary_metric: Literal["psnr", "ssim"] = "psnr"
-    """The metric that ranks models: mean over the validation pictures."""
+    """The metric that ranks models, as the mean over the validation pictures."""
     batch_size: int = Field(16, ge=1)
     """Pictures reconstructed at once."""
     panel_images: int = Field(8, ge=1, le=64)
     """Pictures shown in each panel of the report."""
-    lpips_weights: str | None = Field(None, min_length=1)
-    """For LPIPS: the file of VGG16's weights as torchvision publishes it; by default that in torch's cache, if any."""
-    inception_weights: str | None = Field(None, min_length=1)
-    """For rFID and KID: FID's Inception v3 as torch-fidelity publishes it; by default that in torch's cache, if any."""
+    lpips_weights: Annotated[str | None, NamesPath()] = Field(None, min_length=1)
+    """The file of VGG16's weights for LPIPS, as torchvision publishes it; by default that in torch's cache, if any."""
+    inception_weights: Annotated[str | None, NamesPath()] = Field(None, min_length=1)
+    """The file of FID's Inception v3 for rFID and KID, of torch-fidelity; by default that in torch's cache, if any."""
     sizes: tuple[Annotated[int, Field(ge=16, le=4096)], ...] | None = None
     """Other sizes at which a few pictures are measured; by default half of data.image_size, and twice to 1024 px.
 
-    An empty list leaves that out, and the comparison of tiles with the whole."""
+    With an empty list, neither they nor the comparison of tiles with the whole are measured."""
 
 
 class RegistryConfig(Section):
@@ -274,16 +401,16 @@ class RegistryConfig(Section):
     model_name: Annotated[str, AfterValidator(_check_candidates)] = Field(
         "pikavae", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200
     )
-    """The registered model whose versions are the candidates."""
+    """The registered model in MLflow whose versions are the candidates."""
 
 
 class PromotionConfig(Section):
-    """What a version must reach to become champion, and who decides. Recorded with each promotion."""
+    """What a version must reach to become champion, and who decides. It is recorded with each promotion."""
 
     approval: Literal["manual", "automatic"] = "manual"
     """`manual`: a person completes each promotion by `pikavae approve`.
 
-    `automatic`: what passes every gate is promoted at once; what some gate leaves open still needs a person."""
+    `automatic`: a version that passes every gate is promoted at once; one that a gate holds still needs a person."""
     psnr_floor: float | None = 19.49
     """The least PSNR in dB, mean over pictures, also for the first version; by default the original tutorial's bar."""
     ssim_floor: float | None = None
@@ -291,25 +418,25 @@ class PromotionConfig(Section):
     worst_tenth_floor: float | None = None
     """The least PSNR in dB, mean over the worst tenth of the pictures."""
     min_gain: float = 0.0
-    """By how much evaluation.primary_metric must be better than the champion's; below zero, what may be lost."""
+    """How much better evaluation.primary_metric must be than the champion's; a negative value allows it to be worse."""
     ssim_tolerance: float | None = Field(0.01, ge=0)
-    """How much SSIM may be lost against the champion; without a number it is not looked at, as with the next ones."""
+    """How much lower SSIM may be than the champion's; without a number it is not checked."""
     ms_ssim_tolerance: float | None = Field(0.01, ge=0)
-    """How much MS-SSIM may be lost; not looked at where no picture is large enough for it."""
+    """How much lower MS-SSIM may be than the champion's; it is not checked if no picture is large enough."""
     colour_shift_tolerance: float | None = Field(0.01, ge=0)
-    """How much further red, green or blue may be off, on [-1, 1]."""
+    """How much larger than the champion's the error of mean red, green or blue may be, on [-1, 1]."""
     flat_noise_tolerance: float | None = Field(0.005, ge=0)
-    """How much noisier flat regions may be: deviation on [-1, 1]."""
+    """How much noisier than the champion's flat regions may be: standard deviation on [-1, 1]."""
     sharpness_tolerance: float | None = Field(0.1, ge=0)
-    """How much further the share of high-frequency energy that is kept may be from 1."""
+    """How much further than the champion's the kept share of high-frequency energy may be from 1."""
     worst_tenth_tolerance: float | None = Field(0.5, ge=0)
-    """How many dB of PSNR the worst tenth of the pictures may lose against the champion's worst tenth."""
+    """How many dB lower the PSNR of the worst tenth of the pictures may be than the champion's."""
     half_precision: tuple[Literal["bf16", "fp16"], ...] = ("bf16", "fp16")
-    """Half-precision formats in which the model must give what it gives in float32."""
+    """Half-precision formats in which the model must give the same result as in float32."""
 
 
 class TrackingConfig(Section):
-    """Where runs are recorded. The server or database itself is named by MLFLOW_TRACKING_URI."""
+    """Where runs are recorded. MLFLOW_TRACKING_URI names the server or database."""
 
     experiment: str = Field("pikavae", min_length=1, max_length=200)
     """The MLflow experiment of the runs."""
@@ -323,11 +450,11 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     """The autoencoder."""
     loss: LossConfig = LossConfig()
-    """What is minimised."""
+    """What training minimises."""
     optimizer: OptimizerConfig = OptimizerConfig()
-    """How the weights move."""
+    """How the weights are updated."""
     training: TrainingConfig = TrainingConfig()
-    """How the run goes."""
+    """How long and how precisely the run trains, and how often it writes."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """How models are measured."""
     registry: RegistryConfig = RegistryConfig()
@@ -339,13 +466,8 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _size_fits_factor(self) -> Self:
-        factor, size = self.model.downsampling_factor, self.data.image_size
-        if size % factor:
-            below = max(factor, size - size % factor)
-            raise ValueError(
-                f"data.image_size {size} is not a multiple of the downsampling factor {factor} "
-                f"({len(self.model.channels)} levels in model.channels): use {below} or {below + factor}"
-            )
+        if reason := why_size_does_not_fit(self.data.image_size, self.model.downsampling_factor):
+            raise ValueError(reason)
         return self
 
     @model_validator(mode="after")
@@ -360,20 +482,91 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _rate_lasts(self) -> Self:
+        optimizer, training = self.optimizer, self.training
+        falls_to_zero = optimizer.schedule == "cosine" and optimizer.final_fraction == 0
+        is_by_steps, end = not (training.epochs or training.minutes), optimizer.schedule_steps or training.steps
+        if falls_to_zero and is_by_steps and end < training.steps:
+            raise ValueError(
+                f"optimizer.schedule_steps {end}: the learning rate would be 0 from there to training.steps "
+                f"{training.steps}: use {training.steps} or more, or an optimizer.final_fraction above 0"
+            )
+        return self
+
+    def shares(self) -> list[str]:
+        """Return the dotted names of the settings in use that are shares of the schedule."""
+        loss, seen = self.loss, self.loss.adversarial_weight > 0
+        used = {
+            "optimizer.schedule": self.optimizer.schedule == "cosine",
+            "loss.kl_warmup": loss.kl_weight > 0 and loss.kl_warmup > 0,
+            "loss.adversarial_start": seen and loss.adversarial_start > 0,
+            "loss.adversarial_warmup": seen and loss.adversarial_warmup > 0,
+        }
+        return [name for name, is_used in used.items() if is_used]
+
     def flat(self) -> dict[str, Any]:
-        """Every field by its dotted name, e.g. `{"data.image_size": 64, ...}`, with JSON's types as values."""
+        """Return every field by its dotted name, e.g. `{"data.image_size": 64, ...}`, with JSON's types as values."""
         return {
             f"{section}.{field}": value
             for section, fields in self.model_dump(mode="json").items()
             for field, value in fields.items()
         }
 
+    def named_paths(self, folder: Path) -> dict[str, Path]:
+        """Return the absolute path, seen from a folder, of each setting that names one, by its dotted name.
+
+        Each element of a list has its own name, such as `data.links_into.0`.
+        """
+        return {
+            dotted: path
+            for dotted, value, mark in self._settings_of_paths()
+            if (path := mark.path(value, folder)) is not None
+        }
+
+    def relative_paths(self) -> dict[str, str]:
+        """Return the value of each setting that names a relative path, by its dotted name."""
+        return {dotted: value for dotted, value, mark in self._settings_of_paths() if mark.is_relative(value)}
+
+    def _settings_of_paths(self) -> Iterator[tuple[str, str, NamesPath]]:
+        """Yield name, value and mark of each setting that may name a path, and of each element of such a list."""
+        for name, section in self:
+            for field, info in type(section).model_fields.items():
+                value = getattr(section, field)
+                for mark in info.metadata:
+                    if isinstance(mark, NamesPath) and value is not None:
+                        elements = {f".{place}": text for place, text in enumerate(value)}
+                        named = elements if isinstance(value, tuple) else {"": value}
+                        yield from ((f"{name}.{field}{place}", text, mark) for place, text in named.items())
+
+    def seen_from(self, folder: Path) -> Config:
+        """Return the same configuration with every path absolute: it then means the same in any folder."""
+        tree = self.model_dump(mode="json")
+        for dotted, path in self.named_paths(folder).items():
+            section, field, *place = dotted.split(".")
+            if place:
+                tree[section][field][int(place[0])] = str(path)
+            else:
+                tree[section][field] = str(path)
+        return Config.model_validate(tree)
+
     def to_yaml(self) -> str:
-        """The whole tree as YAML; `presets.load_config` reads it back to an equal one."""
+        """Return the whole tree as YAML; `presets.load_config` reads it back to an equal one."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
 
 
+def why_size_does_not_fit(image_size: int, factor: int) -> str | None:
+    """Return why a model of this downsampling factor cannot take pictures of this size; None if it can."""
+    if image_size % factor == 0:
+        return None
+    below = max(factor, image_size - image_size % factor)
+    return (
+        f"data.image_size {image_size} is not a multiple of the downsampling factor {factor}: use {below} or "
+        f"{below + factor} (model.channels decides the factor)"
+    )
+
+
 def content_hash(value: object) -> str:
-    """The first 16 hexadecimal digits of the SHA-256 of `value` as canonical JSON (sorted keys)."""
+    """Return the first 16 hexadecimal digits of the SHA-256 of `value` as canonical JSON (sorted keys)."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

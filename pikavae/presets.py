@@ -1,4 +1,4 @@
-"""Presets: YAML files of `configs/` that name what differs from the defaults; and what is said of a mistake in one."""
+"""Read presets, YAML files of `configs/` that name what differs from the defaults, and explain mistakes in them."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from pikavae.config import Config
+from pikavae.config import FAMILIES, Config
 from pikavae.errors import UserError
 
 
 def presets_folder() -> Path:
-    """The folder of presets: beside the packages in a checkout, inside the package in an installed wheel."""
+    """Return the folder of presets: beside the packages in a checkout, inside the package in an installed wheel."""
     packaged = Path(__file__).with_name("_configs")
     return packaged if packaged.is_dir() else Path(__file__).resolve().parents[1] / "configs"
 
 
 def preset_names() -> list[str]:
-    """The names that `load_config` takes beside paths."""
+    """Return the names that `load_config` takes besides paths."""
     return sorted(path.stem for path in presets_folder().glob("*.yaml"))
 
 
@@ -29,7 +29,7 @@ def load_config(preset: str | Path, overrides: Mapping[str, Any] | None = None) 
     """Read a preset by name or path and lay `overrides` (dotted names to values) over it.
 
     Raises:
-        UserError: there is no such preset, it is no YAML, or a field is unknown or out of its bounds.
+        UserError: there is no such preset, it is not YAML, or a field is unknown or out of its bounds.
     """
     name = str(preset)
     path = presets_folder() / f"{name}.yaml" if name in preset_names() else Path(name)
@@ -40,18 +40,24 @@ def load_config(preset: str | Path, overrides: Mapping[str, Any] | None = None) 
         tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise UserError(f"{path}: not a YAML file of settings: it is nested too deep") from None
     return parse_config(tree, where=str(path), overrides=overrides)
 
 
 def parse_config(tree: object, *, where: str = "configuration", overrides: Mapping[str, Any] | None = None) -> Config:
-    """Check a nested mapping against the tree, with `overrides` by dotted name on top.
+    """Make a configuration of a nested mapping, with `overrides` by dotted name on top.
+
+    An override of `model.like` replaces all sizes of the mapping.
 
     Raises:
-        UserError: one line naming the first field that is unknown or out of its bounds, and the remedy.
+        UserError: a field is unknown or out of its bounds; the message names the first one and the remedy in a line.
     """
     if not isinstance(tree, Mapping):
         raise UserError(f"{where}: expected sections such as `data:` and `training:`, found {type(tree).__name__}")
     merged: dict[str, Any] = {key: dict(value) if isinstance(value, Mapping) else value for key, value in tree.items()}
+    if str((overrides or {}).get("model.like")) in FAMILIES and isinstance(merged.get("model"), dict):
+        merged["model"] = {name: value for name, value in merged["model"].items() if name not in FAMILIES["sd1"]}
     for dotted, value in (overrides or {}).items():
         section, _, field = dotted.partition(".")
         merged.setdefault(section, {})[field] = value
@@ -62,9 +68,9 @@ def parse_config(tree: object, *, where: str = "configuration", overrides: Mappi
 
 
 def explain(error: ValidationError) -> str:
-    """One line for the first thing that `error` complains of: field, value, remedy."""
+    """Return one line for the first mistake in `error`: field, value, remedy."""
     first = error.errors(include_url=False)[0]
-    # After section and field, only positions in a list are the user's words; the rest names what pydantic tried.
+    # After section and field, only positions in a list are the user's words; the rest are names of what pydantic tried.
     parts = [part for place, part in enumerate(first["loc"]) if place < 2 or isinstance(part, int)]
     dotted = ".".join(map(str, parts))
     if first["type"] == "extra_forbidden":
@@ -77,12 +83,13 @@ def explain(error: ValidationError) -> str:
 
 
 def field_names() -> list[str]:
-    """The dotted names of all fields, in the tree's order."""
-    return list(Config().flat())
+    """Return the dotted names of all fields, in the tree's order."""
+    sections = {section: type(part) for section, part in Config()}
+    return [f"{section}.{name}" for section, part in sections.items() for name in part.model_fields]
 
 
 def unknown_field_hint(dotted: str) -> str:
-    """What the user may have meant by the unknown field `dotted`, or where the fields are listed."""
+    """Suggest a field for the unknown field `dotted`, or say where the fields are listed."""
     section, _, field = dotted.partition(".")
     same = [name for name in field_names() if name.partition(".")[2] == (field or section)]
     if same:
@@ -93,6 +100,6 @@ def unknown_field_hint(dotted: str) -> str:
 
 
 def did_you_mean(word: str, candidates: list[str]) -> str | None:
-    """`did you mean ...?` with the nearest of `candidates`, or None when none is near."""
+    """Return `did you mean ...?` with the nearest of `candidates`, or None if none is near."""
     near = difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)
     return f"did you mean {near[0]}?" if near else None

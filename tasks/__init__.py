@@ -1,1 +1,1 @@
-"""One thin Prefect task for each stage."""
+"""Wrap each stage in one thin Prefect task."""

@@ -1,1 +1,1 @@
-"""The commands of the terminal, a function each."""
+"""Define the commands of the terminal, a function each."""

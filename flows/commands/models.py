@@ -1,138 +1,219 @@
-"""The commands of the registry: ask for a promotion, approve it, roll back, look."""
+"""Show, verify and repair the registry: the commands that begin with `models`."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from flows.options import ModelsOptions, PromoteOptions, ReasonOptions, parse_options
-from flows.words import Result, refuse_extra, split_words
-from pikavae.config import Config
-from pikavae.errors import DisagreementError, GateError, UserError
+from flows.command import Arguments, Result
+from flows.options import Options, RepairOptions, VerifyOptions
+from flows.tables import brief, columns, label_text, minute, table
+from pikavae.errors import DisagreementError
+from pikavae.evaluation.metrics.definitions import METRICS
+from pikavae.tracker.tags import (
+    CHAMPION,
+    COMMIT_TAG,
+    DIRTY_TAG,
+    FINGERPRINT_TAG,
+    IMPORT_FORM_TAG,
+    IMPORT_TAG,
+    PREVIOUS,
+    REPORT_TAG,
+)
 
 if TYPE_CHECKING:
-    from pikavae.operations import Promoted, Repaired, Verified
+    from pikavae.operations import Listed, Repaired, Verified
 
-AnyReason = TypeVar("AnyReason", bound=ReasonOptions)
+SCORES = ("psnr", "psnr_worst_tenth", "ssim", "lpips", "rfid", "scaling_factor")
+"""The few numbers that a person compares."""
+OURS = ("pikavae.", "mlflow.")
 
 
-def promote(words: list[str]) -> Result:
-    """Ask for a version to become champion: `promote V --reason TEXT`, or run:<id>[@step]; gates measure it."""
-    names, flags = split_words(words)
-    if len(names) != 1:
-        raise UserError("promote: name one version number, or run:<id>[@step or @best]")
-    options = _over_model(names[0], flags, PromoteOptions, f"pikavae promote {names[0]}")
+def list_models(arguments: Arguments[Options]) -> Result:
+    """List the candidates, the newest first."""
     from pikavae import operations
 
-    done = operations.promote(names[0], options.config, reason=options.reason, force=options.force)
-    if done.command is None:
-        return done.result(), _promoted(done)
-    lines = [f"version {done.version} waits for approval:", *operations.verdict_lines(done.verdicts), done.command]
-    raise GateError("\n".join(lines), done.result())
+    return list_result(operations.registered_versions(arguments.workspace, arguments.config))
 
 
-def approve(words: list[str]) -> Result:
-    """Complete a promotion that was asked for: `approve V --reason TEXT`."""
-    names, flags = split_words(words)
-    if len(names) != 1 or not names[0].isdecimal():
-        raise UserError("approve: name one version number; `pikavae models list` lists them")
-    options = _over_model(names[0], flags, ReasonOptions, f"pikavae approve {names[0]}")
+def show_model(arguments: Arguments[Options]) -> Result:
+    """Show a version: its scores, what its gates found, who approved it."""
     from pikavae import operations
 
-    done = operations.approve(int(names[0]), options.config, reason=options.reason)
-    return done.result(), _promoted(done)
+    number = operations.number_of(arguments.workspace, arguments.names[0], arguments.config)
+    return version_result(operations.registered_version(arguments.workspace, number, arguments.config))
 
 
-def _over_model(model: str, flags: list[str], kind: type[AnyReason], program: str) -> AnyReason:
-    """Options over the configuration that made the model, of the registered model that the flags name."""
-    stated = parse_options(kind, Config(), flags, program)
-    if not stated.reason.strip():
-        raise UserError("--reason: it is empty; say why, for those who read the ledger later")
+def lineage(arguments: Arguments[Options]) -> Result:
+    """Show the way from the source of a version's pictures to its alias."""
     from pikavae import operations
 
-    base = operations.config_of_model(model, stated.config.registry.model_name)
-    return parse_options(kind, base, flags, program)
+    number = operations.number_of(arguments.workspace, arguments.names[0], arguments.config)
+    links = operations.lineage(arguments.workspace, number, arguments.config)
+    lines = [_wrap_link(brief(operations.line_of(link))) for link in links]
+    return {"lineage": [asdict(link) for link in links]}, "\n".join(lines)
 
 
-def _promoted(done: Promoted) -> str:
-    said = "is champion" if done.changed else "is champion already"
-    return f"version {done.version} {said} (production version {done.production_version})"
-
-
-def rollback(words: list[str]) -> Result:
-    """Make the previous champion the champion again: `rollback --reason TEXT`."""
-    names, flags = split_words(words)
-    refuse_extra(names)
-    options = parse_options(ReasonOptions, Config(), flags, "pikavae rollback")
+def history(arguments: Arguments[Options]) -> Result:
+    """Show the ledger."""
     from pikavae import operations
 
-    done = operations.rollback(reason=options.reason)
-    return done.result(), f"version {done.version} is champion again"
+    return history_result(operations.history(arguments.workspace))
 
 
-def models(words: list[str]) -> Result:
-    """The registry: `models [list]`, `show V`, `lineage V`, `history`; `verify` it by its ledger, `repair` the rest."""
-    names, flags = split_words(words)
-    options = parse_options(ModelsOptions, Config(), flags, "pikavae models")
-    from pikavae import operations
-
-    match names:
-        case [] | ["list"]:
-            found = operations.list_models(options.config)
-        case ["history"]:
-            return history_result(operations.history())
-        case ["lineage", number] if number.isdecimal():
-            links = operations.lineage(int(number), options.config)
-            return {"lineage": [asdict(link) for link in links]}, "\n".join(map(operations.line_of, links))
-        case ["verify"]:
-            return verified(operations.verify(every=options.all))
-        case ["repair"]:
-            return repaired(operations.repair(every=options.all, head=options.head))
-        case ["show", number] if number.isdecimal():
-            found = [operations.show_model(int(number), options.config)]
-        case _:
-            expected = "`models list`, `show V`, `lineage V`, `history`, `verify` or `repair`"
-            raise UserError(f"models {' '.join(names)}: expected {expected}")
-    standings = [asdict(operations.standing_of(version)) for version in found]
-    versions = [{**asdict(version), **standing} for version, standing in zip(found, standings, strict=True)]
-    if names[:1] == ["show"]:
-        first = {name: versions[0][name] for name in ("name", "version", *standings[0])}
-        return {"versions": versions}, "\n".join(
-            f"{name}: {_told(value)}" for name, value in {**first, **versions[0]}.items()
-        )
-    lines = [
-        f"{version.name} {version.version:>4}  psnr {version.metrics.get('val/psnr', float('nan')):6.2f}  "
-        f"run {version.run_id}  {standing['role']}"
-        for version, standing in zip(found, standings, strict=True)
-    ]
-    return {"versions": versions}, "\n".join(lines) or "no version is registered yet; `pikavae run` registers one"
-
-
-def _told(value: object) -> str:
-    """A field of a version for a person."""
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {inner}" for name, inner in value.items() if inner not in (None, (), []))
-    return "never asked for" if value is None else str(value)
-
-
-def verified(found: Verified) -> Result:
-    """That all agrees, for a person.
+def verify(arguments: Arguments[VerifyOptions]) -> Result:
+    """Check that ledger, bytes, versions and aliases agree.
 
     Raises:
-        DisagreementError: it does not.
+        DisagreementError: something does not agree.
+    """
+    from pikavae import operations
+
+    return verification_result(operations.verify_production(arguments.workspace, every=arguments.options.all))
+
+
+def repair(arguments: Arguments[RepairOptions]) -> Result:
+    """Put back what a crash or a hand in MLflow changed.
+
+    Raises:
+        DisagreementError: something could not be repaired.
+    """
+    from pikavae import operations
+
+    options = arguments.options
+    return repair_result(operations.repair_production(arguments.workspace, every=options.all, head=options.head))
+
+
+def list_result(found: list[Listed]) -> Result:
+    """Return a table of versions."""
+    rows = [
+        [
+            str(item.version.version),
+            _roles(item),
+            minute(item.version.created)[:10],
+            _score(item),
+            _data(item),
+            item.run_name or f"run {item.version.run_id[:8]}, deleted",
+        ]
+        for item in found
+    ]
+    lines = table(["VERSION", "ROLE", "DATE", "SCORE", "DATA", "RUN"], rows, 4) if rows else []
+    return (
+        {"versions": [_json(item) for item in found]},
+        "\n".join(lines) or "no version is registered yet; `pikavae run` registers one",
+    )
+
+
+def version_result(item: Listed) -> Result:
+    """Return what is known of a version, a line for each fact."""
+    version, metrics = item.version, item.version.metrics
+    lines = [
+        f"{version.name} version {version.version}: {_roles(item)}",
+        "",
+        label_text("score", ", ".join(_scores(metrics)) or "not measured yet; `pikavae evaluate` measures it"),
+        label_text("data set", f"{_data(item)}{_name_set(version.tags)}"),
+        label_text("made", f"{minute(version.created)} UTC by run {version.run_id[:8]} ({item.run_name or 'deleted'})"),
+        *_status_lines(item),
+        *_tag_lines(version.tags),
+        label_text("files", f"{len(version.manifest)}; all hashes: pikavae models show {version.version} --json"),
+        label_text("lineage", f"pikavae models lineage {version.version}"),
+    ]
+    return {"versions": [_json(item)]}, "\n".join(lines)
+
+
+def _status_lines(item: Listed) -> Iterator[str]:
+    """Yield the gates' verdict, and who approved."""
+    gate, approval = item.status.gate, item.status.approval
+    if gate is None or approval is None:
+        yield label_text("gates", "not asked yet; `pikavae promote` asks them")
+        return
+    against = f" against version {gate.champion}" if gate.champion else ""
+    overridden = f", overridden: {', '.join(gate.overridden)}" if gate.overridden else ""
+    yield label_text(
+        "gates", f"{gate.outcome}{against}{overridden}; asked {minute(gate.time)} UTC by {gate.asked_by}: {gate.reason}"
+    )
+    by = f" {minute(approval.time)} UTC by {approval.by}: {approval.reason}" if approval.time else ""
+    yield label_text("approval", f"{approval.state}{by}")
+
+
+def _tag_lines(tags: Mapping[str, str]) -> Iterator[str]:
+    """Yield where the version came from, and the tags that people gave it."""
+    if source := tags.get(IMPORT_TAG):
+        yield label_text("imported", f"{source}, {tags.get(IMPORT_FORM_TAG, 'weights')}")
+    if commit := tags.get(COMMIT_TAG):
+        changes = ", with changes" if tags.get(DIRTY_TAG) else ""
+        yield label_text("code", f"commit {commit[:8]}{changes}")
+    if report := tags.get(REPORT_TAG):
+        yield label_text("report", f"evaluations/{report}/report.html in the state folder")
+    for name, value in sorted(tags.items()):
+        if not name.startswith(OURS):
+            yield label_text("tag", f"{name}: {value}")
+
+
+def _scores(metrics: Mapping[str, float]) -> Iterator[str]:
+    """Yield the metrics of `SCORES` that were measured."""
+    for metric in map(METRICS.__getitem__, SCORES):
+        if (value := metrics.get(f"val/{metric.name}")) is not None:
+            yield f"{metric.title} {metric.text(value)}"
+
+
+def _roles(item: Listed) -> str:
+    """Return the version's role by the ledger, and its other aliases in MLflow."""
+    role = item.status.role
+    return ", ".join([role, *sorted({*item.version.aliases} - {CHAMPION, PREVIOUS, role})])
+
+
+def _score(item: Listed) -> str:
+    metric = METRICS[item.primary_metric]
+    return "-" if item.score is None else f"{metric.format(item.score)} {metric.unit or metric.title}"
+
+
+def _data(item: Listed) -> str:
+    size = f", {item.image_size} px" if item.image_size else ""
+    return f"{item.source}{size}" if item.source else "unknown"
+
+
+def _name_set(tags: Mapping[str, str]) -> str:
+    return f"; prepared set {tags[FINGERPRINT_TAG][:8]}" if tags.get(FINGERPRINT_TAG) else ""
+
+
+def _json(item: Listed) -> dict[str, Any]:
+    return {
+        **asdict(item.version),
+        "created": item.version.created.isoformat(),
+        **asdict(item.status),
+        "run_name": item.run_name,
+        "data_source": item.source,
+        "image_size": item.image_size,
+        "primary_metric": item.primary_metric,
+    }
+
+
+def _wrap_link(line: str) -> str:
+    """Wrap a line of the lineage if it is long, with the rest beside its name."""
+    label, text = line[:14].strip(), line[14:]
+    return label_text(label, text) if len(line) > columns() else line
+
+
+def verification_result(found: Verified) -> Result:
+    """Return that everything agrees with the ledger.
+
+    Raises:
+        DisagreementError: something does not agree.
     """
     result = asdict(found)
     if found.disagreements:
         raise DisagreementError("\n".join(left.what for left in found.disagreements), result)
     head = f", the last of them {found.head}" if found.head else ""
-    return result, f"{found.num_events} events{head}; {found.num_folders} versions read byte by byte: all agrees"
+    return result, f"{found.num_events} events{head}; {found.num_folders} versions read byte by byte: everything agrees"
 
 
-def repaired(found: Repaired) -> Result:
-    """What was done, for a person.
+def repair_result(found: Repaired) -> Result:
+    """Return what was repaired.
 
     Raises:
-        DisagreementError: something could not be mended.
+        DisagreementError: something could not be repaired.
     """
     result = asdict(found)
     if found.left:
@@ -141,16 +222,19 @@ def repaired(found: Repaired) -> Result:
 
 
 def history_result(events: list[dict[str, Any]]) -> Result:
-    """The ledger for a person: what was asked for, approved and made champion, when, by whom and why."""
-    lines = [
-        f"{event['time']}  {event['action']:<8}  {_moved(event)}  {event['actor']}  {event['reason']!r}"
+    """Return a table of what was asked for, approved and made champion, when, by whom and why."""
+    rows = [
+        [minute(event["time"]), event["action"], _describe_move(event), event["actor"], event["reason"]]
         for event in events
         if event["state"] == "done"
     ]
-    return {"events": events}, "\n".join(lines) or "nothing was promoted yet; `pikavae promote V --reason TEXT` does"
+    lines = table(["TIME (UTC)", "WHAT", "VERSION", "WHO", "WHY"], rows, 3) if rows else []
+    return {"events": events}, "\n".join(
+        lines
+    ) or "nothing was promoted yet; `pikavae promote VERSION --reason TEXT` asks for it"
 
 
-def _moved(event: dict[str, Any]) -> str:
+def _describe_move(event: dict[str, Any]) -> str:
     if event["action"] in {"promote", "rollback"}:
         return f"{event['champion_before'] or '-'} -> {event['champion_after']}"
     forced = f", overridden: {', '.join(event['overridden'])}" if event["overridden"] else ""

@@ -1,53 +1,72 @@
-"""The commands of the four stages, and `encode`, whose latents another training begins with."""
+"""Do the four stages one by one or as a flow, and write latents for another training."""
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from flows.command import Arguments, Result
 from flows.options import EncodeOptions, EvaluateOptions, Options, RunOptions
 from flows.progress import progress
-from flows.words import Result, model_options, preset_options, refuse_extra
 from pikavae.errors import PikavaeError
+from pikavae.workspace.disks import diagnose
+from pikavae.workspace.home import expand_user
+
+if TYPE_CHECKING:
+    from pikavae.config import Config
 
 
-def run(words: list[str]) -> Result:
+def run(arguments: Arguments[RunOptions]) -> Result:
     """Prepare, train, evaluate and register, as a Prefect flow."""
-    options = preset_options("run", words, RunOptions)
     from pikavae import operations
 
-    plans = operations.plan(options.config)  # the user's mistakes show before a server is started
-    finished = all(stage.status == "hit" for stage in plans.values()) and not options.fresh
-    if finished:
-        done = operations.run(options.config)
-    else:
-        from flows.environment import end_orphans, set_up_prefect
-
-        set_up_prefect(operations.home())
-        end_orphans(operations.home())
-        done = run_flow(options)
+    config, fresh = arguments.config, arguments.options.fresh
+    workspace = arguments.workspace
+    # The user's mistakes are reported before a server is started.
+    start = operations.starting_weights(workspace, config)
+    plans = operations.plan(workspace, config, start=start)
+    finished = all(stage.status == "done" for stage in plans.values()) and not fresh
+    done = operations.run(workspace, config) if finished else run_flow(workspace.home, config, fresh=fresh)
     return done, closing_lines(done)
 
 
-def run_flow(options: RunOptions) -> dict[str, Any]:
-    """The four stages as a flow; raises a PikavaeError when Prefect's server went away and did not come back."""
+def run_flow(home: Path, config: Config, *, fresh: bool) -> dict[str, Any]:
+    """Run the four stages as a flow, on the running server or on one for this run.
+
+    Raises:
+        PikavaeError: as the stages, or Prefect's server stopped answering.
+    """
+    from flows.environment import end_orphans, import_prefect, set_up_prefect
+    from flows.prefect_server import start_server
+
+    set_up_prefect(home)
+    end_orphans(home)
+    server = None if "PREFECT_API_URL" in os.environ else start_server(home)
+    import_prefect()  # while the server starts
     import httpx
 
+    from flows.lost_runs import crash_runs_without_owner, mark_owner
     from flows.pipeline import pipeline
 
+    if server is not None:
+        server.wait_until_healthy(f"{os.environ['PREFECT_API_URL']}/health")
     try:
-        return pipeline(options.config, fresh=options.fresh)
-    except httpx.TransportError as error:
+        crash_runs_without_owner()
+        return pipeline.with_options(on_running=[mark_owner])(config, fresh=fresh)
+    except (httpx.TransportError, httpx.HTTPStatusError) as error:
+        if (explained := diagnose(home)) is not None:
+            raise explained from None
+        remedy = f"see {server.log}" if server else "start the server, or unset PREFECT_API_URL"
         raise PikavaeError(
-            f"Prefect's server stopped answering ({error}); what was trained is kept: start the server, or unset "
-            f"PREFECT_API_URL, and the same command goes on from there"
+            f"Prefect's server stopped answering ({error}): {remedy}; the same command resumes the training"
         ) from None
 
 
 def closing_lines(done: dict[str, Any]) -> str:
-    """What a person wants to know at the end of a run."""
+    """Return the lines for a person at the end of a run."""
     from pikavae import operations
 
     folder, program = Path(done["report"]), sys.argv[0]
@@ -55,11 +74,13 @@ def closing_lines(done: dict[str, Any]) -> str:
     return "\n".join(
         [
             "",
-            operations.load_report(folder).table(),
+            operations.Report.load(folder).table(),
             "",
             f"{work}.",
             f"Registered as {done['model']} version {done['version']}.",
+            *(f"Warning: {warning}" for warning in done["warnings"]),
             "",
+            f"Data page:             {done['page']}",
             f"Report with pictures:  {folder / operations.REPORT_PAGE}",
             f"Browse this run:       {program} ui --run {done['run_id']}",
             f"Try your own picture:  {program} reconstruct {done['version']} PICTURE.png --out reconstructions",
@@ -69,81 +90,78 @@ def closing_lines(done: dict[str, Any]) -> str:
     )
 
 
-def plan(words: list[str]) -> Result:
-    """Say what `run` would do: what is used again, what runs, and which input changed."""
-    options = preset_options("plan", words, Options)
+def plan(arguments: Arguments[Options]) -> Result:
+    """Show what `run` would do."""
     from pikavae import operations
 
-    plans = operations.plan(options.config)
+    workspace, config = arguments.workspace, arguments.config
+    plans = operations.plan(workspace, config, start=operations.starting_weights(workspace, config))
     lines = [f"{name:<10}{stage.status:<8}{stage.reason}" for name, stage in plans.items()]
     return {"stages": {name: asdict(stage) for name, stage in plans.items()}}, "\n".join(lines)
 
 
-def prepare(words: list[str]) -> Result:
-    """Prepare the pictures only."""
-    options = preset_options("prepare", words, Options)
+def prepare(arguments: Arguments[Options]) -> Result:
+    """Prepare the pictures."""
     from pikavae import operations
 
-    with progress("preparing") as tell:
-        pictures = operations.prepare(options.config, tell).pictures
-    result = {
-        "fingerprint": pictures.fingerprint,
-        "num_images": pictures.record["num_images"],
-        "num_quarantined": pictures.record["num_quarantined"],
-        "path": str(pictures.path),
-    }
-    aside = [f"set aside: {item['name']}: {item['reason']}" for item in pictures.record["quarantined"]]
-    return result, "\n".join([str(pictures.path), *aside])
+    with progress("preparing") as report:
+        pictures = operations.prepare(arguments.workspace, arguments.config, report, warn=False).prepared_set
+    return operations.data_summary(pictures), operations.data_lines(pictures)
 
 
-def train(words: list[str]) -> Result:
-    """Prepare and train only."""
-    options = preset_options("train", words, RunOptions)
+def train(arguments: Arguments[RunOptions]) -> Result:
+    """Prepare the pictures and train."""
     from pikavae import operations
 
-    trained = operations.train(options.config, operations.prepare(options.config), fresh=options.fresh)
-    kept = ("start_step", "steps", "images_seen", "images_per_second")
-    result = {"run_id": trained.run.run_id, **{name: trained.result[name] for name in kept}}
+    workspace, config = arguments.workspace, arguments.config
+    start = operations.starting_weights(workspace, config)
+    prepared = operations.prepare(workspace, config)
+    trained = operations.train(workspace, config, prepared, start=start, fresh=arguments.options.fresh)
+    shown = ("start_step", "steps", "images_seen", "images_per_second")
+    result = {"run_id": trained.run.run_id, **{name: getattr(trained.result, name) for name in shown}}
     return {**result, "snapshot": str(trained.snapshot)}, f"run {trained.run.run_id}\n{trained.snapshot}"
 
 
-def evaluate(words: list[str]) -> Result:
-    """Measure any model on a frozen set of pictures, set it beside others, and compare it with one."""
-    model, extra, options = model_options("evaluate", words, EvaluateOptions)
-    refuse_extra(extra)
+def evaluate(arguments: Arguments[EvaluateOptions]) -> Result:
+    """Measure a model, show it beside others, and compare it with one."""
     from pikavae import operations
 
+    workspace, options, config = arguments.workspace, arguments.options, arguments.config
     against = [] if options.against is None else [options.against]
-    beside = operations.evaluate_beside(model, options.config, [*against, *options.beside])
+    names = [*arguments.names, *against, *options.beside]
+    model, *others = (operations.resolve(workspace, name, config, to_measure=True) for name in names)
+    beside = operations.beside(workspace, model, config, others)
     evaluated = beside.evaluated
     result = {"metrics": dict(evaluated.report.metrics), "report": str(evaluated.folder), **beside.summary()}
     lines = [beside.table(), "", f"Report: {evaluated.folder / operations.REPORT_PAGE}"]
     if beside.page is not None:
         lines += [f"Side by side: {beside.page}"]
     if options.against is not None:
-        compared = operations.compare_models(model, options.against, options.config)
+        compared = operations.compare_models(workspace, model, others[0], config)
         result |= compared.summary()
         lines += ["", compared.table(), "", f"Comparison with pictures: {compared.page}"]
     return result, "\n".join(lines)
 
 
-def register(words: list[str]) -> Result:
-    """Register a run's snapshot, or a folder or file of weights, as a candidate version."""
-    model, extra, options = model_options("register", words, Options)
-    refuse_extra(extra)
+def register(arguments: Arguments[Options]) -> Result:
+    """Register a model as a candidate version."""
     from pikavae import operations
 
-    version = operations.register_model(model, options.config).version
+    model = operations.model_to_register(arguments.workspace, arguments.names[0], arguments.config)
+    version = operations.register_model(arguments.workspace, model, arguments.config).version
     return {"model": version.name, "version": version.version}, f"{version.name} version {version.version}"
 
 
-def encode(words: list[str]) -> Result:
-    """Store the latents of the prepared pictures, for a latent-diffusion trainer."""
-    model, extra, options = model_options("encode", words, EncodeOptions)
-    refuse_extra(extra)
+def encode(arguments: Arguments[EncodeOptions]) -> Result:
+    """Store the latents of the prepared pictures."""
     from pikavae import operations
 
-    out = None if options.out is None else Path(options.out)
-    with progress("encoding") as tell:
-        done = operations.encode(model, options.config, out, logvar=options.logvar, progress=tell)
-    return done, f"{done['path']}\n{done['num_images']} latents, scaling factor {done['scaling_factor']:.6g}"
+    workspace, options, config = arguments.workspace, arguments.options, arguments.config
+    out = None if options.out is None else expand_user(options.out, "--out")
+    model = operations.resolve(workspace, arguments.names[0], config)
+    with progress("encoding") as report:
+        done = operations.encode(
+            workspace, model, config, out, logvar=options.logvar, precision=options.precision, progress=report
+        )
+    text = f"{done['path']}\n{done['num_images']} latents, scaling factor {done['scaling_factor']:.6g}"
+    return done, f"{text}\n{done['distance']}" if "distance" in done else text

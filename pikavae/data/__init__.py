@@ -1,1 +1,1 @@
-"""From a source of captioned pictures to a prepared, immutable data set."""
+"""Turns a source of captioned pictures into a prepared, immutable data set."""

@@ -1,1 +1,1 @@
-"""How good a model is: metrics, baselines, panels, and the report that holds them."""
+"""Measures how good a model is: metrics, baselines, panels, and the report that holds them."""

@@ -1,218 +1,199 @@
-"""Measure a model on a frozen set of pictures."""
+"""Measures a model on a frozen set of pictures."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
+from pydantic import JsonValue
 from torch import Tensor
 
-from pikavae.config import EvaluationConfig
+from pikavae.config import EvaluationConfig, why_size_does_not_fit
 from pikavae.errors import UserError
-from pikavae.evaluation.baselines import Baselines
-from pikavae.evaluation.codecs import Codecs
-from pikavae.evaluation.distribution import Distribution
-from pikavae.evaluation.latent_view import LatentViewer
-from pikavae.evaluation.measurement import (
+from pikavae.evaluation.measure.baselines import Baselines
+from pikavae.evaluation.measure.chosen import Chooser, ChosenPicture, draw_panels
+from pikavae.evaluation.measure.codecs import Codecs
+from pikavae.evaluation.measure.distribution import Distribution
+from pikavae.evaluation.measure.measurement import (
     MOST_STUDIED,
-    Batch,
-    EvaluationPictures,
-    Findings,
+    EvaluationSet,
+    MeasuredBatch,
     Measurement,
     Sample,
     Study,
     images_of,
 )
-from pikavae.evaluation.overall import overall
-from pikavae.evaluation.page import PAGE_NAME, report_page
-from pikavae.evaluation.perceptual import Perceptual
-from pikavae.evaluation.posteriors import Posteriors
-from pikavae.evaluation.precision import study_precision
-from pikavae.evaluation.protocol import protocol
-from pikavae.evaluation.report import ImageScore, Report
-from pikavae.evaluation.scores import Scores
-from pikavae.evaluation.shown import Chooser, ShownPicture, draw_panels
-from pikavae.evaluation.sizes import study_sizes
-from pikavae.files import write_atomically
+from pikavae.evaluation.measure.overall import overall, protocol
+from pikavae.evaluation.measure.posteriors import Posteriors
+from pikavae.evaluation.measure.scores import Perceptual, Scores
+from pikavae.evaluation.pages.lineage import About
+from pikavae.evaluation.pages.report_page import PAGE_NAME, report_page
+from pikavae.evaluation.report.report import ImageScore, Report
+from pikavae.evaluation.report.sections import finite
+from pikavae.evaluation.studies.latent_view import LatentViewer
+from pikavae.evaluation.studies.precision import study_precision
+from pikavae.evaluation.studies.sizes import study_sizes
 from pikavae.model.autoencoder import AutoencoderKL
+from pikavae.model.inference import exact_float32, prepare_for_use
+from pikavae.workspace.files import write_atomically
+
+Section = TypeVar("Section")
 
 
 def measurements_of(
-    model: AutoencoderKL, pictures: EvaluationPictures, config: EvaluationConfig, device: torch.device
+    model: AutoencoderKL, picture_set: EvaluationSet, config: EvaluationConfig, device: torch.device
 ) -> list[Measurement]:
-    """What measures every picture; a report has their findings in this order."""
+    """Return the measurements, which see every picture; a report has their findings in this order."""
     factor = model.config.downsampling_factor
     return [
-        Scores(len(pictures), factor),
-        Baselines(pictures, factor, config.batch_size),
-        Codecs(len(pictures)),
-        Perceptual(len(pictures), config.lpips_weights, device),
-        Distribution(len(pictures), config.inception_weights, device),
+        Scores(len(picture_set)),
+        Baselines(picture_set, factor, config.batch_size),
+        Codecs(len(picture_set)),
+        Perceptual(len(picture_set), config.lpips_weights, device),
+        Distribution(len(picture_set), config.inception_weights, device),
     ]
 
 
-def studies_of(pictures: EvaluationPictures, config: EvaluationConfig) -> list[Study]:
-    """What runs the model again on a few pictures; a report has their findings after those of the measurements."""
-    return [study_precision, partial(study_sizes, image_size=pictures.image_size, others=config.sizes)]
+def studies_of(picture_set: EvaluationSet, config: EvaluationConfig) -> list[Study]:
+    """Return the studies, which run the model again on a few pictures; a report has their findings last."""
+    return [study_precision, partial(study_sizes, image_size=picture_set.image_size, others=config.sizes)]
 
 
-def evaluate(
+def measure(
     model: AutoencoderKL,
-    pictures: EvaluationPictures,
+    picture_set: EvaluationSet,
     config: EvaluationConfig,
     out: Path,
     *,
     device: torch.device,
-    provenance: Mapping[str, Any],
-    filmstrip: Path | None = None,
+    provenance: Mapping[str, JsonValue],
+    about: About | None = None,
 ) -> Report:
     """Reconstruct every picture from its posterior's mode, measure it, and write the report.
 
-    Into the existing folder `out` go `report.json`, `per_image.csv`, `report.html` for people, `panel.png` (the first
-    pictures: original, reconstruction, error) and `worst.png` (the same for those of the lowest PSNR). On one machine
-    and at one number of threads, the numbers of a repetition are the same to the last digit.
+    Write `report.json`, `per_image.csv`, `report.html` for people, `panel.png` (the first pictures: original,
+    reconstruction, error) and `worst.png` (the same for the pictures with the lowest PSNR) into the existing folder
+    `out`. On one machine with one number of threads, a repetition gives the same numbers to the last digit.
 
     Args:
         model: moved to `device` and to float32.
-        pictures: the evaluation set.
+        picture_set: the evaluation set.
         config: batch size, panel size and the metric that ranks models.
         out: made by the caller, who removes it if this raises.
         device: where to compute.
-        provenance: JSON values on where the model came from; kept in the report.
-        filmstrip: a picture of the model's training, for the page.
+        provenance: JSON values on where the model came from; the report keeps them.
+        about: what else the page shows of the model.
 
     Raises:
-        UserError: there are no pictures, or the model's downsampling factor does not divide their size; or a
-            file of weights that measure is not there or holds something else.
+        UserError: there are no pictures; the model's downsampling factor does not divide their size; or a file of
+            weights that a metric needs is missing or holds something else.
     """
-    _check(model, pictures)
-    model.to(device, torch.float32)
+    _check(model, picture_set)
+    prepare_for_use(model, device)
     chooser = Chooser(config.panel_images)
     with torch.inference_mode(), exact_float32():
-        posteriors = Posteriors(pictures.names, model.config.latent_channels)
+        posteriors = Posteriors(picture_set.names, model.config.latent_channels)
         viewer = LatentViewer(model.decode, posteriors.statistics, config.panel_images)
-        measurements = [*measurements_of(model, pictures, config, device), posteriors, viewer]
-        for batch in _reconstructed(model, pictures, config.batch_size, device):
+        measurements = [*measurements_of(model, picture_set, config, device), posteriors, viewer]
+        for batch in _reconstruct(model, picture_set, config.batch_size, device):
             chooser.update(batch)
             for measurement in measurements:
                 measurement.update(batch)
-        findings = [measurement.result() for measurement in measurements]
-        sample = _sample(chooser, pictures, device)
-        findings += [study(model, sample) for study in studies_of(pictures, config)]
-    columns = {name: values for one in findings for name, values in {**one.scores, **one.columns}.items()}
-    shown = _shown_pictures(chooser, pictures, columns["psnr"])
+        measured = [measurement.result() for measurement in measurements]
+        sample = _sample(chooser, picture_set, device)
+        measured += [study(model, sample) for study in studies_of(picture_set, config)]
+    columns = {name: values for one in measured for name, values in {**one.scores, **one.columns}.items()}
+    shown = _chosen_pictures(chooser, picture_set, columns["psnr"])
     draw_panels(shown, out)
-    found = overall(findings, columns["psnr"].isnan(), pictures.names)
+    found = overall(measured, columns["psnr"].isnan(), picture_set.names)
     report = Report(
         metrics=found.metrics,
         reasons=found.reasons,
         counts=found.counts,
-        **_sections(findings),
+        baselines={name: row for one in measured for name, row in one.baselines.items()},
+        latents=_only(one.latents for one in measured),
+        latent_view=_only(one.latent_view for one in measured),
+        precision={name: half for one in measured for name, half in one.precision.items()},
+        sizes=_only(one.sizes for one in measured),
         protocol={
-            **protocol(image_size=pictures.image_size, batch_size=config.batch_size, device_type=device.type),
-            **{name: words for one in findings for name, words in one.protocol.items()},
+            **protocol(image_size=picture_set.image_size, batch_size=config.batch_size, device_type=device.type),
+            **{name: words for one in measured for name, words in one.protocol.items()},
         },
-        num_images=len(pictures),
-        image_size=pictures.image_size,
-        evaluation_set=pictures.digest,
+        num_images=len(picture_set),
+        image_size=picture_set.image_size,
+        evaluation_set=picture_set.digest,
         downsampling_factor=model.config.downsampling_factor,
         primary_metric=config.primary_metric,
         provenance=dict(provenance),
-        per_image=_per_image(columns, pictures),
+        per_image=_per_image(columns, picture_set),
     )
     report.save(out)
-    write_atomically(out / PAGE_NAME, report_page(report, shown, viewer.view, filmstrip))
+    write_atomically(out / PAGE_NAME, report_page(report, shown, viewer.view, about))
     return report
 
 
-def _check(model: AutoencoderKL, pictures: EvaluationPictures) -> None:
-    size, factor = pictures.image_size, model.config.downsampling_factor
-    if len(pictures) == 0:
+def _check(model: AutoencoderKL, picture_set: EvaluationSet) -> None:
+    if len(picture_set) == 0:
         raise UserError(
             "data.source: the evaluation set holds no pictures; raise data.validation_fraction or add pictures"
         )
-    if size % factor:
-        below = max(factor, size - size % factor)
-        raise UserError(
-            f"data.image_size {size} is not a multiple of the model's downsampling factor {factor}: "
-            f"use {below} or {below + factor}"
-        )
+    if reason := why_size_does_not_fit(picture_set.image_size, model.config.downsampling_factor):
+        raise UserError(reason)
 
 
-@contextmanager
-def exact_float32() -> Iterator[None]:
-    """Let a GPU neither shorten float32 to TF32 nor choose algorithms by a race."""
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(precision)
-
-
-def _reconstructed(
-    model: AutoencoderKL, pictures: EvaluationPictures, batch_size: int, device: torch.device
-) -> Iterator[Batch]:
-    """Every picture with its reconstruction from the posterior's mode."""
-    for indices in pictures.batches(batch_size):
-        images = images_of(pictures, indices).to(device)
+def _reconstruct(
+    model: AutoencoderKL, picture_set: EvaluationSet, batch_size: int, device: torch.device
+) -> Iterator[MeasuredBatch]:
+    """Yield every picture with its reconstruction from the posterior's mode."""
+    for indices in picture_set.batches(batch_size):
+        images = images_of(picture_set, indices).to(device)
         posterior = model.encode(images)
-        yield Batch(indices, images, model.decode(posterior.mode()), posterior)
+        yield MeasuredBatch(indices, images, model.decode(posterior.mode()), posterior)
 
 
-def _sample(chooser: Chooser, pictures: EvaluationPictures, device: torch.device) -> Sample:
-    """Pictures that the report shows: their reconstructions are at hand."""
-    chosen = chooser.chosen()
+def _sample(chooser: Chooser, picture_set: EvaluationSet, device: torch.device) -> Sample:
+    """Sample from the pictures that the report shows, because their reconstructions are kept."""
+    chosen = chooser.indices()
     half = MOST_STUDIED // 2
     indices = sorted({*chosen["first"][:half], *chosen["worst"][:half]})
     return Sample(
-        images=[images_of(pictures, [i]) for i in indices],
+        images=[images_of(picture_set, [i]) for i in indices],
         reconstructions=[chooser.kept[i][None] for i in indices],
         device=device,
     )
 
 
-def _sections(findings: Iterable[Findings]) -> dict[str, Any]:
-    """Fields of `Report` by name."""
-    sections: dict[str, Any] = {}
-    for one in findings:
-        for name, section in one.sections.items():
-            sections[name] = {**sections.get(name, {}), **section}
-    return sections
+def _only(sections: Iterable[Section | None]) -> Section:
+    """Return the section that one of the measurements and studies added."""
+    (section,) = [one for one in sections if one is not None]
+    return section
 
 
-def _per_image(columns: Mapping[str, Tensor], pictures: EvaluationPictures) -> list[ImageScore]:
+def _per_image(columns: Mapping[str, Tensor], picture_set: EvaluationSet) -> list[ImageScore]:
     names = [field.name for field in fields(ImageScore)][2:]  # the first two are name and caption
-    absent = [None] * len(pictures)
-    rows = zip(*(map(_finite, columns[name].tolist()) if name in columns else absent for name in names), strict=True)
+    absent = [None] * len(picture_set)
+    rows = zip(*(map(finite, columns[name].tolist()) if name in columns else absent for name in names), strict=True)
     return [
         ImageScore(name, caption, *row)
-        for name, caption, row in zip(pictures.names, pictures.captions, rows, strict=True)
+        for name, caption, row in zip(picture_set.names, picture_set.captions, rows, strict=True)
     ]
 
 
-def _shown_pictures(chooser: Chooser, pictures: EvaluationPictures, psnr: Tensor) -> dict[str, list[ShownPicture]]:
+def _chosen_pictures(chooser: Chooser, picture_set: EvaluationSet, psnr: Tensor) -> dict[str, list[ChosenPicture]]:
     return {
         name: [
-            ShownPicture(
-                pictures.names[i],
-                pictures.captions[i],
-                _finite(psnr[i].item()),
-                images_of(pictures, [i])[0],
+            ChosenPicture(
+                picture_set.names[i],
+                picture_set.captions[i],
+                finite(psnr[i].item()),
+                images_of(picture_set, [i])[0],
                 chooser.kept[i],
             )
             for i in indices
         ]
-        for name, indices in chooser.chosen().items()
+        for name, indices in chooser.indices().items()
     }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

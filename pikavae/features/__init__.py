@@ -1,1 +1,1 @@
-"""What networks that others trained see in pictures, and the files of their weights."""
+"""Compute features of pictures by published networks, and read the files of their weights."""

@@ -1,1 +1,1 @@
-"""The autoencoder, the fold of its training shortcuts, and the folders that hold its weights."""
+"""Define the autoencoder, fold its training shortcuts, tile large pictures, and write the folders of its weights."""

@@ -1,9 +1,9 @@
-"""The Stable Diffusion v1 autoencoder: blocks, encoder, decoder, posterior, and the whole.
+"""Define the Stable Diffusion v1 autoencoder: blocks, encoder, decoder, posterior, and the whole.
 
 Parameter names are those of diffusers' `AutoencoderKL`, so a state dict passes both ways unchanged.
 
 Letters in shape comments: B batch, C channels of a level, H and W height and width of the picture, h and w those of the
-feature map at hand, f the downsampling factor, Z latent channels.
+current feature map, f the downsampling factor, Z latent channels.
 
 Sources: Rombach et al. 2022 (arXiv:2112.10752) for the autoencoder, Kingma and Welling 2014 (arXiv:1312.6114) for the
 posterior and its KL.
@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,88 +22,101 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..config import ModelConfig
+from .attention import attend
+from .norm import GroupNorm, to_norm_layout, uses_operator
+from .upsampling import upsample
 
 NORM_EPS = 1e-6
 
+Activations = Literal["keep", "recompute", "checkpoint"]
+"""What training keeps for the backward pass; `AutoencoderKL.choose_activations` describes the three ways."""
+
 RECOMPUTE_ABOVE = 2**20
-"""Elements of a feature map from which its norm and activation are computed twice rather than kept: 4 MiB in float32.
+"""From this many elements of a feature map on, `recompute` computes its norm and activation twice.
 
-Below, the call costs more time than the little memory is worth."""
+That is 4 MiB in float32. For smaller maps, the call costs more time than the little memory is worth."""
 
 
-def recomputed(layer: Callable[..., Tensor], *inputs: Any) -> Tensor:
-    """`layer(*inputs)`, of which only the inputs are kept: the backward pass computes again what it needs.
+def recompute_in_backward(layer: Callable[..., Tensor], *inputs: Any) -> Tensor:
+    """Return `layer(*inputs)` and keep only the inputs: the backward pass computes the rest again.
 
-    It stops before the last operation whose output no gradient needs; nothing random is inside, so the numbers are
+    It stops before the last operation whose output no gradient needs. Nothing random is inside, so the numbers are
     the same (Chen et al. 2016, arXiv:1604.06174).
     """
     out: Tensor = checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=False)
     return out
 
 
-def maybe_recomputed(layer: nn.Module, x: Tensor, wanted: bool) -> Tensor:
-    """`layer(x)`, recomputed where `wanted` and where gradients are to come."""
+def maybe_recompute(layer: nn.Module, x: Tensor, wanted: bool) -> Tensor:
+    """Return `layer(x)`, recomputed if it is `wanted` and gradients are needed."""
     if wanted and layer.training and torch.is_grad_enabled():
-        return recomputed(layer, x)
+        return recompute_in_backward(layer, x)
     out: Tensor = layer(x)
     return out
 
 
-def _norm_silu_conv(norm: nn.Module, conv: nn.Module, x: Tensor) -> Tensor:
-    out: Tensor = conv(F.silu(norm(x)))
+def _norm_conv(norm: nn.Module, conv: nn.Module, x: Tensor) -> Tensor:
+    out: Tensor = conv(norm(x))
     return out
 
 
-def norm_silu_conv(norm: nn.Module, conv: nn.Module, x: Tensor) -> Tensor:
-    """The convolution of the activated norm of `x`, for which training keeps one large map, `x`, instead of three.
+def norm_conv(norm: nn.Module, conv: nn.Module, x: Tensor, activations: Activations) -> Tensor:
+    """Return the convolution of the activated norm of `x`; unless all `activations` are kept, training keeps only `x`.
 
-    Under autocast that map is a half-precision one, while the norm and its gradient are computed as they would be
-    without this. The convolution itself is not repeated. A compiler finds by itself what to compute again.
+    Under autocast that map has half precision, while the norm and its gradient are computed as usual. The convolution
+    itself is not repeated.
     """
-    if norm.training and torch.is_grad_enabled() and x.numel() >= RECOMPUTE_ABOVE and not torch.compiler.is_compiling():
-        return recomputed(_norm_silu_conv, norm, conv, x)
-    return _norm_silu_conv(norm, conv, x)
+    wanted = activations != "keep" and norm.training and torch.is_grad_enabled()
+    if wanted and x.numel() >= RECOMPUTE_ABOVE and not _compiler_decides(x):
+        return recompute_in_backward(_norm_conv, norm, conv, x)
+    return _norm_conv(norm, conv, x)
+
+
+def _compiler_decides(x: Tensor) -> bool:
+    """Return True if a compiler sees the norm of `x` and so chooses what to compute again; an operator it leaves."""
+    return torch.compiler.is_compiling() and not uses_operator(x)
 
 
 class ResnetBlock2D(nn.Module):
-    """Two 3x3 convolutions, each after GroupNorm and SiLU, around which the input is added."""
+    """Adds to its input the result of two 3x3 convolutions, each after GroupNorm and SiLU."""
+
+    activations: Activations = "keep"
 
     def __init__(self, in_channels: int, out_channels: int, groups: int) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(groups, in_channels, eps=NORM_EPS)
+        self.norm1 = GroupNorm(groups, in_channels, NORM_EPS, activate=True)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.norm2 = nn.GroupNorm(groups, out_channels, eps=NORM_EPS)
+        self.norm2 = GroupNorm(groups, out_channels, NORM_EPS, activate=True)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
 
     def forward(self, x: Tensor) -> Tensor:
-        h = norm_silu_conv(self.norm1, self.conv1, x)  # (B, C_out, h, w)
-        h = norm_silu_conv(self.norm2, self.conv2, h)
+        h = norm_conv(self.norm1, self.conv1, x, self.activations)  # (B, C_out, h, w)
+        h = norm_conv(self.norm2, self.conv2, h, self.activations)
         out: Tensor = (x if self.conv_shortcut is None else self.conv_shortcut(x)) + h
         return out
 
 
 class Attention(nn.Module):
-    """Self-attention of one head over all positions of the feature map, around which the input is added."""
+    """Adds to its input the result of self-attention with one head over all positions of the feature map."""
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
-        self.group_norm = nn.GroupNorm(groups, channels, eps=NORM_EPS)
+        self.group_norm = GroupNorm(groups, channels, NORM_EPS)
         self.to_q = nn.Linear(channels, channels)
         self.to_k = nn.Linear(channels, channels)
         self.to_v = nn.Linear(channels, channels)
         self.to_out = nn.ModuleList([nn.Linear(channels, channels)])  # a list because diffusers' name is `to_out.0`
 
     def forward(self, x: Tensor) -> Tensor:
-        positions = self.group_norm(x).flatten(2).transpose(1, 2)  # (B, h*w, C)
-        query, key, value = self.to_q(positions), self.to_k(positions), self.to_v(positions)
-        attended = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])[:, 0]
-        out: Tensor = x + self.to_out[0](attended).transpose(1, 2).unflatten(2, x.shape[2:])
+        positions = self.group_norm(x).permute(0, 2, 3, 1).flatten(1, 2)  # (B, h*w, C), no copy if C is innermost
+        attended = attend(self.to_q(positions), self.to_k(positions), self.to_v(positions))
+        out: Tensor = x + self.to_out[0](attended).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
         return out
 
 
 class Downsample2D(nn.Module):
-    """Half the size by a stride-2 convolution over a pad of one zero at the right and at the bottom.
+    """Halves the size by a stride-2 convolution, after a pad of one zero at the right and at the bottom.
 
     With `shortcut`, the average of each 2x2 cell is added; `fold` moves it into the convolution.
     """
@@ -119,9 +132,9 @@ class Downsample2D(nn.Module):
 
 
 class Upsample2D(nn.Module):
-    """Twice the size by nearest neighbours, then a convolution.
+    """Doubles the size by nearest neighbours, then applies a convolution.
 
-    With `shortcut`, what enters the convolution is added to what leaves it; `fold` moves it into the convolution.
+    With `shortcut`, the convolution's input is added to its output; `fold` moves it into the convolution.
     """
 
     def __init__(self, channels: int, *, shortcut: bool) -> None:
@@ -130,13 +143,11 @@ class Upsample2D(nn.Module):
         self.shortcut = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
-        double = F.interpolate(x, scale_factor=2.0, mode="nearest")  # (B, C, 2h, 2w)
-        out: Tensor = self.conv(double)
-        return out + double if self.shortcut else out
+        return upsample(x, self.conv.weight, self.conv.bias, shortcut=self.shortcut)  # (B, C, 2h, 2w)
 
 
 class MidBlock2D(nn.Module):
-    """The bottleneck: residual block, self-attention where configured, residual block."""
+    """Applies the bottleneck: residual block, self-attention if configured, residual block."""
 
     def __init__(self, channels: int, groups: int, *, attention: bool) -> None:
         super().__init__()
@@ -152,7 +163,7 @@ class MidBlock2D(nn.Module):
 
 
 class DownEncoderBlock2D(nn.Module):
-    """One level of the encoder: residual blocks, then half the size (but for the last level)."""
+    """Applies one level of the encoder: residual blocks, then half the size (except in the last level)."""
 
     def __init__(self, in_channels: int, out_channels: int, config: ModelConfig, *, downsample: bool) -> None:
         super().__init__()
@@ -171,7 +182,9 @@ class DownEncoderBlock2D(nn.Module):
 
 
 class UpDecoderBlock2D(nn.Module):
-    """One level of the decoder: one residual block more than in the encoder, then twice the size (but for the last)."""
+    """Applies one level of the decoder: one residual block more than the encoder, then twice the size (if not last)."""
+
+    activations: Activations = "keep"
 
     def __init__(self, in_channels: int, out_channels: int, config: ModelConfig, *, upsample: bool) -> None:
         super().__init__()
@@ -183,14 +196,16 @@ class UpDecoderBlock2D(nn.Module):
             [Upsample2D(out_channels, shortcut=config.resample_shortcuts)] if upsample else []
         )
 
-    def forward(self, x: Tensor, recompute: bool = False) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         for layer in (*self.resnets, *self.upsamplers):
-            x = maybe_recomputed(layer, x, recompute)
+            x = maybe_recompute(layer, x, self.activations == "checkpoint")
         return x
 
 
 class Encoder(nn.Module):
-    """Picture to the posterior's moments."""
+    """Turns a picture into the posterior's moments."""
+
+    activations: Activations = "keep"
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -203,19 +218,22 @@ class Encoder(nn.Module):
             ]
         )
         self.mid_block = MidBlock2D(channels[-1], config.norm_groups, attention=config.mid_attention)
-        self.conv_norm_out = nn.GroupNorm(config.norm_groups, channels[-1], eps=NORM_EPS)
+        self.conv_norm_out = GroupNorm(config.norm_groups, channels[-1], NORM_EPS, activate=True)
         self.conv_out = nn.Conv2d(channels[-1], 2 * config.latent_channels, 3, padding=1)
 
-    def forward(self, images: Tensor, recompute: bool = False) -> Tensor:
-        x = self.conv_in(images)  # (B, C_0, H, W)
+    def forward(self, images: Tensor) -> Tensor:
+        recompute = self.activations == "checkpoint"
+        x = self.conv_in(to_norm_layout(images))  # (B, C_0, H, W)
         for block in self.down_blocks:
-            x = maybe_recomputed(block, x, recompute)  # (B, C_level, H/2^(level+1), W/2^(level+1)), the last unhalved
-        x = maybe_recomputed(self.mid_block, x, recompute)  # (B, C_last, H/f, W/f)
-        return norm_silu_conv(self.conv_norm_out, self.conv_out, x)  # (B, 2Z, H/f, W/f)
+            x = maybe_recompute(block, x, recompute)  # (B, C_level, H/2^(level+1), W/2^(level+1)), not in the last
+        x = maybe_recompute(self.mid_block, x, recompute)  # (B, C_last, H/f, W/f)
+        return norm_conv(self.conv_norm_out, self.conv_out, x, self.activations)  # (B, 2Z, H/f, W/f)
 
 
 class Decoder(nn.Module):
-    """Latent to picture: the encoder's mirror."""
+    """Turns a latent into a picture; it mirrors the encoder."""
+
+    activations: Activations = "keep"
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -228,19 +246,20 @@ class Decoder(nn.Module):
                 for level in range(len(channels))
             ]
         )
-        self.conv_norm_out = nn.GroupNorm(config.norm_groups, channels[-1], eps=NORM_EPS)
+        self.conv_norm_out = GroupNorm(config.norm_groups, channels[-1], NORM_EPS, activate=True)
         self.conv_out = nn.Conv2d(channels[-1], 3, 3, padding=1)
 
-    def forward(self, latents: Tensor, recompute: bool = False) -> Tensor:
-        x = maybe_recomputed(self.mid_block, self.conv_in(latents), recompute)  # (B, C_last, H/f, W/f)
+    def forward(self, latents: Tensor) -> Tensor:
+        x = self.conv_in(to_norm_layout(latents))  # (B, C_last, H/f, W/f)
+        x = maybe_recompute(self.mid_block, x, self.activations == "checkpoint")
         for block in self.up_blocks:
-            x = block(x, recompute)
-        return norm_silu_conv(self.conv_norm_out, self.conv_out, x)  # (B, 3, H, W)
+            x = block(x)
+        return norm_conv(self.conv_norm_out, self.conv_out, x, self.activations)  # (B, 3, H, W)
 
 
 @dataclass(frozen=True)
 class DiagonalGaussian:
-    """The encoder's posterior q(z|x): independent normals, one for each number of the latent.
+    """Represents the encoder's posterior q(z|x): independent normals, one for each number of the latent.
 
     Attributes:
         mean: (B, Z, H/f, W/f) float32.
@@ -257,68 +276,74 @@ class DiagonalGaussian:
         return cls(mean, logvar.clamp(-30.0, 20.0))
 
     def sample(self, generator: torch.Generator | None = None, *, noise: Tensor | None = None) -> Tensor:
-        """A draw z = mean + std * noise; `noise` is standard normal of the mean's shape, drawn here unless given."""
+        """Draw z = mean + std * noise; `noise` is standard normal of the mean's shape, drawn here unless given."""
         if noise is None:
             noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device)
         return self.mean + torch.exp(0.5 * self.logvar) * noise
 
     def mode(self) -> Tensor:
-        """The most likely latent, which is the mean; evaluation uses it, so that a score can be repeated."""
+        """Return the most likely latent, which is the mean; evaluation uses it to make scores repeatable."""
         return self.mean
 
     def kl(self) -> Tensor:
-        """KL(q(z|x) || N(0, I)) in nats of each picture: (B,) float32, summed over Z, H/f and W/f."""
+        """Return KL(q(z|x) || N(0, I)) in nats of each picture: (B,) float32, summed over Z, H/f and W/f."""
         return 0.5 * (self.mean.square() + self.logvar.exp() - 1.0 - self.logvar).sum(dim=(1, 2, 3))
 
 
 class AutoencoderKL(nn.Module):
-    """Encoder, posterior and decoder.
+    """Combines encoder, posterior and decoder.
 
     Pictures are (B, 3, H, W) in [-1, 1], with H and W multiples of the downsampling factor.
-
-    Attributes:
-        gradient_checkpointing: in training, compute the activations again in the backward pass instead of keeping them,
-            level by level in the encoder and layer by layer in the decoder, whose maps are alive when memory peaks.
-            The gradients are the same bit for bit.
     """
-
-    gradient_checkpointing: bool = False
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
-        self.quant_conv = nn.Conv2d(2 * config.latent_channels, 2 * config.latent_channels, 1)
-        self.post_quant_conv = nn.Conv2d(config.latent_channels, config.latent_channels, 1)
+        latent = config.latent_channels
+        self.quant_conv = nn.Conv2d(2 * latent, 2 * latent, 1) if config.quant_conv else nn.Identity()
+        self.post_quant_conv = nn.Conv2d(latent, latent, 1) if config.quant_conv else nn.Identity()
         self._initialise()
+
+    def choose_activations(self, activations: Activations) -> None:
+        """Choose what training keeps for the backward pass; the gradients are the same bit for bit.
+
+        `keep` keeps everything, which takes the most memory and the least time. `recompute` computes norms and their
+        activations of large maps again. `checkpoint` also computes whole layers again: level by level in the encoder,
+        and layer by layer in the decoder, whose maps are alive when memory peaks.
+        """
+        for module in self.modules():
+            if isinstance(module, ResnetBlock2D | UpDecoderBlock2D | Encoder | Decoder):
+                module.activations = activations
 
     @torch.no_grad()
     def _initialise(self) -> None:
         if self.config.zero_init_residuals:
             for module in self.modules():
                 if isinstance(module, ResnetBlock2D | Attention):
-                    last = module.conv2 if isinstance(module, ResnetBlock2D) else module.to_out[0]
-                    for parameter in last.parameters():
+                    layer = module.conv2 if isinstance(module, ResnetBlock2D) else module.to_out[0]
+                    for parameter in layer.parameters():
                         parameter.zero_()
-        if self.config.initial_logvar is not None and self.quant_conv.bias is not None:
-            self.quant_conv.weight[self.config.latent_channels :] *= 0.1
-            self.quant_conv.bias[self.config.latent_channels :] = self.config.initial_logvar
+        last = self.quant_conv if isinstance(self.quant_conv, nn.Conv2d) else self.encoder.conv_out
+        if self.config.initial_logvar is not None and last.bias is not None:
+            last.weight[self.config.latent_channels :] *= 0.1
+            last.bias[self.config.latent_channels :] = self.config.initial_logvar
 
     def encode(self, images: Tensor) -> DiagonalGaussian:
-        """The posterior of `images`: (B, 3, H, W) in [-1, 1].
+        """Return the posterior of `images`: (B, 3, H, W) in [-1, 1].
 
         Raises:
             ValueError: as `check_images`.
         """
         self.check_images(images)
-        return DiagonalGaussian.from_moments(self.quant_conv(self.encoder(images, self.gradient_checkpointing)))
+        return DiagonalGaussian.from_moments(self.quant_conv(self.encoder(images)))
 
     def check_images(self, images: Tensor) -> None:
-        """Whether `encode` takes `images`.
+        """Check that `encode` takes `images`.
 
         Raises:
-            ValueError: another number of channels, or a side that the downsampling factor does not divide.
+            ValueError: there are not 3 channels, or the downsampling factor does not divide a side.
         """
         factor = self.config.downsampling_factor
         if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % factor or images.shape[3] % factor:
@@ -328,14 +353,14 @@ class AutoencoderKL(nn.Module):
             )
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W), about [-1, 1] but not clamped, of `latents` (B, Z, H/f, W/f)."""
-        images: Tensor = self.decoder(self.post_quant_conv(latents), self.gradient_checkpointing)
+        """Return pictures (B, 3, H, W), about [-1, 1] but not clamped, of `latents` (B, Z, H/f, W/f)."""
+        images: Tensor = self.decoder(self.post_quant_conv(latents))
         return images
 
     def forward(
         self, images: Tensor, noise: Tensor | None = None, transform: Callable[[Tensor], Tensor] | None = None
     ) -> tuple[Tensor, DiagonalGaussian]:
-        """Encode, sample, decode: the reconstruction (B, 3, H, W) and the posterior it was drawn from.
+        """Encode, sample and decode; return the reconstruction (B, 3, H, W) and the posterior it was drawn from.
 
         A `transform` is applied to the sampled latent (B, Z, H/f, W/f) before it is decoded.
         """

@@ -1,8 +1,8 @@
 """Move the residual shortcuts around resampling into its convolutions, and back.
 
-The average of a 2x2 cell is a stride-2 convolution whose four upper-left taps are 1/4 on the same channel; what enters
-the convolution after nearest upsampling is a convolution whose centre tap is 1. Adding those taps to the trained
-weights gives a plain autoencoder, which diffusers loads, with the same outputs.
+The average of a 2x2 cell is a stride-2 convolution whose four upper-left taps are 1/4 on the same channel. The shortcut
+after nearest upsampling is a convolution whose centre tap is 1. Adding those taps to the trained weights gives a plain
+autoencoder with the same outputs, which diffusers loads.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from .autoencoder import AutoencoderKL, Downsample2D, Upsample2D
 
 
 def fold(model: AutoencoderKL) -> AutoencoderKL:
-    """A plain copy of `model`, without shortcuts, that computes the same. Without shortcuts, just a copy."""
+    """Return a plain copy of `model`, without shortcuts, that computes the same; if it has none, just a copy."""
     return _with_shortcuts(model, False)
 
 
 def unfold(model: AutoencoderKL) -> AutoencoderKL:
-    """A copy of `model` that has shortcuts and computes the same: the inverse of `fold`."""
+    """Return a copy of `model` that has shortcuts and computes the same: the inverse of `fold`."""
     return _with_shortcuts(model, True)
 
 

@@ -1,8 +1,8 @@
-"""Pictures of any size in bounded memory: encoded and decoded in overlapping tiles, which are blended into each other.
+"""Encode and decode pictures of any size in bounded memory, in overlapping tiles that are blended into each other.
 
-A tile by itself would be normalised by what it shows, an empty one as if it were full of contrast, and colours would
-differ from tile to tile. So the tiles are computed twice: once to measure what each GroupNorm gets, and once with the
-mean and deviation over all tiles in it. Attention stays each tile's own.
+Normalised alone, an empty tile would look full of contrast, and colours would differ from tile to tile. So the tiles
+are computed twice: once to measure the input of each GroupNorm, and once with each GroupNorm's mean and deviation over
+all tiles. Attention sees only its own tile.
 
 Letters in shape comments are those of `autoencoder`.
 """
@@ -21,14 +21,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .autoencoder import AutoencoderKL, DiagonalGaussian
+from .norm import GroupNorm
 
 
 @dataclass(frozen=True)
 class Tiles:
-    """How large tiles are, and how much of each its neighbour covers as well: pixels along a side of the picture.
+    """Holds the size of tiles and the overlap of neighbours, in pixels along a side of the picture.
 
-    A picture of at most `size` x `size` pixels is one tile, whatever its shape. For a model, both numbers are rounded
-    down to multiples of its downsampling factor.
+    A picture with at most as many pixels as `size` x `size` is one tile, whatever its shape. For a model, both numbers
+    are rounded down to multiples of its downsampling factor.
     """
 
     size: int
@@ -40,17 +41,17 @@ class Tiles:
 
 
 TILES = Tiles(size=1024, overlap=256)
-"""Those that are used where nothing else is asked for."""
+"""The default tiles."""
 
 
 @dataclass(frozen=True)
-class Side:
-    """The tiles along one side of a picture or a latent: all of one length, at even distances.
+class TileRow:
+    """Places tiles along one side of a picture or a latent: all of one length, at even distances.
 
     Attributes:
-        starts: where each begins; the first at 0, the last so that it ends where the side does.
-        length: of every tile.
-        ramp: over how many numbers next to a neighbour a tile's weight rises.
+        starts: the position of each tile; the first is 0, and the last tile ends at the side's end.
+        length: the length of every tile.
+        ramp: the number of positions next to a neighbour over which a tile's weight rises.
     """
 
     starts: tuple[int, ...]
@@ -58,32 +59,32 @@ class Side:
     ramp: int
 
     @classmethod
-    def cover(cls, total: int, length: int, overlap: int) -> Side:
-        """As few tiles of this length as cover `total` and overlap by at least `overlap`, which is at most half."""
+    def cover(cls, total: int, length: int, overlap: int) -> TileRow:
+        """Return the fewest tiles of this length that cover `total` with at least `overlap`, at most half a tile."""
         if total <= length:
             return cls((0,), total, 0)
         count = math.ceil((total - overlap) / (length - overlap))
         return cls(tuple(i * (total - length) // (count - 1) for i in range(count)), length, overlap)
 
-    def scaled(self, factor: int) -> Side:
-        """The same on a grid that is `factor` times finer."""
-        return Side(tuple(factor * start for start in self.starts), factor * self.length, factor * self.ramp)
+    def scale(self, factor: int) -> TileRow:
+        """Return the same tiles on a grid that is `factor` times finer."""
+        return TileRow(tuple(factor * start for start in self.starts), factor * self.length, factor * self.ramp)
 
     @property
     def total(self) -> int:
-        """The length of the whole side."""
+        """Return the length of the whole side."""
         return self.starts[-1] + self.length
 
     @property
     def slices(self) -> list[slice]:
-        """Each tile's place."""
+        """Return each tile's place."""
         return [slice(start, start + self.length) for start in self.starts]
 
     def weights(self) -> Tensor:
-        """How much each tile counts at each place: (tiles, total) float64, which sum to 1 over the tiles.
+        """Return the weight of each tile at each place: (tiles, total) float64, which sum to 1 over the tiles.
 
-        A tile's weight rises from the border that it has with a neighbour, where it knows least of what surrounds it,
-        as a squared sine; at the picture's own border it does not.
+        A tile's weight rises as a squared sine from a border with a neighbour, where the tile sees least of its
+        surroundings. At the picture's own border it does not fall.
         """
         windows = torch.zeros(len(self.starts), self.total, dtype=torch.float64)
         for window, part in zip(windows, self.slices, strict=True):
@@ -95,8 +96,8 @@ class Side:
                 window[part] *= self._rise(self.length - inside)
         return windows / windows.sum(dim=0)
 
-    def shared(self) -> Tensor:
-        """Where more than one tile counts: (total,) bool."""
+    def overlaps(self) -> Tensor:
+        """Return the places where more than one tile has weight: (total,) bool."""
         return (self.weights() > 0).sum(dim=0) > 1
 
     def _rise(self, distance: Tensor) -> Tensor:
@@ -105,10 +106,11 @@ class Side:
         )
 
     def shares(self) -> list[Tensor]:
-        """Of each tile at its places, the weight among itself and the tiles before it: (length,) float32 each.
+        """Return each tile's weight relative to itself and the tiles before it: (length,) float32 each.
 
-        `lerp` from what the tiles before it have made to the tile, with this as its weight, ends with the weighted mean
-        of all. So weights sum to one but for no rounding: what all tiles agree on comes out bit for bit.
+        `lerp` from the result of the earlier tiles to this tile, with this weight, gives in the end the weighted mean
+        of all. This way rounding cannot make the sum of weights differ from one: values that are equal in all tiles
+        remain unchanged bit for bit.
         """
         weights = self.weights()
         sums = weights.cumsum(dim=0)
@@ -117,69 +119,69 @@ class Side:
         ]
 
 
-def covering(height: int, width: int, tiles: Tiles, factor: int) -> tuple[Side, Side]:
-    """The rows and the columns of tiles, in latent cells, of a picture whose sides are multiples of `factor`."""
+def tile_grid(height: int, width: int, tiles: Tiles, factor: int) -> tuple[TileRow, TileRow]:
+    """Return the rows and columns of tiles, in latent cells, of a picture whose sides are multiples of `factor`."""
     rows, columns = height // factor, width // factor
     if height * width <= tiles.size**2:
-        return Side.cover(rows, rows, 0), Side.cover(columns, columns, 0)
+        return TileRow.cover(rows, rows, 0), TileRow.cover(columns, columns, 0)
     length, overlap = max(1, tiles.size // factor), tiles.overlap // factor
-    return Side.cover(rows, length, overlap), Side.cover(columns, length, overlap)
+    return TileRow.cover(rows, length, overlap), TileRow.cover(columns, length, overlap)
 
 
 def seams(height: int, width: int, tiles: Tiles, factor: int) -> Tensor:
-    """Which pixels of a picture, whose sides are multiples of `factor`, more than one tile makes: (H, W) bool."""
-    rows, columns = (side.scaled(factor).shared() for side in covering(height, width, tiles, factor))
+    """Mark the pixels that more than one tile makes: (H, W) bool, for sides that are multiples of `factor`."""
+    rows, columns = (side.scale(factor).overlaps() for side in tile_grid(height, width, tiles, factor))
     return rows[:, None] | columns
 
 
 def tiled_encode(model: AutoencoderKL, images: Tensor, tiles: Tiles = TILES) -> DiagonalGaussian:
-    """The posterior of `images` (B, 3, H, W) in [-1, 1] that are encoded tile by tile.
+    """Return the posterior of `images` (B, 3, H, W) in [-1, 1], encoded tile by tile.
 
-    Its mean and its log-variance are each the weighted mean of the tiles'; so a deviation is the weighted geometric
-    mean of theirs, and it stays a normal distribution. One tile gives what `encode` gives.
+    Its mean and its log-variance are each the weighted mean of the tiles'. So a deviation is the weighted geometric
+    mean of theirs, and the posterior remains a normal distribution. One tile gives what `encode` gives.
 
-    The model sees a tile of all pictures at a time, on its own device; the pictures and the posterior stay on theirs.
+    The model gets one tile of all pictures at a time, on its own device; pictures and posterior remain on theirs.
 
     Raises:
         ValueError: as `encode`.
     """
     model.check_images(images)
     factor = model.config.downsampling_factor
-    sides = covering(images.shape[2], images.shape[3], tiles, factor)
+    sides = tile_grid(images.shape[2], images.shape[3], tiles, factor)
 
     def moments(model: AutoencoderKL, part: Tensor) -> Tensor:
         posterior = model.encode(part)
         return torch.cat([posterior.mean, posterior.logvar], dim=1)  # (B, 2Z, h, w)
 
-    return DiagonalGaussian(*_blended(model, moments, images, sides, given=factor, made=1).chunk(2, dim=1))
+    return DiagonalGaussian(*_blend(model, moments, images, sides, given=factor, made=1).chunk(2, dim=1))
 
 
 def tiled_decode(model: AutoencoderKL, latents: Tensor, tiles: Tiles = TILES) -> Tensor:
-    """Pictures (B, 3, H, W), about [-1, 1] but not clamped, of `latents` (B, Z, H/f, W/f) that are decoded by tiles.
+    """Return pictures (B, 3, H, W), about [-1, 1] but not clamped, of `latents` (B, Z, H/f, W/f), decoded by tiles.
 
     One tile gives what `decode` gives. The rest is as in `tiled_encode`.
     """
     factor = model.config.downsampling_factor
-    sides = covering(factor * latents.shape[2], factor * latents.shape[3], tiles, factor)
-    return _blended(model, lambda model, part: model.decode(part), latents, sides, given=1, made=factor)
+    sides = tile_grid(factor * latents.shape[2], factor * latents.shape[3], tiles, factor)
+    return _blend(model, lambda model, part: model.decode(part), latents, sides, given=1, made=factor)
 
 
-def padded(images: Tensor, factor: int) -> Tensor:
-    """Pictures (B, 3, H, W) with their last row and column repeated, to sides that `factor` divides."""
+def pad(images: Tensor, factor: int) -> Tensor:
+    """Pad pictures (B, 3, H, W) by repeating their last row and column, to sides that `factor` divides."""
     height, width = images.shape[2:]
     return F.pad(images, (0, -width % factor, 0, -height % factor), mode="replicate")
 
 
 @torch.inference_mode()
 def reconstruct_any_size(model: AutoencoderKL, images: Tensor, tiles: Tiles = TILES) -> Tensor:
-    """Reconstructions, from the posterior's mode, of pictures (B, 3, H, W) of any height and width: same shape.
+    """Reconstruct pictures (B, 3, H, W) of any height and width from the posterior's mode: same shape.
 
-    Sides that the downsampling factor does not divide are padded with their last row or column, and cut back. As many
-    pictures as have the pixels of a tile go through at once, and larger ones in tiles: beside them and their
-    reconstructions, memory is that of a tile.
+    Sides that the downsampling factor does not divide are padded with their last row or column, and cut back. Small
+    pictures are computed together, up to the pixels of one tile; larger ones in tiles. Besides the pictures and their
+    reconstructions, this needs the memory of one tile.
     """
     height, width = images.shape[2:]
-    whole_cells = padded(images, model.config.downsampling_factor)
+    whole_cells = pad(images, model.config.downsampling_factor)
     count = max(1, tiles.size**2 // (whole_cells.shape[2] * whole_cells.shape[3]))
     wholes = [
         tiled_decode(model, tiled_encode(model, batch, tiles).mode(), tiles)
@@ -188,24 +190,24 @@ def reconstruct_any_size(model: AutoencoderKL, images: Tensor, tiles: Tiles = TI
     return torch.cat(wholes)[:, :, :height, :width]
 
 
-def _blended(
+def _blend(
     model: AutoencoderKL,
     compute: Callable[[AutoencoderKL, Tensor], Tensor],
     whole: Tensor,
-    sides: tuple[Side, Side],
+    sides: tuple[TileRow, TileRow],
     *,
     given: int,
     made: int,
 ) -> Tensor:
-    """What a model makes of `whole` (B, C, h, w), tile by tile: (B, C', h', w') float32, on the device of `whole`.
+    """Compute `whole` (B, C, h, w) tile by tile, and blend to (B, C', h', w') float32 on the device of `whole`.
 
     Args:
-        model: it is not changed, not even for the time.
-        compute: from a model and a tile to what is made of it.
+        model: it is not changed, not even temporarily.
+        compute: turns a tile into its result, with a model.
         whole: pictures or latents.
         sides: the rows and the columns of tiles, in latent cells.
-        given: how many numbers of `whole` are beside each other in a cell.
-        made: the same for the result.
+        given: the side of a latent cell in `whole`, in numbers.
+        made: the side of a latent cell in the result, in numbers.
     """
     device = next(model.parameters()).device
 
@@ -215,14 +217,14 @@ def _blended(
     rows, columns = sides
     if len(rows.starts) == len(columns.starts) == 1:
         return computed(model, whole)
-    parts = [[whole[:, :, row, column] for column in columns.scaled(given).slices] for row in rows.scaled(given).slices]
+    parts = [[whole[:, :, row, column] for column in columns.scale(given).slices] for row in rows.scale(given).slices]
     normed = with_norms_over_all(model, (partial(computed, part=part) for row in parts for part in row))
-    strips = (_joined((computed(normed, part) for part in row), columns.scaled(made), dim=3) for row in parts)
-    return _joined(strips, rows.scaled(made), dim=2)
+    strips = (_join((computed(normed, part) for part in row), columns.scale(made), dim=3) for row in parts)
+    return _join(strips, rows.scale(made), dim=2)
 
 
-def _joined(parts: Iterable[Tensor], side: Side, dim: int) -> Tensor:
-    """Parts (B, C, h, w), one after another, blended along a dimension into one of `side.total`."""
+def _join(parts: Iterable[Tensor], side: TileRow, dim: int) -> Tensor:
+    """Blend parts (B, C, h, w), given in order, along a dimension into a whole of length `side.total`."""
     coming = iter(parts)
     first = next(coming)
     if len(side.starts) == 1:
@@ -235,42 +237,43 @@ def _joined(parts: Iterable[Tensor], side: Side, dim: int) -> Tensor:
 
 
 class FixedNorm(nn.Module):
-    """A GroupNorm with a given mean and deviation of its groups.
+    """Normalises like a GroupNorm, but with a given mean and deviation of its groups.
 
     Args:
-        norm: whose groups, weights and epsilon it has.
-        means: (tiles, B, G), of each group in parts of one size, over which it normalises as over one.
-        variances: (tiles, B, G), of the same.
+        norm: the GroupNorm whose groups, weights, epsilon and activation it has.
+        means: (tiles, B, G), of each group in parts of one size; it normalises by the mean over all parts together.
+        variances: (tiles, B, G), of the same groups.
     """
 
-    def __init__(self, norm: nn.GroupNorm, means: Tensor, variances: Tensor) -> None:
+    def __init__(self, norm: GroupNorm, means: Tensor, variances: Tensor) -> None:
         super().__init__()
         mean, variance = means.mean(dim=0), variances.mean(dim=0) + means.var(dim=0, correction=0)
         each = norm.num_channels // norm.num_groups
         scale = norm.weight * (variance + norm.eps).rsqrt().repeat_interleave(each, dim=1)  # (B, C)
         shift = norm.bias - mean.repeat_interleave(each, dim=1) * scale
-        self.scale, self.shift = scale[:, :, None, None], shift[:, :, None, None]
+        self.scale, self.shift, self.activate = scale[:, :, None, None], shift[:, :, None, None], norm.activate
 
     def forward(self, x: Tensor) -> Tensor:
-        """`x` (B, C, h, w) of any size, normalised."""
-        return x * self.scale + self.shift
+        """Normalise `x` (B, C, h, w) of any size."""
+        normal = x * self.scale + self.shift
+        return F.silu(normal) if self.activate else normal
 
 
 def with_norms_over_all(model: AutoencoderKL, passes: Iterable[Callable[[AutoencoderKL], object]]) -> AutoencoderKL:
-    """A model of the same weights in which a GroupNorm has the mean and deviation over all that `passes` bring to it.
+    """Return a model with the same weights whose GroupNorms use mean and deviation over their inputs in all `passes`.
 
-    Each pass uses the model that it is given, on a part of one size. The weights are shared with `model`, which
-    another thread may use meanwhile.
+    Each pass runs the given model on a part; all parts have one size. The weights are shared with `model`, which
+    another thread may use at the same time.
     """
     shared = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
     normed = deepcopy(model, shared)
     seen: dict[str, list[tuple[Tensor, Tensor]]] = {}
 
-    def measure(name: str, norm: nn.GroupNorm, inputs: tuple[Tensor]) -> None:
+    def measure(name: str, norm: GroupNorm, inputs: tuple[Tensor]) -> None:
         grouped = inputs[0].float().reshape(len(inputs[0]), norm.num_groups, -1)
         seen.setdefault(name, []).append((grouped.mean(dim=2), grouped.var(dim=2, correction=0)))
 
-    norms = {name: module for name, module in normed.named_modules() if isinstance(module, nn.GroupNorm)}
+    norms = {name: module for name, module in normed.named_modules() if isinstance(module, GroupNorm)}
     for name, norm in norms.items():
         norm.register_forward_pre_hook(partial(measure, name))
     for one in passes:

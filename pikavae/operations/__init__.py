@@ -1,46 +1,51 @@
-"""The use cases: what the terminal and the Prefect tasks call. Each works without Prefect."""
+"""Offer the use cases that the terminal and the Prefect tasks call. Each works without Prefect."""
 
-from pikavae.evaluation.page import PAGE_NAME as REPORT_PAGE
-from pikavae.home import home
-from pikavae.operations.beside import Beside, evaluate_beside
-from pikavae.operations.comparing import Compared, compare_models
-from pikavae.operations.doctor import Check, doctor
-from pikavae.operations.encoding import encode
-from pikavae.operations.exchange import export_model, import_model
-from pikavae.operations.exploring import interpolate, sample
-from pikavae.operations.imported import starting_weights
+from pikavae.evaluation.pages.report_page import PAGE_NAME as REPORT_PAGE
+from pikavae.evaluation.report.report import Report
+from pikavae.operations.comparing import Beside, Compared, beside, compare_models
+from pikavae.operations.describing import data_lines, data_markdown, data_summary, result_markdown, summary
+from pikavae.operations.exchange import export_model, export_target, import_model, tools_note
+from pikavae.operations.keys import Plan
 from pikavae.operations.lineage import Link, line_of, lineage
-from pikavae.operations.models import (
-    config_of_model,
-    evaluate_model,
-    list_models,
-    load_report,
-    reconstruct,
-    register_model,
-    show_model,
-)
+from pikavae.operations.models import evaluate_model, find_or_register, list_models, register_model
+from pikavae.operations.pictures import encode, interpolate, reconstruct, sample
 from pikavae.operations.pipeline import evaluate, prepare, register, run, train
-from pikavae.operations.planning import plan
+from pikavae.operations.planning import Retraining, plan, plan_retraining
 from pikavae.operations.promotion import (
     Promoted,
     approve,
     history,
     promote,
-    repair,
     rollback,
-    standing_of,
+    status_of,
     verdict_lines,
-    verify,
 )
-from pikavae.operations.relocating import Relocated, relocate
+from pikavae.operations.registered import Listed, registered_version, registered_versions
+from pikavae.operations.resolve import (
+    ResolvedModel,
+    config_of_model,
+    model_to_export,
+    model_to_import,
+    model_to_register,
+    number_of,
+    resolve,
+    starting_weights,
+)
 from pikavae.operations.results import Evaluated, Prepared, Registered, Trained
 from pikavae.operations.retention import Removed, prune
-from pikavae.operations.retraining import Retraining, plan_retraining
-from pikavae.operations.summary import data_markdown, result_markdown, summary
-from pikavae.operations.ui import mlflow_page, serve_mlflow, start_mlflow
-from pikavae.registry.mending import Repaired
-from pikavae.registry.verification import Verified
-from pikavae.stages import Plan
+from pikavae.operations.scheduling import settle
+from pikavae.operations.upkeep import (
+    Check,
+    Relocated,
+    doctor,
+    mlflow_page,
+    relocate,
+    serve_mlflow,
+    start_mlflow,
+)
+from pikavae.production.repair import Repaired, repair_production
+from pikavae.production.verify import Verified, verify_production
+from pikavae.tracker.client import Workspace
 
 __all__ = [
     "REPORT_PAGE",
@@ -49,6 +54,7 @@ __all__ = [
     "Compared",
     "Evaluated",
     "Link",
+    "Listed",
     "Plan",
     "Prepared",
     "Promoted",
@@ -56,28 +62,37 @@ __all__ = [
     "Relocated",
     "Removed",
     "Repaired",
+    "Report",
+    "ResolvedModel",
     "Retraining",
     "Trained",
     "Verified",
+    "Workspace",
     "approve",
+    "beside",
     "compare_models",
     "config_of_model",
+    "data_lines",
     "data_markdown",
+    "data_summary",
     "doctor",
     "encode",
     "evaluate",
-    "evaluate_beside",
     "evaluate_model",
     "export_model",
+    "export_target",
+    "find_or_register",
     "history",
-    "home",
     "import_model",
     "interpolate",
     "line_of",
     "lineage",
     "list_models",
-    "load_report",
     "mlflow_page",
+    "model_to_export",
+    "model_to_import",
+    "model_to_register",
+    "number_of",
     "plan",
     "plan_retraining",
     "prepare",
@@ -86,19 +101,23 @@ __all__ = [
     "reconstruct",
     "register",
     "register_model",
+    "registered_version",
+    "registered_versions",
     "relocate",
-    "repair",
+    "repair_production",
+    "resolve",
     "result_markdown",
     "rollback",
     "run",
     "sample",
     "serve_mlflow",
-    "show_model",
-    "standing_of",
+    "settle",
     "start_mlflow",
     "starting_weights",
+    "status_of",
     "summary",
+    "tools_note",
     "train",
     "verdict_lines",
-    "verify",
+    "verify_production",
 ]

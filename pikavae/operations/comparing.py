@@ -1,35 +1,53 @@
-"""Two models measured on the same frozen pictures and compared picture by picture."""
+"""Measure models on the same frozen pictures: two picture by picture, several in one table."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pikavae.config import Config
-from pikavae.data.dataset import PictureSet
-from pikavae.evaluation.compared_pictures import compared_pictures
-from pikavae.evaluation.comparison import Comparison, compare, picture_changes
-from pikavae.evaluation.comparison_page import comparison_page
-from pikavae.evaluation.comparison_table import comparison_table
-from pikavae.evaluation.slices import slices_of
+from pikavae.config import Config, content_hash
+from pikavae.data.prepared.dataset import PictureSet
+from pikavae.errors import PikavaeError
+from pikavae.evaluation.compare.comparison import Comparison, compare, picture_changes
+from pikavae.evaluation.compare.pictures import BesidePicture, reconstruct_by_all, reconstruct_by_both
+from pikavae.evaluation.compare.slices import slices_of
+from pikavae.evaluation.compare.table import comparison_table
+from pikavae.evaluation.pages.beside_page import beside_page
+from pikavae.evaluation.pages.comparison_page import comparison_page
+from pikavae.evaluation.report.report import Report
 from pikavae.evaluation.tiny import read_measurable
-from pikavae.files import write_atomically
-from pikavae.operations.models import evaluate_on, find_model
-from pikavae.operations.pipeline import choose_device, prepare, use_threads
+from pikavae.operations.models import evaluate_on, find_or_measure
+from pikavae.operations.pipeline import prepare
+from pikavae.operations.resolve import ResolvedModel, of_version
 from pikavae.operations.results import Evaluated
+from pikavae.operations.runtime import choose_device, use_threads
+from pikavae.production import promote
+from pikavae.production.model import PRODUCTION_NAME, candidate_of
+from pikavae.registry import versions
+from pikavae.tracker.client import Workspace
+from pikavae.tracker.tags import CHAMPION
+from pikavae.workspace.files import write_atomically
+
+MAX_LABEL = 50
+MOST_PICTURES = 4
+"""How many of the first pictures a page shows at most, and how many of the model's worst."""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """Two models' evaluations and what their comparison found.
+    """Holds the evaluations of two models and their comparison.
 
     Attributes:
-        model: what the user calls model A, and `against` model B.
-        evaluated: A's evaluation, and `other` B's.
-        comparison: of A with B.
+        model: the user's name for model A.
+        against: the user's name for model B.
+        evaluated: A's evaluation.
+        other: B's evaluation.
+        comparison: the comparison of A with B.
         file: the comparison as JSON, beside A's report.
-        page: the same for a person, with pictures of both, beside it.
+        page: the comparison as a page with pictures of both, beside `file`.
     """
 
     model: str
@@ -41,7 +59,7 @@ class Compared:
     page: Path
 
     def summary(self) -> dict[str, Any]:
-        """What `pikavae evaluate --against --json` adds to the keys of an evaluation."""
+        """Return the keys that `pikavae evaluate --against --json` adds to those of an evaluation."""
         return {
             "comparison": {**asdict(self.comparison), "file": str(self.file), "page": str(self.page)},
             "against": {
@@ -52,56 +70,57 @@ class Compared:
         }
 
     def table(self) -> str:
-        """The comparison in lines for a terminal."""
+        """Return the comparison as text for a terminal."""
         return comparison_table(self.comparison, self.model, self.against)
 
 
-def compare_models(model: str, against: str, config: Config) -> Compared:
+def compare_models(workspace: Workspace, model: ResolvedModel, against: ResolvedModel, config: Config) -> Compared:
     """Measure two models on the validation pictures of the configured data, and compare them.
 
-    Evaluations that were done before are found again. The comparison is written beside A's report as
-    `comparison-KEY.json` and `.html`, where KEY is that of B's evaluation; a repetition writes the same bytes.
+    Earlier evaluations are reused. The comparison is written beside A's report as `comparison-KEY.json` and `.html`,
+    where KEY is that of B's evaluation. Repeating the command writes the same bytes.
 
     Args:
-        model: model A, as `find_model` takes it.
-        against: model B, likewise.
+        workspace: the state folder and its store.
+        model: model A.
+        against: model B.
         config: the data and how to measure, for both.
 
     Raises:
-        UserError: there is no such model, or it does not fit the pictures' size.
+        UserError: a model does not fit the pictures' size.
     """
-    snapshots = [find_model(one, config.registry.model_name) for one in (model, against)]
     use_threads(config)
-    pictures = prepare(config).pictures.validation
-    evaluated, other = (evaluate_on(pictures, snapshot, config) for snapshot in snapshots)
-    return compare_evaluated((model, against), (snapshots[0], snapshots[1]), (evaluated, other), pictures, config)
+    picture_set = prepare(workspace, config).prepared_set.validation
+    evaluated, other = (find_or_measure(workspace, picture_set, one, config) for one in (model, against))
+    names, folders = (model.name, against.name), (model.folder, against.folder)
+    return compare_evaluated(names, folders, (evaluated, other), picture_set, config)
 
 
 def compare_evaluated(
     names: tuple[str, str],
     snapshots: tuple[Path, Path],
     evaluations: tuple[Evaluated, Evaluated],
-    pictures: PictureSet,
+    picture_set: PictureSet,
     config: Config,
 ) -> Compared:
     """Compare A with B, which were measured on these pictures, and write the comparison beside A's report.
 
     Args:
-        names: what the user calls them.
+        names: the user's names for A and B.
         snapshots: their folders, for the pictures that the page shows.
-        evaluations: of both on `pictures`.
-        pictures: the evaluation set.
+        evaluations: the evaluations of both on `picture_set`.
+        picture_set: the evaluation set.
         config: how many pictures the page shows, and where to compute them.
     """
     evaluated, other = evaluations
-    comparison = compare(evaluated.report, other.report, slices=slices_of(pictures, config.evaluation.batch_size))
+    comparison = compare(evaluated.report, other.report, slices=slices_of(picture_set, config.evaluation.batch_size))
     file = evaluated.folder / f"comparison-{other.folder.name}.json"
     page = file.with_suffix(".html")
     models = {name: one.report.provenance["model"] for name, one in (("a", evaluated), ("b", other))}
     changes = picture_changes(evaluated.report, other.report)
-    shown = compared_pictures(
+    shown = reconstruct_by_both(
         (read_measurable(snapshots[0]), read_measurable(snapshots[1])),
-        pictures,
+        picture_set,
         comparison,
         changes,
         first=config.evaluation.panel_images,
@@ -110,3 +129,124 @@ def compare_evaluated(
     write_atomically(page, comparison_page(comparison, changes, shown, a=names[0], b=names[1]))
     comparison.save(file, models=models)
     return Compared(*names, evaluated, other, comparison, file, page)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Holds a model's evaluation and those of the models that it is compared with.
+
+    Attributes:
+        evaluated: the model's evaluation.
+        others: name and evaluation of each other model; the champion is the last.
+        note: why the champion could not be added; None if there was no such problem.
+        file: the table as JSON, beside the model's report; None if there are no other models.
+        page: the table as a page; None if there are no other models.
+    """
+
+    evaluated: Evaluated
+    others: tuple[tuple[str, Evaluated], ...]
+    note: str | None
+    file: Path | None
+    page: Path | None
+
+    @property
+    def reports(self) -> list[tuple[str, Report]]:
+        """Return name and report of each other model."""
+        return [(label, other.report) for label, other in self.others]
+
+    def summary(self) -> dict[str, Any]:
+        """Return the keys that `pikavae evaluate --json` adds to those of an evaluation; none without other models."""
+        if self.file is None:
+            return {}
+        models = [
+            {"model": label, "metrics": dict(other.report.metrics), "report": str(other.folder)}
+            for label, other in self.others
+        ]
+        return {"beside": {"models": models, "file": str(self.file), "page": str(self.page)}}
+
+    def table(self) -> str:
+        """Return the text for a terminal: the table, half precision, and why the champion is missing."""
+        return "\n".join([self.evaluated.report.table(self.reports), *([self.note] if self.note else [])])
+
+
+def beside(workspace: Workspace, model: ResolvedModel, config: Config, others: Sequence[ResolvedModel] = ()) -> Beside:
+    """Measure a model, the models beside it and the champion on the validation pictures of the configured data.
+
+    Earlier evaluations are reused, so the champion is measured once for each set. The champion is added unless it is
+    one of the named models. A named import without scores gets these. If there are other models, the table is written
+    beside the model's report as `beside-KEY.json` and `.html`, where KEY is a hash of their names and evaluations.
+
+    Args:
+        workspace: the state folder and its store.
+        model: the model.
+        config: the data and how to measure, for all.
+        others: other models; a name given twice counts once.
+
+    Raises:
+        UserError: a model does not fit the pictures' size.
+    """
+    use_threads(config)
+    prepared = prepare(workspace, config)
+    picture_set = prepared.prepared_set.validation
+    named = {one.name: one for one in (model, *others)}
+    evaluated = {name: evaluate_on(workspace, prepared, one, config) for name, one in named.items()}
+    rows = [(_label(name), named[name], evaluated[name]) for name in dict.fromkeys(one.name for one in others)]
+    note = None
+    try:
+        champion = _champion(workspace)
+        if champion is not None and champion.digest not in {one.digest for one in named.values()}:
+            rows.append((champion.name, champion, find_or_measure(workspace, picture_set, champion, config)))
+    except PikavaeError as error:  # the user did not ask for the champion, so its error must not lose the other results
+        note = f"The champion is not in the table: {error}"
+    own = evaluated[model.name]
+    shown = _pictures([("this model", model, own), *rows], picture_set, config) if rows else []
+    return _write_table(own, tuple((label, other) for label, _, other in rows), note, shown)
+
+
+def _champion(workspace: Workspace) -> ResolvedModel | None:
+    """Return the champion, named as the table shows it; None if there is no champion.
+
+    If the ledger is empty, MLflow is not opened and its database is not created.
+    """
+    if not promote.history(workspace.home):
+        return None
+    made = versions.find_by_alias(workspace.client, PRODUCTION_NAME, CHAMPION)
+    return None if made is None else of_version(workspace, made, f"champion, version {candidate_of(made)[1]}")
+
+
+def _pictures(
+    models: Sequence[tuple[str, ResolvedModel, Evaluated]], picture_set: PictureSet, config: Config
+) -> list[BesidePicture]:
+    """Reconstruct some of the pictures with every model."""
+    count = max(1, min(MOST_PICTURES, config.evaluation.panel_images // 2))
+    loaded = [(label, read_measurable(model.folder), one.report) for label, model, one in models]
+    return reconstruct_by_all(loaded, picture_set, count=count, device=choose_device(config))
+
+
+def _write_table(
+    evaluated: Evaluated,
+    others: tuple[tuple[str, Evaluated], ...],
+    note: str | None,
+    pictures: Sequence[BesidePicture],
+) -> Beside:
+    """Write the table and its page beside the report, if there are other models."""
+    if not others:
+        return Beside(evaluated, others, note, None, None)
+    key = content_hash([[label, other.folder.name] for label, other in others])
+    file = evaluated.folder / f"beside-{key}.json"
+    page = file.with_suffix(".html")
+    reports = [(label, other.report) for label, other in others]
+    tree = {
+        "evaluations": {"this model": evaluated.folder.name, **{label: other.folder.name for label, other in others}},
+        "evaluation_set": evaluated.report.evaluation_set,
+        "num_images": evaluated.report.num_images,
+        "rows": [row.record() for row in evaluated.report.rows(reports)],
+    }
+    write_atomically(page, beside_page(evaluated.report, reports, pictures))
+    write_atomically(file, json.dumps(tree, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    return Beside(evaluated, others, note, file, page)
+
+
+def _label(name: str) -> str:
+    """Shorten the user's name of a model for a table; the end of a path is kept, for it says more."""
+    return name if len(name) <= MAX_LABEL else f"...{name[3 - MAX_LABEL :]}"

@@ -1,201 +1,295 @@
-"""Models from elsewhere and for elsewhere: import one as a run and a version of its own, export one for diffusers."""
+"""Import a published model as a run and a version of its own, and export a model for diffusers and other tools."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pikavae import runs
+import torch
+from safetensors.torch import save
+
 from pikavae.config import Config, ModelConfig, content_hash
 from pikavae.errors import DamagedFileError, UserError
-from pikavae.evaluation.model_card import measured_scaling
-from pikavae.files import exclusive, folder_atomically, sha256_of
-from pikavae.git import git_tags
-from pikavae.home import home
-from pikavae.model.published import SNAPSHOT_FORM, sizes_of
-from pikavae.model.snapshot import CONFIG_NAME, SETTINGS_NAME, WEIGHTS_NAME
-from pikavae.operations.cards import card_of, has_the_latents_of_others, newest_report
-from pikavae.operations.imported import (
-    HUB,
-    SNAPSHOT_FILES,
-    Snapshot,
-    find_snapshot,
-    is_registered_name,
-    published_path,
-    snapshot_of,
+from pikavae.model.sizes import (
+    CONFIG_NAME,
+    RUN_CONFIG_NAME,
+    SCALING,
+    STABLE_DIFFUSION_SCALING_FACTOR,
+    THEIR_NAMES,
+    WEIGHTS_NAME,
+    sizes_of,
 )
-from pikavae.operations.pipeline import CHECKOUT, recording
+from pikavae.operations.describing import card_of, has_the_latents_of_others, newest_report
+from pikavae.operations.imported import SNAPSHOT_FILES
+from pikavae.operations.names import HUB
+from pikavae.operations.picture_files import is_file_name
+from pikavae.operations.resolve import ResolvedModel, of_version
 from pikavae.operations.results import Registered
+from pikavae.operations.runtime import CHECKOUT, recording
+from pikavae.operations.scaling import scaling_of
 from pikavae.presets import load_config
 from pikavae.registry import versions
 from pikavae.registry.package import SNAPSHOT_FOLDER
 from pikavae.registry.versions import Version
-from pikavae.runs import RunFolder
-from pikavae.tracked import find_run
-from pikavae.tracking import RunLog, connect, experiment_id
+from pikavae.tracker.checkout import git_tags
+from pikavae.tracker.client import Workspace
+from pikavae.tracker.queries import query_runs
+from pikavae.tracker.run_log import RunLog
+from pikavae.tracker.tags import (
+    CONFIG_HASH_TAG,
+    IMPORT_FORM_TAG,
+    IMPORT_KEY_TAG,
+    IMPORT_NOTES_TAG,
+    IMPORT_TAG,
+    REGISTER_KEY_TAG,
+    REGISTERED_MODEL_TAG,
+    RUN_TAG,
+    SNAPSHOT_TAG,
+    VERSION_TAG,
+)
+from pikavae.weights.keymaps import export_ldm
+from pikavae.weights.published import GROUPS_KEY, SNAPSHOT_FORM, Published, read_published
+from pikavae.weights.weight_files import read_json
+from pikavae.workspace import runs
+from pikavae.workspace.disks import explain
+from pikavae.workspace.files import exclusive, folder_atomically, sha256_of, write_atomically
+from pikavae.workspace.home import expand_user
+from pikavae.workspace.records import read_object
+from pikavae.workspace.run_record import ImportResult, RunRecord
+from pikavae.workspace.runs import RunFolder
 
-KEY_TAG = "pikavae.import_key"
-IMPORT_TAG = "pikavae.imported.source"
 NOT_MEASURED = "Its scores are not measured yet."
 SNAPSHOT_NAME = "step-00000000"
 EXPORTED_CARD = "README.md"
+WRITTEN_SUFFIX = ".safetensors"
+FILE_SUFFIXES = (WRITTEN_SUFFIX, ".ckpt", ".pt", ".pth", ".bin")
 
 
 @dataclass(frozen=True)
 class _Import:
-    """A model on its way in: what the user called it, where it is, and the key by which it is found again."""
+    """Holds a model to import, its digest, and the key that identifies the import."""
 
-    source: str
-    snapshot: Snapshot
+    model: ResolvedModel
     digest: str
     key: str
 
     @property
+    def source(self) -> str:
+        """Return where it came from, as the user named it."""
+        return self.model.source or self.model.name
+
+    @property
     def name(self) -> str:
-        """What its run is called."""
+        """Return the name of its run."""
         return self.source if self.source.startswith(HUB) else Path(self.source).name
 
     def tags(self) -> dict[str, str]:
-        """Where it came from, for the run and the version."""
+        """Return the tags of run and version that record its origin."""
         return {
             IMPORT_TAG: self.source,
-            "pikavae.imported.form": self.snapshot.form,
-            "pikavae.imported.notes": "\n".join(self.snapshot.notes),
-            "pikavae.snapshot": self.digest,
+            IMPORT_FORM_TAG: self.model.form,
+            IMPORT_NOTES_TAG: "\n".join(self.model.notes),
+            SNAPSHOT_TAG: self.digest,
         }
 
     def note(self) -> str:
-        """The same for a person, in Markdown."""
-        head = f"Imported from `{self.source}`, a {self.snapshot.form}. {NOT_MEASURED}"
-        return "\n".join([head, "", *(f"- {note}" for note in self.snapshot.notes)])
+        """Describe its origin for a person, in Markdown."""
+        head = f"Imported from `{self.source}`, a {self.model.form}. {NOT_MEASURED}"
+        return "\n".join([head, "", *(f"- {note}" for note in self.model.notes)])
 
 
-def export_model(model: str, out: Path, config: Config) -> Path:
+def export_model(workspace: Workspace, model: ResolvedModel, out: Path, config: Config) -> Path:
     """Write a model as a folder that diffusers loads, with the configuration that made it and a card, `README.md`.
 
-    Where a report of this home has measured the latents, `config.json` has its scaling and shift factors, but where the
-    latents are those of published weights; weights and configuration are the model's, byte for byte.
+    If the name ends in `.safetensors`, a single file under LDM's names is written instead, which ComfyUI and A1111
+    load. `config.json` has the scaling and shift factors of the latents as `scaling_of` measures them, unless the
+    latents are those of published weights. Weights and configuration are the model's, byte for byte.
 
     Args:
-        model: what `find_snapshot` takes.
-        out: a folder that does not exist yet, or is empty.
-        config: `registry.model_name`, and sizes that other makers' weights must have where they are not the defaults.
+        workspace: the state folder and its store.
+        model: from `model_to_export`.
+        out: a new or empty folder, or a new file.
+        config: batch size, device and threads, if the scaling must be measured.
 
     Returns:
-        The folder, absolute.
+        The absolute path of the folder or file.
 
     Raises:
-        UserError: there is no such model, it is not whole, or the folder is not empty; nothing was written.
+        UserError: the folder is not empty, or the file exists; nothing was written.
     """
-    out = out.expanduser().absolute()
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise UserError(f"export {str(out)!r}: it is there and not empty; name a new folder")
-    source = find_snapshot(model, config, field="export", required=stated_sizes(config.model)).folder
+    out = export_target(out)
+    if out.suffix.lower() == WRITTEN_SUFFIX:
+        return _export_file(workspace, model, out, config)
     try:
         with folder_atomically(out) as temporary:
-            copy_snapshot(source, temporary)
-            _describe(source, temporary, name=_called(model, config))
+            copy_snapshot(model.folder, temporary)
+            _describe(workspace, model, temporary, config)
     except OSError as error:
-        raise UserError(f"export {str(out)!r}: cannot be written ({error.strerror}); name another folder") from None
+        if (told := explain(error, out)) is None:
+            raise
+        raise type(told)(f"export: {told}") from None
     return out
 
 
-def _describe(source: Path, copy: Path, *, name: str) -> None:
-    """Write into an exported copy what is known of the model: its card, and the measured scaling of its latents."""
-    report = newest_report(source)
-    (copy / EXPORTED_CARD).write_text(card_of(source, report, name), encoding="utf-8")
-    if report is not None and not has_the_latents_of_others(source) and (scaling := measured_scaling(report)):
-        sizes = runs.read_json(copy / CONFIG_NAME) | scaling
+def export_target(out: Path) -> Path:
+    """Return the absolute path to export to, after checking that nothing is there: a new folder or a new file.
+
+    Raises:
+        UserError: something is there, or it is the name of a file that is not written.
+    """
+    out = expand_user(out, "export").absolute()
+    if out.suffix.lower() in FILE_SUFFIXES:
+        if out.suffix.lower() != WRITTEN_SUFFIX:
+            raise UserError(
+                f"export {str(out)!r}: a file is written as {WRITTEN_SUFFIX} alone; name {out.stem}{WRITTEN_SUFFIX}"
+            )
+        if out.exists():
+            raise UserError(f"export {str(out)!r}: it is there; name a new file")
+        return out
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise UserError(f"export {str(out)!r}: it is there and not empty; name a new folder")
+    if is_file_name(out):
+        raise UserError(f"export {str(out)!r}: expected a new folder, or a file that ends in {WRITTEN_SUFFIX}")
+    return out
+
+
+def _export_file(workspace: Workspace, model: ResolvedModel, out: Path, config: Config) -> Path:
+    source = model.folder
+    published = read_published(source)
+    tensors = {name: value.contiguous() for name, value in export_ldm(published.state).items()}
+    metadata = {"format": "pt", GROUPS_KEY: str(published.config.norm_groups)}
+    metadata |= {
+        f"pikavae.{name}": repr(factor) for name, factor in _scaling(workspace, source, published, config).items()
+    }
+    try:
+        write_atomically(out, save(tensors, metadata))
+    except OSError as error:
+        raise UserError(f"export {str(out)!r}: cannot be written ({error.strerror}); name another file") from None
+    again = read_published(out)
+    if sizes_of(again.config) != sizes_of(published.config) or not all(
+        torch.equal(again.state[name], value) for name, value in published.state.items()
+    ):
+        raise DamagedFileError(f"{out}: what was written differs from {source}; check the disk")
+    return out
+
+
+def _scaling(workspace: Workspace, source: Path, published: Published, config: Config) -> dict[str, float]:
+    """Return the factors of a model's latents by diffusers' names, published or measured; none if neither is known."""
+    if has_the_latents_of_others(source):
+        return published.scaling
+    scaling = scaling_of(workspace, source, newest_report(workspace, source), config)
+    return {} if scaling is None else scaling.factors
+
+
+def tools_note(path: Path) -> str:
+    """Explain how to use an exported file in other tools, in a line or two."""
+    published = read_published(path)
+    sizes, factor = sizes_of(published.config), published.scaling_factor
+    if sizes == sizes_of(ModelConfig()) | {"latent_channels": 16, "quant_conv": False}:
+        lines = ["under LDM's names, with the sizes of SD3's and FLUX.1's autoencoders; tools that load those"]
+        lines += ["take scaling and shift of the latents from the diffusion model, not from this file"]
+        stated = ", ".join(f"{name} {value:.5g}" for name, value in published.scaling.items())
+        return "\n".join([*lines, *([f"this model's are {stated}"] if stated else [])])
+    lines = ["ComfyUI and A1111: put it into their folder models/vae or models/VAE"]
+    if sizes != sizes_of(ModelConfig()):
+        lines = [
+            "under LDM's names; ComfyUI and A1111 load files of Stable Diffusion 1's sizes alone, and these are others"
+        ]
+    if factor is not None and factor != STABLE_DIFFUSION_SCALING_FACTOR:
+        lines.append(f"they multiply latents by {STABLE_DIFFUSION_SCALING_FACTOR}; this model's factor is {factor:.5g}")
+    return "\n".join(lines)
+
+
+def _describe(workspace: Workspace, model: ResolvedModel, copy: Path, config: Config) -> None:
+    """Write the model's card, and the measured scaling of its latents, into an exported copy."""
+    source = model.folder
+    report = newest_report(workspace, source)
+    scaling = scaling_of(workspace, source, report, config)
+    written = scaling is not None and not has_the_latents_of_others(source)
+    card = card_of(workspace, source, report, model.title, scaling=scaling, written=written)
+    (copy / EXPORTED_CARD).write_text(card, encoding="utf-8")
+    if scaling is not None and written:
+        sizes = read_object(copy / CONFIG_NAME) | scaling.factors
         (copy / CONFIG_NAME).write_text(json.dumps(sizes, indent=2) + "\n", encoding="utf-8")
 
 
-def _called(model: str, config: Config) -> str:
-    """What the card of an exported model is headed by, without the machine's paths."""
-    if model.isdecimal():
-        return f"{config.registry.model_name} version {model}"
-    return model if is_registered_name(model) or model.startswith(HUB) else Path(model).resolve().name
+def import_model(workspace: Workspace, model: ResolvedModel, config: Config) -> Registered:
+    """Register a published model as a candidate version with a run of its own; equal bytes give the same version.
 
-
-def import_model(source: str, config: Config) -> Registered:
-    """Register a published model as a candidate version, with a run of its own; the same bytes are found again.
-
-    What `export_model` wrote is the version that it was written of, where this registry has it.
+    For a folder that `export_model` wrote, the exported version is returned, if this registry has it.
 
     Args:
-        source: a path that `read_published` takes, or `hub:` and what `fetch_weights` takes.
-        config: where it goes (`registry.model_name`, `tracking.experiment`); what a file does not tell
-            (`model.norm_groups`, `data.image_size`); and sizes that it must have where they are not the defaults.
-
-    Raises:
-        UserError: nothing is there, it cannot be read whole, or its sizes are others; nothing was written.
+        workspace: the state folder and its store.
+        model: from `model_to_import`.
+        config: where it goes (`registry.model_name`, `tracking.experiment`).
     """
-    if is_registered_name(source):
-        raise UserError(f"import {source!r}: a model of this project already; name a file, a folder or {HUB}ORG/NAME")
-    path = published_path(source, field="import")
-    snapshot = snapshot_of(
-        path,
-        norm_groups=config.model.norm_groups,
-        image_size=config.data.image_size,
-        required=stated_sizes(config.model),
-    )
-    digest = runs.snapshot_digest(snapshot.folder)
-    key = content_hash({"imported": digest, "registry.model_name": config.registry.model_name})
-    job = _Import(source if source.startswith(HUB) else str(path), snapshot, digest, key)
-    client = connect(home())
-    with exclusive(home() / "runs" / f"{key}.lock", waiting="another process imports the same; waiting for it"):
-        name = config.registry.model_name
-        if found := versions.find_version(client, name, key) or _exported(versions.list_versions(client, name), job):
+    name, digest = config.registry.model_name, model.digest
+    key = content_hash({"imported": digest, "registry.model_name": name})
+    job = _Import(model, digest, key)
+    client = workspace.client
+    same = content_hash({"weights": sha256_of(model.folder / WEIGHTS_NAME), "registry.model_name": name})
+    with exclusive(
+        workspace.home / "runs" / f"{same}.lock", waiting="another process imports the same; waiting for it"
+    ):
+        if found := versions.find_version(client, name, key) or _same_model(workspace, name, job):
             return Registered(found, reused=True)
-        settings = load_config(snapshot.folder / SETTINGS_NAME)
-        log = _open_run(job, settings, config.tracking.experiment)
-        with recording(log):
-            run = _keep(job, settings, log)
+        settings = load_config(model.folder / RUN_CONFIG_NAME)
+        log = _open_run(workspace, job, settings, config.tracking.experiment)
+        with recording(workspace, log):
+            run = _keep(workspace, job, settings, log)
             version = versions.register(
                 client,
                 run_id=log.run_id,
                 snapshot=run.snapshot(),
-                model_name=config.registry.model_name,
+                model_name=name,
                 image_size=settings.data.image_size,
                 step=0,
                 metrics={},
                 tags={
-                    versions.KEY_TAG: key,
-                    "pikavae.run_id": log.run_id,
-                    "pikavae.config_hash": content_hash(settings.flat()),
+                    REGISTER_KEY_TAG: key,
+                    RUN_TAG: log.run_id,
+                    CONFIG_HASH_TAG: content_hash(settings.flat()),
                     **job.tags(),
                     **git_tags(CHECKOUT),
                 },
                 description=job.note(),
             )
-            log.set_tags({"pikavae.version": str(version.version), "pikavae.registered_model": version.name})
+            log.set_tags({VERSION_TAG: str(version.version), REGISTERED_MODEL_TAG: version.name})
     return Registered(version, reused=False)
 
 
-def _exported(listed: Iterable[Version], job: _Import) -> Version | None:
-    """The version that has the weights and the configuration of an imported snapshot, byte for byte."""
-    if job.snapshot.form != SNAPSHOT_FORM:
-        return None
-    same = {
-        f"{SNAPSHOT_FOLDER}/{name}": sha256_of(job.snapshot.folder / name) for name in (WEIGHTS_NAME, SETTINGS_NAME)
-    }
-    return next((version for version in listed if same.items() <= version.manifest.items()), None)
+def _same_model(workspace: Workspace, name: str, job: _Import) -> Version | None:
+    """Return the version that is the same model as an imported snapshot, in whichever form either came.
 
-
-def stated_sizes(model: ModelConfig) -> dict[str, object]:
-    """The sizes that the user asked for: those that are not the defaults. Weights that tell others are refused."""
-    defaults = sizes_of(ModelConfig())
-    return {name: value for name, value in sizes_of(model).items() if value != defaults[name]}
+    If the snapshot has a configuration of this project, configuration and weights must be equal byte for byte. If not,
+    weights and sizes must be equal, and for an imported version also the scaling factors, if both have one.
+    """
+    weights = f"{SNAPSHOT_FOLDER}/{WEIGHTS_NAME}"
+    digest = sha256_of(job.model.folder / WEIGHTS_NAME)
+    alike = [one for one in versions.list_versions(workspace.client, name) if one.manifest.get(weights) == digest]
+    if job.model.form == SNAPSHOT_FORM:
+        settings = sha256_of(job.model.folder / RUN_CONFIG_NAME)
+        return next(
+            (one for one in alike if one.manifest.get(f"{SNAPSHOT_FOLDER}/{RUN_CONFIG_NAME}") == settings), None
+        )
+    own = read_object(job.model.folder / CONFIG_NAME)
+    for one in alike:
+        theirs = read_json(of_version(workspace, one).folder / CONFIG_NAME)
+        told = [{sizes[name] for sizes in (own, theirs) if sizes.get(name) is not None} for name in SCALING]
+        same_scaling = IMPORT_TAG not in one.tags or all(len(values) < 2 for values in told)
+        if same_scaling and all(own.get(field) == theirs.get(field) for field in THEIR_NAMES.values()):
+            return one
+    return None
 
 
 def copy_snapshot(source: Path, target: Path) -> None:
-    """Copy the three files of a snapshot into an existing folder, and read the copies back.
+    """Copy the three files of a snapshot into an existing folder, and verify the copies.
 
     Raises:
-        DamagedFileError: a copy is not what was copied.
+        DamagedFileError: a copy differs from its original.
     """
     for name in SNAPSHOT_FILES:
         shutil.copyfile(source / name, target / name)
@@ -203,12 +297,12 @@ def copy_snapshot(source: Path, target: Path) -> None:
             raise DamagedFileError(f"{target / name}: the copy differs from {source / name}; check the disk")
 
 
-def _open_run(job: _Import, settings: Config, experiment: str) -> RunLog:
-    """The run that an earlier attempt has opened, or a new one."""
-    client = connect(home())
-    experiment = experiment_id(client, home(), experiment)
-    tags = {KEY_TAG: job.key, **job.tags()}
-    if begun := next(iter(find_run(client, experiment, {KEY_TAG: job.key})), None):
+def _open_run(workspace: Workspace, job: _Import, settings: Config, experiment: str) -> RunLog:
+    """Resume the run that an earlier attempt opened, or start a new one."""
+    client = workspace.client
+    experiment = workspace.experiment_id(experiment)
+    tags = {IMPORT_KEY_TAG: job.key, **job.tags()}
+    if begun := next(iter(query_runs(client, experiment, {IMPORT_KEY_TAG: job.key})), None):
         log = RunLog.resume(client, begun.run_id)
         log.set_tags(tags)
     else:
@@ -220,26 +314,26 @@ def _open_run(job: _Import, settings: Config, experiment: str) -> RunLog:
     return log
 
 
-def _keep(job: _Import, settings: Config, log: RunLog) -> RunFolder:
-    """The run's folder with the model as its only snapshot, at step 0, so that `run:<id>` names it like any other."""
-    record = {
-        "key": job.key,
-        "inputs": {"imported": job.digest},
-        "created": datetime.now(UTC).isoformat(),
-        "config": settings.model_dump(mode="json"),
-    }
-    run = runs.create_run_folder(home(), log.run_id, record)
+def _keep(workspace: Workspace, job: _Import, settings: Config, log: RunLog) -> RunFolder:
+    """Make the run's folder with the model as its only snapshot, at step 0, so that `run:<id>` names it too."""
+    record = RunRecord(
+        key=job.key,
+        inputs={"imported": job.digest},
+        created=datetime.now(UTC).isoformat(),
+        config=settings.model_dump(mode="json"),
+    )
+    run = runs.create_run_folder(workspace.home, log.run_id, record)
     with folder_atomically(run.path / "snapshots" / SNAPSHOT_NAME) as temporary:
-        copy_snapshot(job.snapshot.folder, temporary)
+        copy_snapshot(job.model.folder, temporary)
     run.finish(
-        {
-            "imported": job.source,
-            "steps": 0,
-            "best_step": 0,
-            "images_seen": 0,
-            "snapshot": SNAPSHOT_NAME,
-            "experiment_id": log.experiment_id,
-            "snapshot_sha256": {name: sha256_of(run.snapshot() / name) for name in SNAPSHOT_FILES},
-        }
+        ImportResult(
+            imported=job.source,
+            steps=0,
+            best_step=0,
+            images_seen=0,
+            snapshot=SNAPSHOT_NAME,
+            experiment_id=log.experiment_id,
+            snapshot_sha256={name: sha256_of(run.snapshot() / name) for name in SNAPSHOT_FILES},
+        )
     )
     return run

@@ -1,193 +1,212 @@
-"""A candidate and the champion measured in one job on one frozen set, and what the gates say of that."""
+"""Measure a candidate and the champion in one job on one frozen set, and ask the gates."""
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pikavae import runs, stages
 from pikavae.config import Config
-from pikavae.data.dataset import PictureSet
 from pikavae.data.prepare import find_prepared
+from pikavae.data.prepared.dataset import PictureSet
 from pikavae.errors import GateError
-from pikavae.home import home
-from pikavae.model.snapshot import read_snapshot
+from pikavae.model.sizes import WEIGHTS_NAME
+from pikavae.operations import keys
 from pikavae.operations.comparing import compare_evaluated
-from pikavae.operations.pipeline import choose_device, evaluate_snapshot, prepare, use_threads
-from pikavae.operations.results import (
-    REPORT_SHA256_TAG,
-    Evaluated,
-    altered_files,
-    find_evaluated,
-    report_hashes,
-)
-from pikavae.operations.training_pictures import fingerprint_of, seen_by
-from pikavae.registry import gates, versions
-from pikavae.registry.gates import Gate, Integrity, Measured
-from pikavae.registry.production_model import RUN_TAG, candidate_of
+from pikavae.operations.pipeline import prepare, report_on
+from pikavae.operations.resolve import of_version
+from pikavae.operations.results import Evaluated, altered_files, find_evaluated, report_hashes
+from pikavae.operations.runtime import choose_device, use_threads
+from pikavae.operations.training_pictures import fingerprint_of, trace_training_pictures
+from pikavae.production import gates
+from pikavae.production.gates import Gate, Integrity, MeasuredModel
+from pikavae.production.model import candidate_of
+from pikavae.production.verdicts import FindingVerdict, GateVerdict, MeasuredReport, Verdicts
+from pikavae.registry import versions
 from pikavae.registry.versions import Version
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
+from pikavae.tracker.client import Workspace
+from pikavae.tracker.run_log import keep_copy
+from pikavae.tracker.tags import REPORT_SHA256_TAG, REPORT_TAG
+from pikavae.weights.weight_files import read_tensors
+from pikavae.workspace import strict_json
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What the gates said of a candidate.
+    """Holds what the gates found for a candidate.
 
     Attributes:
-        gates: each of them.
-        evaluated: the candidate's evaluation; None when its files were refused before.
-        verdicts: the same as JSON values, for the ledger.
+        gates: the result of each gate.
+        evaluated: the candidate's evaluation; None if its files were refused first.
+        verdicts: the gates' results, for the ledger.
     """
 
     gates: tuple[Gate, ...]
     evaluated: Evaluated | None
-    verdicts: dict[str, Any]
+    verdicts: Verdicts
 
     @property
     def failed(self) -> list[str]:
-        """The gates that failed."""
+        """Return the names of the gates that failed."""
         return [gate.name for gate in self.gates if gate.outcome == "fail"]
 
 
-def judge(client: MlflowClient, candidate: Version, champion: Version | None, config: Config, own: Config) -> Judged:
+def measure_and_judge(
+    workspace: Workspace, candidate: Version, champion: Version | None, config: Config, own: Config
+) -> Judged:
     """Measure a candidate and the champion on the same pictures, and ask the gates. Nothing is recorded.
 
-    Evaluations that were done before are found again.
+    Earlier evaluations are reused.
 
     Args:
-        client: from `pikavae.tracking.connect`.
-        candidate: the version in question.
-        champion: the version of the production model that it is measured against, whose files are whole; None when
-            there is none yet.
+        workspace: the state folder and its store.
+        candidate: the version to judge.
+        champion: the version of the production model to compare it with, whose files are whole; None if there is no
+            champion yet.
         config: the data to measure on, how, and the policy.
-        own: the configuration that made the candidate. Where `config` has the same data, the candidate's own prepared
-            set is taken as it is.
+        own: the configuration that made the candidate. If `config` has the same data, the candidate's own prepared set
+            is used unchanged.
 
     Raises:
-        UserError: the pictures cannot be had, or do not fit a model.
+        UserError: the pictures are not available, or do not fit a model.
         GateError: a report was edited since it was written.
     """
-    facts = _integrity(client, candidate)
+    facts = _integrity(workspace, candidate)
     first = gates.integrity(facts)
     if first.outcome == "fail":
-        return Judged((first,), None, {"outcome": "fail", "gates": _gates_as_json([first])})
+        return Judged((first,), None, Verdicts(outcome="fail", gates=_verdicts_of([first])))
     use_threads(config)
-    pictures = _evaluation_pictures(candidate, config, own)
-    evaluated, measured = _measure(client, candidate, pictures, config)
+    picture_set = _evaluation_pictures(workspace, candidate, config, own)
+    evaluated, measured = _measure(workspace, candidate, picture_set, config)
     sides = [("candidate", candidate, evaluated)]
     other = None
     if champion is not None:
-        theirs, other = _measure(client, champion, pictures, config)
+        theirs, other = _measure(workspace, champion, picture_set, config)
         sides.append(("champion", champion, theirs))
-    seen = [seen_by(client, version, who, pictures) for who, version, _ in sides]
+    seen = [trace_training_pictures(workspace, version, who, picture_set) for who, version, _ in sides]
     found = (first, *gates.judge(measured, other, seen, config.promotion))
-    verdicts = {
-        "outcome": gates.worst([gate.outcome for gate in found]),
-        "gates": _gates_as_json(found),
-        "evaluation_set": pictures.digest,
-        "num_images": len(pictures),
-        "image_size": pictures.image_size,
-        "reports": {who: {"report": done.folder.name, "sha256": report_hashes(done.folder)} for who, _, done in sides},
-        "champion": None if champion is None else candidate_of(champion)[1],
-    }
+    verdicts = Verdicts(
+        outcome=gates.worst([gate.outcome for gate in found]),
+        gates=_verdicts_of(found),
+        evaluation_set=picture_set.digest,
+        num_images=len(picture_set),
+        image_size=picture_set.image_size,
+        reports={
+            who: MeasuredReport(report=done.folder.name, sha256=report_hashes(done.folder)) for who, _, done in sides
+        },
+        champion=None if champion is None else candidate_of(champion)[1],
+    )
     if champion is not None and any(gate.name == "regression" for gate in found):  # the reports can be compared
-        page = _side_by_side(client, (candidate, champion), (evaluated, sides[1][2]), pictures, config)
-        verdicts["comparison"] = page.relative_to(home()).as_posix()
+        page = _side_by_side(workspace, (candidate, champion), (evaluated, sides[1][2]), picture_set, config)
+        verdicts = verdicts.model_copy(update={"comparison": page.relative_to(workspace.home).as_posix()})
     return Judged(found, evaluated, verdicts)
 
 
 def _side_by_side(
-    client: MlflowClient,
+    workspace: Workspace,
     compared: tuple[Version, Version],
     evaluations: tuple[Evaluated, Evaluated],
-    pictures: PictureSet,
+    picture_set: PictureSet,
     config: Config,
 ) -> Path:
-    """The page that shows candidate and champion picture by picture; the candidate's run keeps a copy."""
-    from mlflow.exceptions import MlflowException
-
+    """Write the page that shows candidate and champion picture by picture; the candidate's run keeps a copy."""
     candidate, champion = compared
     names = (f"version {candidate.version}", f"version {candidate_of(champion)[1]}, the champion")
-    first, second = (versions.snapshot_of(client, version, home() / "downloads") for version in compared)
-    page = compare_evaluated(names, (first, second), evaluations, pictures, config).page
-    try:
-        client.log_artifact(run_of(candidate), str(page), "comparison")
-    except MlflowException as error:  # a run that was deleted: the page is beside the report all the same
-        logger.warning("run %s keeps no copy of %s: %s", run_of(candidate), page.name, " ".join(error.message.split()))
+    first, second = (of_version(workspace, version).folder for version in compared)
+    page = compare_evaluated(names, (first, second), evaluations, picture_set, config).page
+    keep_copy(workspace.client, versions.run_of(candidate), page, "comparison")
     return page
 
 
-def run_of(version: Version) -> str:
-    """The MLflow run of the model."""
-    return version.tags.get(RUN_TAG) or version.run_id
+def _verdicts_of(found: Sequence[Gate]) -> dict[str, GateVerdict]:
+    """Return the gates' results by name, as the ledger keeps them."""
+    return {
+        gate.name: GateVerdict(
+            name=gate.name,
+            outcome=gate.outcome,
+            findings=[FindingVerdict(**asdict(finding)) for finding in gate.findings],
+            thresholds=gate.thresholds,
+        )
+        for gate in found
+    }
 
 
-def _gates_as_json(found: Sequence[Gate]) -> dict[str, Any]:
-    return {gate.name: {**asdict(gate), "findings": [asdict(finding) for finding in gate.findings]} for gate in found}
-
-
-def _integrity(client: MlflowClient, candidate: Version) -> Integrity:
+def _integrity(workspace: Workspace, candidate: Version) -> Integrity:
     if not candidate.manifest:
         return Integrity(differing=["the manifest"])
-    if differing := versions.differing_files(client, candidate):
+    if differing := versions.differing_files(workspace.client, candidate):
         return Integrity(differing=differing)
-    model = read_snapshot(versions.snapshot_of(client, candidate, home() / "downloads"))
-    return Integrity(non_finite=[name for name, value in model.state_dict().items() if not value.isfinite().all()])
+    weights, _ = read_tensors(of_version(workspace, candidate).folder / WEIGHTS_NAME)
+    return Integrity(non_finite=[name for name, value in weights.items() if not value.isfinite().all()])
 
 
-def _evaluation_pictures(candidate: Version, config: Config, own: Config) -> PictureSet:
-    """The validation pictures of the candidate's own prepared set, or of the data that `config` names instead."""
-    fingerprint = fingerprint_of(candidate)
+def _evaluation_pictures(workspace: Workspace, candidate: Version, config: Config, own: Config) -> PictureSet:
+    """Return the validation pictures of the candidate's own prepared set, or of other data that `config` names."""
+    fingerprint = fingerprint_of(workspace, candidate)
     if config.data == own.data and fingerprint is not None:
-        prepared = find_prepared(fingerprint, home() / "prepared")
+        prepared = find_prepared(fingerprint, workspace.home / "prepared")
         if prepared is not None:
             return prepared.validation
-    return prepare(config).pictures.validation
+    return prepare(workspace, config).prepared_set.validation
 
 
 def _measure(
-    client: MlflowClient, version: Version, pictures: PictureSet, config: Config
-) -> tuple[Evaluated, Measured]:
-    """A version's report on these pictures, made by this kind of device."""
-    snapshot = versions.snapshot_of(client, version, home() / "downloads")
-    digest, device = runs.snapshot_digest(snapshot), choose_device(config).type
+    workspace: Workspace, version: Version, picture_set: PictureSet, config: Config
+) -> tuple[Evaluated, MeasuredModel]:
+    """Find or make a version's report on these pictures, measured on this kind of device."""
+    model = of_version(workspace, version)
+    digest, device = model.digest, choose_device(config).type
     inputs = [
-        stages.evaluate_inputs(config, run_id=run_id, model=digest, evaluation_set=pictures.digest)
-        for run_id in (run_of(version), None)
+        keys.evaluate_inputs(config, run_id=run_id, model=digest, evaluation_set=picture_set.digest)
+        for run_id in (versions.run_of(version), None)
     ]
     inputs.append({**inputs[1], "device": device})
     for one in inputs:
-        folder = home() / "evaluations" / stages.key_of(one)
-        _refuse_altered(folder.name, version)
-        found = find_evaluated(folder.name)
+        folder = workspace.home / "evaluations" / keys.key_of(one)
+        _refuse_altered(workspace, folder.name, version)
+        found = find_evaluated(workspace, folder.name)
         if found is None and one is not inputs[0]:
-            found = evaluate_snapshot(config, pictures, snapshot, one)
+            found = report_on(workspace, config, picture_set, model.folder, one)
         if found is not None and found.report.protocol.get("device") == device:
             break
     assert found is not None
-    return found, Measured(found.report, digest, pictures.digest)
+    return found, MeasuredModel(found.report, digest, picture_set.digest)
 
 
-def _refuse_altered(key: str, version: Version) -> None:
-    """Refuse a report that is not what was written down when it was made, beside it and with the version.
+def _tagged_hashes(recorded: str, version: Version) -> dict[str, Any]:
+    """Return the hashes of a version's report, from its tag.
+
+    Raises:
+        GateError: the tag was edited and holds no hashes.
+    """
+    try:
+        hashes = strict_json.parse(recorded)
+    except ValueError:
+        hashes = None
+    if not isinstance(hashes, dict):
+        raise GateError(
+            f"version {version.version} of {version.name!r}: its tag {REPORT_SHA256_TAG} was edited and holds no "
+            f"hashes of its report; register the snapshot again"
+        )
+    return hashes
+
+
+def _refuse_altered(workspace: Workspace, key: str, version: Version) -> None:
+    """Refuse a report that differs from the hashes recorded beside it and with the version.
 
     Raises:
         GateError: naming the file.
     """
-    folder = home() / "evaluations" / key
+    folder = workspace.home / "evaluations" / key
     recorded = version.tags.get(REPORT_SHA256_TAG)
     altered = altered_files(folder)
-    if not altered and folder.is_dir() and version.tags.get("pikavae.report") == key and recorded is not None:
+    if not altered and folder.is_dir() and version.tags.get(REPORT_TAG) == key and recorded is not None:
         found = report_hashes(folder)
-        altered = [name for name, digest in json.loads(recorded).items() if found.get(name) != digest]
+        altered = [name for name, digest in _tagged_hashes(recorded, version).items() if found.get(name) != digest]
     if altered:
         raise GateError(
             f"{folder / altered[0]}: it was edited since the model was measured, and counts no more; move the folder "

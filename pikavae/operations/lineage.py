@@ -1,42 +1,58 @@
-"""Where a version comes from and what became of it: from the source of its pictures to the alias that it has.
+"""Trace a version from the source of its pictures to its alias.
 
-What is gone (a deleted run, a set, a report) is told with what is still known of it.
+Something that is gone (a deleted run, a set, a report) is listed with what is still known about it.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pikavae import runs
 from pikavae.config import Config
-from pikavae.data.dataset import RECORD_NAME
+from pikavae.data.record import RECORD_NAME, SetRecord
 from pikavae.errors import UserError
-from pikavae.evaluation.report import REPORT_NAME
-from pikavae.files import sha256_of
-from pikavae.home import home
-from pikavae.operations.exchange import IMPORT_TAG
+from pikavae.evaluation.report.report import REPORT_NAME
 from pikavae.operations.results import find_evaluated
-from pikavae.registry import production, versions
+from pikavae.production import promote
+from pikavae.production.store import digest_of
+from pikavae.registry import versions
 from pikavae.registry.package import SNAPSHOT_FOLDER
-from pikavae.registry.production_store import digest_of
-from pikavae.registry.store import local_folder
 from pikavae.registry.versions import Version
-from pikavae.tracked import get_run
-from pikavae.tracking import connect
+from pikavae.tracker.client import Workspace
+from pikavae.tracker.mlflow_files import local_folder
+from pikavae.tracker.queries import get_run
+from pikavae.tracker.tags import (
+    COMMIT_TAG,
+    CONFIG_HASH_TAG,
+    DIRTY_TAG,
+    EVALUATION_SET_TAG,
+    FINGERPRINT_TAG,
+    IMPORT_FORM_TAG,
+    IMPORT_TAG,
+    REPORT_TAG,
+    RUN_TAG,
+    SNAPSHOT_TAG,
+)
+from pikavae.workspace import runs
+from pikavae.workspace.files import sha256_of
+from pikavae.workspace.records import readable_files
+from pikavae.workspace.run_record import RunRecord
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Link:
-    """One thing on the way.
+    """Describes one step of a lineage.
 
     Attributes:
         what: `source`, `prepared set`, `run`, `snapshot`, `report`, `version`, `event` or `alias`.
-        name: what identifies it; None where nothing tells it.
-        there: whether it is still there; None for what cannot be asked, such as a source.
-        facts: more of it, JSON values.
+        name: what identifies it; None if unknown.
+        there: True if it still exists; None if that cannot be checked, as for a source.
+        facts: further facts, JSON values.
     """
 
     what: str
@@ -45,44 +61,47 @@ class Link:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def lineage(number: int, config: Config) -> list[Link]:
-    """Everything on the way to a candidate version and after it, in the order of time.
+def lineage(workspace: Workspace, number: int, config: Config) -> list[Link]:
+    """Return everything that led to a candidate version or followed it, in chronological order.
 
     Args:
-        number: of the candidate. One that was deleted in MLflow is told as far as the ledger knows it.
+        workspace: the state folder and its store.
+        number: the candidate's number. One deleted in MLflow is described by what the ledger knows.
         config: `registry.model_name`.
 
     Raises:
-        UserError: neither registry nor ledger know such a version.
+        UserError: neither the registry nor the ledger knows such a version.
         DamagedFileError: the ledger is not whole.
     """
-    client, model_name = connect(home()), config.registry.model_name
+    client, model_name = workspace.client, config.registry.model_name
     events = [
-        event for event in production.history(home()) if (event["model"], event["version"]) == (model_name, number)
+        event for event in promote.history(workspace.home) if (event["model"], event["version"]) == (model_name, number)
     ]
-    version, tags, manifest = _known(number, model_name, events)
-    run_id = tags.get("pikavae.run_id") or (version.run_id if version else None)
-    record = _run_record(run_id)
-    aliases = production.roles(client, model_name).get(number, [])
+    version, tags, manifest = _find_version(workspace, number, model_name, events)
+    run_id = tags.get(RUN_TAG) or (version.run_id if version else None)
+    record = _run_record(workspace, run_id)
+    extends = record.extends if record else None
+    aliases = promote.roles(client, model_name).get(number, [])
     tracked = get_run(client, run_id) if run_id else None
     return [
         _source(tags, record),
-        _prepared(tags.get("pikavae.fingerprint")),
+        _prepared(workspace, tags.get(FINGERPRINT_TAG)),
         Link(
             "run",
             run_id,
             tracked is not None,
             {
                 "status": tracked.status if tracked else None,
-                "folder": bool(record),
-                "config": tags.get("pikavae.config_hash"),
-                "commit": tags.get("mlflow.source.git.commit"),
-                "uncommitted": tags.get("pikavae.git.dirty") or None,
-                "starting weights": record.get("inputs", {}).get("starting weights"),
+                "folder": record is not None,
+                "config": tags.get(CONFIG_HASH_TAG),
+                "commit": tags.get(COMMIT_TAG),
+                "uncommitted": tags.get(DIRTY_TAG) or None,
+                "starting weights": record.inputs.get("starting weights") if record else None,
+                "extends run": f"{extends.run}@{extends.step}" if extends else None,
             },
         ),
-        Link("snapshot", tags.get("pikavae.snapshot"), version is not None and _has_files(version)),
-        _report(tags.get("pikavae.report"), tags.get("pikavae.evaluation_set")),
+        Link("snapshot", tags.get(SNAPSHOT_TAG), version is not None and _has_files(workspace, version)),
+        _report(workspace, tags.get(REPORT_TAG), tags.get(EVALUATION_SET_TAG)),
         Link(
             "version",
             f"{model_name} {number}",
@@ -95,61 +114,62 @@ def lineage(number: int, config: Config) -> list[Link]:
 
 
 def line_of(link: Link) -> str:
-    """A link for a person, on one line."""
+    """Format a link for a person, on one line."""
     facts = [f"{name} {value}" for name, value in link.facts.items() if value not in (None, False)]
     gone = " (gone)" if link.there is False and link.name else ""
     return " ".join(f"{link.what:<14}{link.name or '-'}{gone}  {', '.join(facts)}".rstrip().splitlines())
 
 
-def _known(
-    number: int, model_name: str, events: list[dict[str, Any]]
+def _find_version(
+    workspace: Workspace, number: int, model_name: str, events: list[dict[str, Any]]
 ) -> tuple[Version | None, dict[str, str], Mapping[str, str]]:
-    """The version, its tags and its manifest: of the registry, or where it is deleted there, of the ledger."""
+    """Return the version, its tags and its manifest from the registry, or from the ledger if it was deleted there."""
     try:
-        version = versions.get_version(connect(home()), model_name, number)
+        version = versions.get_version(workspace.client, model_name, number)
     except UserError:
         if not events:
             raise
         last = events[-1]
-        told = {"fingerprint": last["fingerprint"], "run_id": last["run_id"], "snapshot": last["snapshot"]}
-        told |= {"report": last["report"], "evaluation_set": last["evaluation_set"]}
-        tags = {f"pikavae.{name}": str(value) for name, value in told.items() if value}
+        fields = {FINGERPRINT_TAG: "fingerprint", RUN_TAG: "run_id", SNAPSHOT_TAG: "snapshot", REPORT_TAG: "report"}
+        fields |= {EVALUATION_SET_TAG: "evaluation_set"}
+        tags = {tag: str(last[field]) for tag, field in fields.items() if last[field]}
         return None, {**last["shown"].get("tags", {}), **tags}, last["manifest"]
     return version, dict(version.tags), version.manifest
 
 
-def _below(folder: str, name: str | None) -> Path | None:
-    """What has this name in a folder of the home. It is from a tag, which anybody can edit: no path is followed."""
-    return home() / folder / name if name and Path(name).name == name else None
+def _below(workspace: Workspace, folder: str, name: str | None) -> Path | None:
+    """Return the path of a name in a folder of the home; None for a name with slashes, since anybody can edit tags."""
+    return workspace.home / folder / name if name and Path(name).name == name else None
 
 
-def _run_record(run_id: str | None) -> dict[str, Any]:
-    path = _below("runs", run_id)
-    return runs.read_json(path / runs.RUN_NAME) if path and (path / runs.RUN_NAME).is_file() else {}
+def _run_record(workspace: Workspace, run_id: str | None) -> RunRecord | None:
+    path = _below(workspace, "runs", run_id)
+    found = readable_files([path / runs.RUN_NAME], RunRecord.read, logger) if path else ()
+    return next((record for _, record in found), None)
 
 
-def _source(tags: Mapping[str, str], record: Mapping[str, Any]) -> Link:
+def _source(tags: Mapping[str, str], record: RunRecord | None) -> Link:
     if IMPORT_TAG in tags:
-        return Link("source", tags[IMPORT_TAG], None, {"form": tags.get("pikavae.imported.form")})
-    data = record.get("config", {}).get("data", {})
+        return Link("source", tags[IMPORT_TAG], None, {"form": tags.get(IMPORT_FORM_TAG)})
+    data = record.config.get("data", {}) if record else {}
     return Link("source", data.get("source"), None, {"size": data.get("image_size")})
 
 
-def _prepared(fingerprint: str | None) -> Link:
-    path = _below("prepared", fingerprint)
-    there = path is not None and (path / RECORD_NAME).is_file()
-    pictures = runs.read_json(path / RECORD_NAME)["num_images"] if path and there else None
-    return Link("prepared set", fingerprint, there, {"pictures": pictures})
+def _prepared(workspace: Workspace, fingerprint: str | None) -> Link:
+    path = _below(workspace, "prepared", fingerprint)
+    records = readable_files([path / RECORD_NAME], SetRecord.read, logger) if path else ()
+    record = next((record for _, record in records), None)
+    return Link("prepared set", fingerprint, record is not None, {"pictures": record and record.num_images})
 
 
-def _has_files(version: Version) -> bool:
-    client = connect(home())
+def _has_files(workspace: Workspace, version: Version) -> bool:
+    client = workspace.client
     folder = local_folder(client.get_model_version_download_uri(version.name, str(version.version)))
     return folder is None or (folder / SNAPSHOT_FOLDER).is_dir()
 
 
-def _report(name: str | None, evaluation_set: str | None) -> Link:
-    found = find_evaluated(name) if name and _below("evaluations", name) else None
+def _report(workspace: Workspace, name: str | None, evaluation_set: str | None) -> Link:
+    found = find_evaluated(workspace, name) if name and _below(workspace, "evaluations", name) else None
     facts: dict[str, Any] = {"evaluation set": evaluation_set}
     if found is not None:
         psnr = found.report.metrics["psnr"]

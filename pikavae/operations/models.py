@@ -1,175 +1,119 @@
-"""Use a model: find it by what the user calls it, measure it, reconstruct pictures with it, list what is registered."""
+"""Measure, register, list and show models."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
-from pathlib import Path
 
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
-
-from pikavae import runs, stages
-from pikavae.config import Config, DataConfig, RegistryConfig
-from pikavae.data.dataset import PictureSet
-from pikavae.data.pictures import UnreadablePictureError, decode
+from pikavae.config import Config
+from pikavae.data.prepared.dataset import PictureSet
 from pikavae.errors import UserError
-from pikavae.evaluation.report import Report
-from pikavae.files import write_atomically
-from pikavae.home import home
-from pikavae.model.snapshot import CONFIG_NAME, SETTINGS_NAME, read_snapshot
-from pikavae.model.tiling import reconstruct_any_size
+from pikavae.operations import keys
 from pikavae.operations.describing import report_tags, version_metrics
-from pikavae.operations.exchange import IMPORT_TAG, NOT_MEASURED, import_model
-from pikavae.operations.imported import is_registered_name, path_of
-from pikavae.operations.pipeline import (
-    choose_device,
-    evaluate,
-    evaluate_snapshot,
-    prepare,
-    register,
-    use_threads,
-)
-from pikavae.operations.results import Evaluated, Registered, Trained
-from pikavae.presets import load_config
-from pikavae.registry import production, versions
-from pikavae.registry.production_model import PRODUCTION_NAME
+from pikavae.operations.exchange import NOT_MEASURED, import_model
+from pikavae.operations.names import is_registered_name
+from pikavae.operations.pipeline import evaluate, prepare, register, report_on
+from pikavae.operations.resolve import ResolvedModel, config_of_model, model_to_register
+from pikavae.operations.results import Evaluated, Prepared, Registered, Trained
+from pikavae.operations.runtime import use_threads
+from pikavae.production import promote
+from pikavae.registry import versions
 from pikavae.registry.versions import Version
-from pikavae.tracking import connect
-
-MAX_PIXELS = DataConfig().max_pixels
-WHITE = (255, 255, 255)
-RUN_MODEL = re.compile(r"run:([^@]*)(?:@(.*))?")
+from pikavae.tracker.client import Workspace
+from pikavae.tracker.tags import CHAMPION, IMPORT_TAG, PREVIOUS
+from pikavae.workspace import runs
 
 
-def find_model(model: str, model_name: str) -> Path:
-    """The snapshot folder of what the user named.
+def evaluate_model(workspace: Workspace, model: ResolvedModel, config: Config) -> Evaluated:
+    """Measure any model on the validation pictures of the configured data, or reuse an earlier evaluation.
 
-    Args:
-        model: a candidate version (`3`), `champion`, `run:<id>` with `@<step>` or `@best` or neither, or the path of a
-            snapshot or diffusers folder.
-        model_name: the registered model whose versions are the candidates.
-
-    Raises:
-        UserError: there is no such model; the message names what there is.
+    An imported version without scores gets these scores.
     """
-    if model.isdecimal():
-        client = connect(home())
-        return versions.snapshot_of(client, versions.get_version(client, model_name, int(model)), home() / "downloads")
-    if model == "champion":
-        client = connect(home())
-        return versions.snapshot_of(client, versions.get_champion(client, PRODUCTION_NAME), home() / "downloads")
-    if named := RUN_MODEL.fullmatch(model):
-        return runs.find_run(home(), named[1]).snapshot(named[2])
-    folder = path_of(model)
-    if folder is not None and (folder / CONFIG_NAME).is_file():
-        return folder
-    raise UserError(
-        f"model {model!r}: no version number, champion, run:<id>[@step or @best], nor a folder with {CONFIG_NAME}"
-    )
-
-
-def config_of_model(model: str, model_name: str = RegistryConfig().model_name) -> Config:
-    """The configuration that made a model, from its snapshot; the defaults for weights of another maker.
-
-    Args:
-        model: what `find_model` takes.
-        model_name: the registered model whose versions are the candidates.
-    """
-    folder = path_of(model)
-    if not is_registered_name(model) and (folder is None or not (folder / CONFIG_NAME).is_file()):
-        return Config()
-    settings = find_model(model, model_name) / SETTINGS_NAME
-    return load_config(settings) if settings.is_file() else Config()
-
-
-def evaluate_model(model: str, config: Config) -> Evaluated:
-    """Measure any model on the validation pictures of the configured data; found again when it was done before.
-
-    An imported version that has no scores yet gets these.
-    """
-    snapshot = find_model(model, config.registry.model_name)
-    if version := _import_without_scores(model, config):
-        return _score_import(version, config)
     use_threads(config)
-    return evaluate_on(prepare(config).pictures.validation, snapshot, config)
+    return evaluate_on(workspace, prepare(workspace, config), model, config)
 
 
-def evaluate_on(pictures: PictureSet, snapshot: Path, config: Config) -> Evaluated:
-    """Measure a snapshot on these pictures; found again when it was done before."""
-    inputs = stages.evaluate_inputs(
-        config, run_id=None, model=runs.snapshot_digest(snapshot), evaluation_set=pictures.digest
-    )
-    return evaluate_snapshot(config, pictures, snapshot, inputs)
+def evaluate_on(workspace: Workspace, prepared: Prepared, model: ResolvedModel, config: Config) -> Evaluated:
+    """Do what `evaluate_model` does, on data that are prepared already."""
+    if version := _import_without_scores(workspace, model, config):
+        return _score_import(workspace, version, prepared, config)
+    return find_or_measure(workspace, prepared.prepared_set.validation, model, config)
 
 
-def register_model(model: str, config: Config) -> Registered:
-    """Register any model as a candidate version, with a report of its own on the configured data.
+def find_or_measure(workspace: Workspace, picture_set: PictureSet, model: ResolvedModel, config: Config) -> Evaluated:
+    """Measure a model on these pictures, or reuse an earlier evaluation."""
+    inputs = keys.evaluate_inputs(config, run_id=None, model=model.digest, evaluation_set=picture_set.digest)
+    return report_on(workspace, config, picture_set, model.folder, inputs)
+
+
+def register_model(workspace: Workspace, model: ResolvedModel, config: Config) -> Registered:
+    """Register a model as a candidate version, with a report of its own on the configured data.
 
     Args:
-        model: `run:<id>[@step or @best]`, or what `import_model` takes: a snapshot, a diffusers folder or a file of
-            weights becomes a version with a run of its own. A snapshot of a run of this home counts as the run's.
+        workspace: the state folder and its store.
+        model: from `model_to_register`. Published weights become a version with a run of its own.
         config: where it goes and what it is measured on; for a run's snapshot, the configuration that made it.
 
     Raises:
-        UserError: there is no such model, it is a version already, or its run is not finished.
+        UserError: the model's run is not finished.
     """
-    if model.isdecimal() or model == versions.CHAMPION:
-        raise UserError(f"register {model!r}: a version already; name run:<id>[@step or @best], a folder or a file")
-    named = RUN_MODEL.fullmatch(_run_of(model) or model)
-    if named is None:
-        imported = import_model(model, config)
+    if model.run is None:
+        imported = import_model(workspace, model, config)
         if imported.version.metrics:
             return imported
-        _score_import(imported.version, config)
-        return replace(
-            imported, version=versions.get_version(connect(home()), imported.version.name, imported.version.version)
-        )
-    run = runs.find_run(home(), named[1])
-    result = run.result
+        use_threads(config)
+        _score_import(workspace, imported.version, prepare(workspace, config), config)
+        made = versions.get_version(workspace.client, imported.version.name, imported.version.version)
+        return replace(imported, version=made)
+    result = model.run.result
     if result is None:
-        raise UserError(f"register {model!r}: the run is not finished; the command that started it goes on with it")
-    trained = Trained(run, result, run.snapshot(named[2]), reused=True)
+        raise UserError(f"register {model.name!r}: the run is not finished; the command that started it resumes it")
+    trained = Trained(model.run, result, model.folder, reused=True)
     use_threads(config)
-    prepared = prepare(config)
-    return register(config, prepared, trained, evaluate(config, prepared, trained))
+    prepared = prepare(workspace, config)
+    return register(workspace, config, prepared, trained, evaluate(workspace, config, prepared, trained))
 
 
-def _run_of(model: str) -> str | None:
-    """`run:<id>@<step>` of the path of a snapshot that a run of this home keeps; None for all else."""
-    path = Path(model).expanduser().resolve()
-    if path.parent.name != "snapshots" or path.parents[2] != home() / "runs" or not path.is_dir():
-        return None
-    return f"run:{path.parents[1].name}@{runs.step_of(path)}"
+def find_or_register(workspace: Workspace, name: str, config: Config) -> Version:
+    """Return the candidate that a name stands for, to promote it; a run's snapshot or weights are registered first.
+
+    Args:
+        workspace: the state folder and its store.
+        name: a version number, or what `model_to_register` takes.
+        config: the registered model, and the data that published weights are measured on.
+
+    Raises:
+        UserError: there is no such model, or it is in production already.
+    """
+    if name == CHAMPION:
+        raise UserError("promote 'champion': it is in production already; name a version, or run:<id>[@step or @best]")
+    if name == PREVIOUS:
+        raise UserError("promote 'previous': `pikavae rollback --reason TEXT` makes it the champion again")
+    if name.isdecimal():
+        return versions.get_version(workspace.client, config.registry.model_name, int(name))
+    if is_registered_name(name):
+        # A run's model is registered with a report on its own pictures, whichever pictures it is compared on.
+        own = config_of_model(workspace, name, config.registry.model_name)
+        config = own.model_copy(update={"registry": config.registry, "training": config.training})
+    return register_model(workspace, model_to_register(workspace, name, config), config).version
 
 
-def _import_without_scores(model: str, config: Config) -> Version | None:
-    """The imported version, named by its number or its run, that was never measured."""
-    named = RUN_MODEL.fullmatch(model)
-    if named is None and not model.isdecimal():
-        return None
-    run_id = runs.find_run(home(), named[1]).run_id if named else None
-    for version in versions.list_versions(connect(home()), config.registry.model_name):
-        if (
-            IMPORT_TAG in version.tags
-            and not version.metrics
-            and (str(version.version) == model or version.run_id == run_id)
-        ):
-            return version
-    return None
+def _import_without_scores(workspace: Workspace, model: ResolvedModel, config: Config) -> Version | None:
+    """Return the imported version of this number or run, if it was never measured."""
+    name, found = config.registry.model_name, list[Version]()
+    if model.run is not None:
+        found = [one for one in versions.list_versions(workspace.client, name) if one.run_id == model.run.run_id]
+    elif model.version is not None and model.version.name == name:
+        found = [model.version]
+    return next((version for version in found if IMPORT_TAG in version.tags and not version.metrics), None)
 
 
-def _score_import(version: Version, config: Config) -> Evaluated:
-    """Measure an imported version on the configured data; its run and the version get the scores."""
-    run = runs.find_run(home(), version.run_id)
-    use_threads(config)
-    prepared = prepare(config)
-    evaluated = evaluate(config, prepared, Trained(run, run.result or {}, run.snapshot(), reused=True))
-    description = connect(home()).get_model_version(version.name, str(version.version)).description or ""
+def _score_import(workspace: Workspace, version: Version, prepared: Prepared, config: Config) -> Evaluated:
+    """Measure an imported version on prepared data, and add the scores to its run and the version."""
+    run = runs.run_folder(workspace.home, version.run_id)
+    evaluated = evaluate(workspace, config, prepared, Trained(run, run.result, run.snapshot(), reused=True))
+    description = workspace.client.get_model_version(version.name, str(version.version)).description or ""
     versions.add_scores(
-        connect(home()),
+        workspace.client,
         version,
         step=0,
         metrics=version_metrics(evaluated.report),
@@ -179,84 +123,11 @@ def _score_import(version: Version, config: Config) -> Evaluated:
     return evaluated
 
 
-def reconstruct(model: str, images: list[Path], out: Path, config: Config) -> list[Path]:
-    """Encode and decode picture files at their own size; the results are PNG files of the same stem in `out`.
-
-    Sides that the downsampling factor does not divide are padded and cropped back; pictures of over a megapixel go
-    through in overlapping tiles, so that memory does not grow with them.
-
-    Raises:
-        UserError: a file is not there or is no picture, or two files would have the same name in `out`.
-    """
-    loaded = read_snapshot(find_model(model, config.registry.model_name)).to(choose_device(config))
-    targets = [out / f"{path.stem}.png" for path in images]
-    check_pictures(images, targets)
-    for path, target in zip(images, targets, strict=True):
-        write_atomically(target, png_bytes(reconstruct_any_size(loaded, read_picture(path))))
-    return targets
-
-
-def check_pictures(images: list[Path], targets: list[Path]) -> None:
-    """See to it that all picture files can be read, and stay, before `targets` are written; one is in memory at a time.
-
-    Raises:
-        UserError: one cannot, two would be written to the same file, or one would be written over.
-    """
-    if twice := sorted({path.stem for path in images if sum(path.stem == other.stem for other in images) > 1}):
-        raise UserError(f"IMAGE: several files are called {twice[0]!r}, and each would be written to one file")
-    given = {path.resolve() for path in images}
-    if lost := [target for target in targets if target.resolve() in given]:
-        raise UserError(f"--out {lost[0].parent}: {lost[0].name} there is one of the pictures; name another folder")
-    for path in images:
-        read_picture(path)
-
-
-def read_picture(path: Path) -> Tensor:
-    """A picture file as (1, 3, H, W) float32 in [-1, 1], upright, transparency over white.
-
-    Raises:
-        UserError: it is not there, or is no picture that can be read.
-    """
-    try:
-        image = decode(path.read_bytes(), WHITE, MAX_PIXELS).image
-    except OSError as error:
-        raise UserError(f"IMAGE {path}: {error.strerror}") from None
-    except UnreadablePictureError as error:
-        raise UserError(f"IMAGE {path}: {error}") from None
-    pixels = torch.from_numpy(np.asarray(image).copy())  # (H, W, 3)
-    return pixels.permute(2, 0, 1)[None].float() / 127.5 - 1.0
-
-
-def png_bytes(image: Tensor) -> bytes:
-    """One picture, (1, 3, H, W) in about [-1, 1], as the bytes of an 8-bit PNG file."""
-    from io import BytesIO
-
-    from pikavae.evaluation.panels import to_uint8
-
-    buffer = BytesIO()
-    Image.fromarray(to_uint8(image)[0].permute(1, 2, 0).numpy()).save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def list_models(config: Config) -> list[Version]:
-    """The registered candidates, the newest first; what production has made of them is among their aliases."""
-    client, name = connect(home()), config.registry.model_name
-    roles = production.roles(client, name)
+def list_models(workspace: Workspace, config: Config) -> list[Version]:
+    """Return the registered candidates, the newest first; their aliases include their roles in production."""
+    client, name = workspace.client, config.registry.model_name
+    roles = promote.roles(client, name)
     return [
         replace(version, aliases=(*version.aliases, *roles.get(version.version, ())))
         for version in versions.list_versions(client, name)
     ]
-
-
-def show_model(version: int, config: Config) -> Version:
-    """One candidate.
-
-    Raises:
-        UserError: there is no such version; the message lists those there are.
-    """
-    return versions.get_version(connect(home()), config.registry.model_name, version)
-
-
-def load_report(folder: Path) -> Report:
-    """The report of an evaluation folder."""
-    return Report.load(folder)

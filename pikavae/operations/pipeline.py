@@ -1,137 +1,187 @@
-"""The four stages of a run. Each takes what the one before returned, and does its work unless it is done already."""
+"""Run the four stages. Each takes what the previous ones returned, and reuses its earlier result if there is one."""
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
-from pikavae import runs, stages
 from pikavae.config import Config
-from pikavae.data.dataset import PictureSet, PreparedSet
+from pikavae.data.files.left_out import missing_line
 from pikavae.data.prepare import PAGE_NAME
 from pikavae.data.prepare import prepare as prepare_data
-from pikavae.delivery import Delivery
-from pikavae.errors import PikavaeError, PreemptedError, UserError
-from pikavae.evaluation.evaluate import evaluate as evaluate_pictures
-from pikavae.evaluation.model_card import CARD_NAME
+from pikavae.data.prepared.dataset import PictureSet, PreparedSet
+from pikavae.errors import UserError
+from pikavae.evaluation.evaluate import measure
+from pikavae.evaluation.report.model_card import CARD_NAME
 from pikavae.evaluation.tiny import TinyAutoencoder, read_measurable
-from pikavae.features.weights import VGG16
-from pikavae.files import exclusive, folder_atomically, sha256_of, write_atomically
-from pikavae.git import git_tags
-from pikavae.home import home
-from pikavae.operations.cards import card_of
+from pikavae.features.published import VGG16
+from pikavae.operations import keys
 from pikavae.operations.describing import (
+    EVALUATION,
+    about_of,
+    card_of,
     data_metrics,
     evaluation_note,
     report_tags,
     run_metrics,
     run_name,
     run_note,
+    summary,
     version_metrics,
 )
-from pikavae.operations.imported import starting_weights
+from pikavae.operations.extending import Extension, begin_with, find_extension
+from pikavae.operations.resolve import ResolvedModel, starting_weights
 from pikavae.operations.results import (
     STAGE_NAME,
     Evaluated,
     Prepared,
     Registered,
+    StageRecord,
     Trained,
     find_evaluated,
     find_trained,
     find_unfinished,
     report_hashes,
 )
-from pikavae.operations.summary import summary
+from pikavae.operations.runtime import (
+    CHECKOUT,
+    choose_device,
+    count_processes,
+    find_gaps,
+    for_this_machine,
+    record_of,
+    recording,
+    repair_records,
+    threads_of,
+    use_threads,
+)
 from pikavae.operations.supervision import train_apart
 from pikavae.registry import versions
-from pikavae.runs import RunFolder
-from pikavae.tracked import find_run
-from pikavae.tracking import RunLog, answers, connect, experiment_id
+from pikavae.tracker.checkout import git_tags
+from pikavae.tracker.client import Workspace
+from pikavae.tracker.delivery import Delivery, moments
+from pikavae.tracker.queries import query_runs
+from pikavae.tracker.run_log import RunLog
+from pikavae.tracker.tags import (
+    BEST_STEP_TAG,
+    CONFIG_HASH_TAG,
+    EVALUATE_KEY_TAG,
+    EXTENDS_TAG,
+    FINGERPRINT_TAG,
+    FLOW_RUN_TAG,
+    REGISTER_KEY_TAG,
+    REGISTERED_MODEL_TAG,
+    RUN_KEY_TAG,
+    RUN_TAG,
+    SNAPSHOT_TAG,
+    START_STEP_TAG,
+    STARTING_WEIGHTS_TAG,
+    TRAIN_KEY_TAG,
+    VERSION_TAG,
+)
 from pikavae.training.worker import Job
+from pikavae.workspace import runs
+from pikavae.workspace.files import exclusive, folder_atomically, sha256_of, write_atomically
+from pikavae.workspace.records import Inputs
+from pikavae.workspace.run_record import TrainingResult
+from pikavae.workspace.runs import RunFolder
 
 logger = logging.getLogger(__name__)
 
 FILMSTRIP_NAME = "filmstrip.png"
-CHECKOUT = Path(__file__).resolve().parents[2]
 
 
-def prepare(config: Config, progress: Callable[[int, int | None], None] | None = None) -> Prepared:
-    """Prepare the pictures, or find them prepared.
+def prepare(
+    workspace: Workspace,
+    config: Config,
+    progress: Callable[[int, int | None], None] | None = None,
+    *,
+    warn: bool = True,
+) -> Prepared:
+    """Prepare the pictures, or reuse a prepared set.
 
     Args:
+        workspace: the state folder and its store.
         config: the whole configuration.
-        progress: told how many pictures are done, and of how many when that is known.
+        progress: called with the number of finished pictures, and the total if it is known.
+        warn: log the set's warnings.
     """
     began = time.monotonic()
-    pictures, reused = prepare_data(config.data, home() / "prepared", progress=progress)
+    prepared_set, reused = prepare_data(config.data, workspace.home / "prepared", progress=progress)
     logger.info(
-        "%s %s: %d training and %d validation pictures of %d px, %d set aside",
+        "%s %s: %d training and %d validation pictures of %d px, %s",
         "reusing prepared set" if reused else "prepared",
-        pictures.fingerprint,
-        len(pictures.train),
-        len(pictures.validation),
+        prepared_set.fingerprint,
+        len(prepared_set.train),
+        len(prepared_set.validation),
         config.data.image_size,
-        pictures.record["num_quarantined"],
+        missing_line(prepared_set.record),
     )
-    return Prepared(pictures, reused, time.monotonic() - began)
+    for warning in prepared_set.record.warnings if warn else ():
+        logger.warning("data: %s", warning)
+    return Prepared(prepared_set, reused, time.monotonic() - began)
 
 
 def train(
+    workspace: Workspace,
     config: Config,
     prepared: Prepared,
     *,
+    start: ResolvedModel | None,
     fresh: bool = False,
-    start: Path | None = None,
     links: Mapping[str, str] | None = None,
 ) -> Trained:
-    """Train, go on with an unfinished training of the same key, or find a finished one; one process at a time does it.
+    """Train, resume an unfinished training of the same key, or reuse a finished one; one process at a time does so.
+
+    A finished training that is shorter and otherwise equal is extended, if `find_extension` permits it.
 
     Args:
+        workspace: the state folder and its store.
         config: the whole configuration.
         prepared: what `prepare` returned.
+        start: the first weights, such as those that `training.start` names; None for new ones.
         fresh: train again even if the same was trained before.
-        start: a snapshot folder with the first weights, instead of those that `training.start` names.
         links: tags that point to where this attempt was started, such as `pikavae.flow_run_id`.
     """
     began = time.monotonic()
-    start = start or starting_weights(config)
-    digest = runs.snapshot_digest(start) if start else None
-    inputs = stages.train_inputs(config, prepared.pictures.fingerprint, use_threads(config), digest)
-    key = stages.key_of(inputs)
+    config = for_this_machine(config)
+    digest = start.digest if start else None
+    use_threads(config)
+    inputs = keys.train_inputs(config, prepared.prepared_set.fingerprint, digest)
+    key = keys.key_of(inputs)
     waiting = f"the same training (key {key}) is under way in another process; waiting for its result"
-    with exclusive(home() / "runs" / f"{key}.lock", waiting=waiting):
-        found = None if fresh else find_trained(key)
+    with exclusive(workspace.home / "runs" / f"{key}.lock", waiting=waiting):
+        repair_records(workspace, config, inputs)
+        found = None if fresh else find_trained(workspace, key)
         if found is not None:
             logger.info("reusing run %s, which has trained this", found.run.run_id)
             return found
         refuse_what_cannot_begin(config, start)
-        run, log = _open_run(config, prepared, inputs, fresh=fresh)
-        with recording(log):
+        run, log = _open_run(workspace, config, prepared, inputs, fresh=fresh)
+        with recording(workspace, log):
             log.set_tags({**git_tags(CHECKOUT), **(links or {})})
-            log.set_note(run_note(config, prepared.pictures, log, links or {}))
-            log.log_file(prepared.pictures.path / PAGE_NAME, "data")
-            if links and (flow_run_id := links.get("pikavae.flow_run_id")):
+            log.set_note(run_note(config, prepared.prepared_set, log, links or {}))
+            log.log_file(prepared.prepared_set.path / PAGE_NAME, "data")
+            if links and (flow_run_id := links.get(FLOW_RUN_TAG)):
                 log.add_attempt(flow_run_id)
-            result = _train_in(config, prepared.pictures, run, log, start)
-        snapshot = run.path / "snapshots" / str(result["snapshot"])
+            result = _train_in(workspace, config, prepared.prepared_set, run, log, start)
+        snapshot = run.path / "snapshots" / result.snapshot
         return Trained(run, result, snapshot, reused=False, seconds=time.monotonic() - began)
 
 
-def refuse_what_cannot_begin(config: Config, start: Path | None) -> None:
-    """Tell of what a training lacks before anything is written for it.
+def refuse_what_cannot_begin(config: Config, start: ResolvedModel | None) -> None:
+    """Refuse a training that lacks something, before anything is written for it.
 
     Raises:
-        UserError: the decoder alone is to learn, beside an encoder that never did; or VGG16's weights are missing.
+        UserError: the decoder alone would be trained beside an untrained encoder, or VGG16's weights are missing.
     """
     if config.training.trainable == "decoder" and start is None:
         raise UserError(
@@ -142,41 +192,51 @@ def refuse_what_cannot_begin(config: Config, start: Path | None) -> None:
         VGG16.require(config.loss.perceptual_weights, "loss.perceptual_weights")
 
 
-def evaluate(config: Config, prepared: Prepared, trained: Trained) -> Evaluated:
-    """Measure the run's snapshot on the validation pictures, or find its report; the run gets the scores."""
+def evaluate(workspace: Workspace, config: Config, prepared: Prepared, trained: Trained) -> Evaluated:
+    """Measure one of the run's snapshots on the validation pictures and log the scores, or reuse its report.
+
+    The run's artifacts under `evaluation` and its description are those of the snapshot that its training ended with.
+    The report of another snapshot has a folder of its own below, and is described only while the run has none.
+    """
     began = time.monotonic()
-    inputs = stages.evaluate_inputs(
+    inputs = keys.evaluate_inputs(
         config,
         run_id=trained.run.run_id,
         model=runs.snapshot_digest(trained.snapshot),
-        evaluation_set=prepared.pictures.validation.digest,
+        evaluation_set=prepared.prepared_set.validation.digest,
     )
-    if found := find_evaluated(stages.key_of(inputs)):
+    if found := find_evaluated(workspace, keys.key_of(inputs)):
         logger.info("reusing report %s", found.folder.name)
         return found
-    log = RunLog.resume(connect(home()), trained.run.run_id)
-    with recording(log):
-        filmstrip = trained.run.path / FILMSTRIP_NAME
-        done = evaluate_snapshot(config, prepared.pictures.validation, trained.snapshot, inputs, filmstrip)
-        log.log(run_metrics(done.report), trained.step, again=True)  # measured anew: the later point counts
+    log = RunLog.resume(workspace.client, trained.run.run_id)
+    with recording(workspace, log):
+        validation = prepared.prepared_set.validation
+        shown = moments(trained.run.path, validation)
+        done = report_on(workspace, config, validation, trained.snapshot, inputs, shown)
+        log.log(run_metrics(done.report), trained.step, again=True)  # measured again: the later point counts
+        folder = "evaluation" if trained.is_last else f"evaluation/{trained.snapshot.name}"
         for file in sorted(done.folder.iterdir()):
-            log.log_file(file, "evaluation")
-        log.set_tags({"pikavae.evaluate_key": done.folder.name})
-        log.set_note(evaluation_note(log, done.report))
+            log.log_file(file, folder)
+        if trained.is_last or EVALUATION not in log.note():
+            log.set_note(evaluation_note(log, done.report, folder))
+        if trained.is_last:
+            log.set_tags({EVALUATE_KEY_TAG: done.folder.name})
     return replace(done, seconds=time.monotonic() - began)
 
 
-def register(config: Config, prepared: Prepared, trained: Trained, evaluated: Evaluated) -> Registered:
-    """Register the run's snapshot as a candidate version, or find the version that it has."""
+def register(
+    workspace: Workspace, config: Config, prepared: Prepared, trained: Trained, evaluated: Evaluated
+) -> Registered:
+    """Register the run's snapshot as a candidate version, or reuse its version."""
     began = time.monotonic()
     digest = runs.snapshot_digest(trained.snapshot)
-    inputs = stages.register_inputs(config, run_id=trained.run.run_id, model=digest, report=evaluated.folder.name)
-    key, client = stages.key_of(inputs), connect(home())
+    inputs = keys.register_inputs(config, run_id=trained.run.run_id, model=digest, report=evaluated.folder.name)
+    key, client = keys.key_of(inputs), workspace.client
     if found := versions.find_version(client, config.registry.model_name, key):
         logger.info("reusing %s version %d", found.name, found.version)
         return Registered(found, reused=True)
     log = RunLog.resume(client, trained.run.run_id)
-    with recording(log):
+    with recording(workspace, log):
         version = versions.register(
             client,
             run_id=trained.run.run_id,
@@ -186,121 +246,94 @@ def register(config: Config, prepared: Prepared, trained: Trained, evaluated: Ev
             step=trained.step,
             metrics=version_metrics(evaluated.report),
             tags={
-                "pikavae.register_key": key,
-                "pikavae.run_id": trained.run.run_id,
-                "pikavae.fingerprint": prepared.pictures.fingerprint,
-                "pikavae.config_hash": stages.key_of(config.flat()),
-                "pikavae.snapshot": digest,
+                REGISTER_KEY_TAG: key,
+                RUN_TAG: trained.run.run_id,
+                FINGERPRINT_TAG: prepared.prepared_set.fingerprint,
+                CONFIG_HASH_TAG: keys.key_of(config.flat()),
+                SNAPSHOT_TAG: digest,
                 **report_tags(evaluated, prepared),
                 **git_tags(CHECKOUT),
             },
             description=evaluated.report.summary_markdown(),
         )
-        log.set_tags({"pikavae.version": str(version.version), "pikavae.registered_model": version.name})
-        record = json.dumps({"key": key, "inputs": inputs, "version": version.version}, indent=2)
-        write_atomically(trained.run.path / "registrations" / f"{key}.json", record + "\n")
+        if trained.is_last or VERSION_TAG not in log.tags():
+            log.set_tags({VERSION_TAG: str(version.version), REGISTERED_MODEL_TAG: version.name})
+        record = StageRecord(key=key, inputs=inputs, version=version.version)
+        write_atomically(trained.run.path / "registrations" / f"{key}.json", record.to_json())
     return Registered(version, reused=False, seconds=time.monotonic() - began)
 
 
-def run(config: Config, *, fresh: bool = False) -> dict[str, Any]:
-    """The four stages one after the other, as the flow does them but without Prefect; the keys of `pikavae run`."""
-    prepared = prepare(config)
-    trained = train(config, prepared, fresh=fresh)
-    evaluated = evaluate(config, prepared, trained)
-    return summary(prepared, trained, evaluated, register(config, prepared, trained, evaluated))
+def run(workspace: Workspace, config: Config, *, fresh: bool = False) -> dict[str, Any]:
+    """Run the four stages in order, like the flow but without Prefect, and return the keys of `pikavae run --json`."""
+    prepared = prepare(workspace, config)
+    trained = train(workspace, config, prepared, start=starting_weights(workspace, config), fresh=fresh)
+    evaluated = evaluate(workspace, config, prepared, trained)
+    return summary(prepared, trained, evaluated, register(workspace, config, prepared, trained, evaluated))
 
 
-def use_threads(config: Config) -> int:
-    """Make torch use the configured number of CPU threads, and return it."""
-    threads = config.training.threads or torch.get_num_threads()
-    torch.set_num_threads(threads)
-    return threads
-
-
-def choose_device(config: Config) -> torch.device:
-    """The configured device; `auto` is a CUDA device when there is one, else the CPU.
-
-    Raises:
-        PikavaeError: the named device is not there.
-    """
-    name = config.training.device
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not present[name]:
-        raise PikavaeError(f"training.device {name!r}: torch finds no such device here; use `auto` or `cpu`")
-    return torch.device(name)
-
-
-def evaluate_snapshot(
-    config: Config, pictures: PictureSet, snapshot: Path, inputs: stages.Inputs, filmstrip: Path | None = None
+def report_on(
+    workspace: Workspace,
+    config: Config,
+    picture_set: PictureSet,
+    snapshot: Path,
+    inputs: Inputs,
+    shown: Sequence[tuple[str, Tensor]] = (),
 ) -> Evaluated:
-    """Measure a snapshot and write the report under its key; its page shows the training where there is a filmstrip."""
-    folder = home() / "evaluations" / stages.key_of(inputs)
+    """Measure a snapshot and write the report under its key; its page shows the moments of training in `shown`."""
+    folder = workspace.home / "evaluations" / keys.key_of(inputs)
     with exclusive(folder.with_suffix(".lock")):
-        if found := find_evaluated(folder.name):
+        if found := find_evaluated(workspace, folder.name):
             return found
         with folder_atomically(folder) as temporary:
             provenance = {"run": inputs["run"], "model": inputs["model"]}
             model = read_measurable(snapshot)
-            report = evaluate_pictures(
+            report = measure(
                 model,
-                pictures,
+                picture_set,
                 config.evaluation,
                 temporary,
                 device=choose_device(config),
                 provenance=provenance,
-                filmstrip=filmstrip if filmstrip and filmstrip.is_file() else None,
+                about=about_of(workspace, snapshot, shown),
             )
             name = f"run {inputs['run']}" if inputs["run"] else f"model {inputs['model']}"
-            if not isinstance(model, TinyAutoencoder):  # whose maker tells of it
-                (temporary / CARD_NAME).write_text(card_of(snapshot, report, name), encoding="utf-8")
-            stage = {"inputs": inputs, "sha256": report_hashes(temporary)}
-            (temporary / STAGE_NAME).write_text(json.dumps(stage, indent=2) + "\n")
+            if not isinstance(model, TinyAutoencoder):  # its maker describes it
+                (temporary / CARD_NAME).write_text(card_of(workspace, snapshot, report, name), encoding="utf-8")
+            stage = StageRecord(inputs=inputs, sha256=report_hashes(temporary))
+            (temporary / STAGE_NAME).write_text(stage.to_json())
     return Evaluated(report, folder, reused=False)
 
 
-@contextmanager
-def recording(log: RunLog) -> Iterator[None]:
-    """End the MLflow run as what happened: FINISHED, FAILED, or KILLED when the process was told to stop.
-
-    A tracker that is away keeps the run as it is: the next attempt goes on with it.
-    """
-    try:
-        yield
-    except BaseException as error:
-        stopped = isinstance(error, PreemptedError) or not isinstance(error, Exception)
-        if answers(home()):
-            if not stopped:
-                log.set_tags({"pikavae.error": str(error)[:5000]})
-            log.end("KILLED" if stopped else "FAILED")
-        raise
-    log.end("FINISHED")
-
-
-def _open_run(config: Config, prepared: Prepared, inputs: dict[str, Any], *, fresh: bool) -> tuple[RunFolder, RunLog]:
-    """The unfinished run of this key, or a new one."""
-    client, key, pictures = connect(home()), stages.key_of(inputs), prepared.pictures
-    begun = None if fresh else find_unfinished(key)
+def _open_run(
+    workspace: Workspace, config: Config, prepared: Prepared, inputs: Inputs, *, fresh: bool
+) -> tuple[RunFolder, RunLog]:
+    """Return the unfinished run of this key, or a new one, with its log."""
+    client, key, prepared_set = workspace.client, keys.key_of(inputs), prepared.prepared_set
+    begun = None if fresh else find_unfinished(workspace, key)
     if begun is not None:
         logger.info("going on with run %s", begun.run_id)
         return begun, RunLog.resume(client, begun.run_id)
-    experiment = experiment_id(client, home(), config.tracking.experiment)
+    extension = None if fresh else find_extension(workspace, config, inputs, len(prepared_set.train))
+    extends = extension if isinstance(extension, Extension) else None
+    if extension is not None:
+        logger.info("%s", extends.reason if extends else extension)
+    experiment = workspace.experiment_id(config.tracking.experiment)
     tags = {
-        "pikavae.train_key": key,
-        "pikavae.run_key": stages.run_key(config, inputs),
-        "pikavae.fingerprint": pictures.fingerprint,
-        **({"pikavae.starting_weights": inputs[stages.START]} if stages.START in inputs else {}),
+        TRAIN_KEY_TAG: key,
+        RUN_KEY_TAG: keys.run_key(config, inputs),
+        FINGERPRINT_TAG: prepared_set.fingerprint,
+        **({STARTING_WEIGHTS_TAG: inputs[keys.START]} if keys.START in inputs else {}),
+        **({EXTENDS_TAG: extends.tag} if extends else {}),
     }
     orphan = (
-        None if fresh else next((run for run in find_run(client, experiment, tags) if run.status == "RUNNING"), None)
+        None if fresh else next((run for run in query_runs(client, experiment, tags) if run.status == "RUNNING"), None)
     )
-    if orphan is not None:  # killed between the creation of the MLflow run and that of its folder
+    if orphan is not None:  # it was killed after creating the MLflow run and before creating its folder
         log = RunLog.resume(client, orphan.run_id)
     else:
         log = RunLog.start(client, experiment, run_name(config), tags=tags, params=config.flat())
     log.log_text(config.to_yaml(), "config.yaml")
-    for side, context in ((pictures.train, "training"), (pictures.validation, "validation")):
+    for side, context in ((prepared_set.train, "training"), (prepared_set.validation, "validation")):
         log.log_dataset(
             f"{config.data.source} {context}"[:500],
             side.digest[:36],
@@ -308,48 +341,43 @@ def _open_run(config: Config, prepared: Prepared, inputs: dict[str, Any], *, fre
             num_rows=len(side),
             source=config.data.source,
         )
-    log.log(data_metrics(pictures), 0)
-    record = {
-        "key": key,
-        "inputs": inputs,
-        "created": datetime.now(UTC).isoformat(),
-        "config": config.model_dump(mode="json"),
-    }
-    return runs.create_run_folder(home(), log.run_id, record), log
+    log.log(data_metrics(prepared_set), 0)
+    record = record_of(config, inputs, datetime.now(UTC), extends.tag if extends else None)
+    if extends:
+        begin_with(workspace, extends, workspace.home / "runs" / log.run_id)
+    return runs.create_run_folder(workspace.home, log.run_id, record), log
 
 
-def _train_in(config: Config, pictures: PreparedSet, run: RunFolder, log: RunLog, start: Path | None) -> dict[str, Any]:
-    """Train in the run's folder, in a process of its own, and record the result when MLflow has everything."""
+def _train_in(
+    workspace: Workspace,
+    config: Config,
+    prepared_set: PreparedSet,
+    run: RunFolder,
+    log: RunLog,
+    start: ResolvedModel | None,
+) -> TrainingResult:
+    """Train in the run's folder, in a process of its own, and record the result once MLflow has everything."""
     device = choose_device(config).type
     processes = count_processes(config, device)
-    job = Job(config, pictures.path, start, device, threads_of(config, processes), processes)
-    with Delivery(run.path, log, pictures.validation, config.training.preview_images) as delivery:
+    threads = threads_of(config, processes, run.path / "checkpoints")
+    job = Job(config, prepared_set.path, start.folder if start else None, device, threads, processes)
+    find_gaps(run, log)
+    with Delivery(workspace, run.path, log, prepared_set.validation, config.training.preview_images) as delivery:
         result = train_apart(run.path, job, config.training.restarts)
         delivery.finish()
         filmstrip = delivery.filmstrip()
     filmstrip.save(content := BytesIO(), format="PNG")
     write_atomically(run.path / FILMSTRIP_NAME, content.getvalue())
-    log.log_image("filmstrip", filmstrip, result["steps"])
-    snapshot = run.path / "snapshots" / str(result["snapshot"])
-    values = {
-        **result,
-        "experiment_id": log.experiment_id,
-        "snapshot_sha256": {file.name: sha256_of(file) for file in sorted(snapshot.iterdir())},
-    }
-    log.set_tags({f"pikavae.{name}": str(result[name]) for name in ("start_step", "best_step")})
+    log.log_image("filmstrip", filmstrip, result.steps)
+    snapshot = run.path / "snapshots" / result.snapshot
+    finished = TrainingResult(
+        **result.content(),
+        experiment_id=log.experiment_id,
+        snapshot_sha256={file.name: sha256_of(file) for file in sorted(snapshot.iterdir())},
+    )
+    log.set_tags({START_STEP_TAG: str(result.start_step), BEST_STEP_TAG: str(result.best_step)})
+    find_gaps(run, log)
     log.flush()
-    run.finish(values)
-    return values
-
-
-def count_processes(config: Config, device: str) -> int:
-    """The configured number of training processes; by default as many GPUs as can share a batch, and one on the CPU."""
-    if config.training.processes is not None:
-        return config.training.processes
-    present = torch.cuda.device_count() if device == "cuda" else 1
-    return max(count for count in range(1, present + 1) if config.training.batch_size % count == 0)
-
-
-def threads_of(config: Config, processes: int) -> int:
-    """CPU threads of each training process: as configured, or an equal part of what torch finds."""
-    return config.training.threads or max(1, torch.get_num_threads() // processes)
+    workspace.require_same_store()  # a run that is finished is never delivered again
+    run.finish(finished)
+    return finished

@@ -1,16 +1,16 @@
-"""What `run` would do at each stage, and which input decides it. Nothing is written."""
+"""Report what `run` or a retraining would do at each stage, and which input decides it. Nothing is written."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import dataclass
 
-from pikavae import runs, stages
 from pikavae.config import Config
-from pikavae.data.dataset import PreparedSet
 from pikavae.data.prepare import find_prepared, fingerprint_of, prepare_inputs
-from pikavae.home import home
-from pikavae.operations.imported import starting_weights
-from pikavae.operations.pipeline import use_threads
+from pikavae.data.prepared.dataset import PreparedSet
+from pikavae.operations import keys
+from pikavae.operations.extending import Extension, find_extension
+from pikavae.operations.keys import Plan
+from pikavae.operations.resolve import ResolvedModel, of_version, starting_weights
 from pikavae.operations.results import (
     Trained,
     evaluated_inputs,
@@ -20,56 +20,117 @@ from pikavae.operations.results import (
     prepared_inputs,
     registered_inputs,
 )
+from pikavae.operations.runtime import for_this_machine
+from pikavae.production.model import PRODUCTION_NAME
 from pikavae.registry import versions
-from pikavae.stages import Plan
-from pikavae.tracking import connect
+from pikavae.tracker.client import Workspace
+from pikavae.tracker.tags import CHAMPION, RUN_TAG
+from pikavae.workspace import runs
+from pikavae.workspace.runs import RunFolder
 
 
-def plan(config: Config, *, start: Path | None = None) -> dict[str, Plan]:
-    """The four stages by name, each with what would happen to it and why.
+def plan(workspace: Workspace, config: Config, *, start: ResolvedModel | None) -> dict[str, Plan]:
+    """Return the four stages by name, each with what would happen to it and why.
 
     Args:
+        workspace: the state folder and its store.
         config: the whole configuration.
-        start: a snapshot folder with the first weights of the training, instead of those that `training.start` names.
+        start: the first weights of the training; None for new ones.
     """
-    root = home() / "prepared"
+    root = workspace.home / "prepared"
     inputs = prepare_inputs(config.data, root)
     fingerprint = fingerprint_of(config.data, inputs, root)
-    pictures = find_prepared(fingerprint, root)
-    if pictures is None:
-        prepare = Plan("miss", stages.why_miss(inputs, prepared_inputs()))
+    prepared_set = find_prepared(fingerprint, root)
+    if prepared_set is None:
+        prepare = Plan("runs", keys.why_it_runs(inputs, prepared_inputs(workspace)))
     else:
-        prepare = Plan("hit", f"prepared set {fingerprint}")
-    train, trained = _plan_train(config, fingerprint, start)
-    if pictures is None or trained is None:
-        follows = Plan("miss", f"follows {'train' if trained is None else 'prepare'}")
+        prepare = Plan("done", f"prepared set {fingerprint}")
+    train, trained = _plan_train(
+        workspace, config, fingerprint, start, None if prepared_set is None else len(prepared_set.train)
+    )
+    if prepared_set is None or trained is None:
+        follows = Plan("runs", f"follows {'train' if trained is None else 'prepare'}")
         return {"prepare": prepare, "train": train, "evaluate": follows, "register": follows}
-    return {"prepare": prepare, "train": train, **_plan_evaluate_and_register(config, pictures, trained)}
+    return {"prepare": prepare, "train": train, **_plan_evaluate_and_register(workspace, config, prepared_set, trained)}
 
 
-def _plan_train(config: Config, fingerprint: str, start: Path | None) -> tuple[Plan, Trained | None]:
-    start = start or starting_weights(config)
-    digest = runs.snapshot_digest(start) if start else None
-    inputs = stages.train_inputs(config, fingerprint, use_threads(config), digest)
-    key = stages.key_of(inputs)
-    if trained := find_trained(key):
-        return Plan("hit", f"run {trained.run.run_id}"), trained
-    if begun := find_unfinished(key):
-        return Plan("resume", f"run {begun.run_id} was begun and is not finished"), None
-    earlier = (run.record["inputs"] for run in runs.run_folders(home()))
-    return Plan("miss", stages.why_miss(inputs, (old for old in earlier if "imported" not in old))), None
+def _plan_train(
+    workspace: Workspace, config: Config, fingerprint: str, start: ResolvedModel | None, num_images: int | None
+) -> tuple[Plan, Trained | None]:
+    config = for_this_machine(config)
+    digest = start.digest if start else None
+    inputs = keys.train_inputs(config, fingerprint, digest)
+    key = keys.key_of(inputs)
+    if trained := find_trained(workspace, key):
+        return Plan("done", f"run {trained.run.run_id}"), trained
+    if begun := find_unfinished(workspace, key):
+        return Plan("resumes", f"run {begun.run_id} was begun and is not finished"), None
+    extension = None if num_images is None else find_extension(workspace, config, inputs, num_images)
+    if isinstance(extension, Extension):
+        return Plan("extends", extension.reason), None
+    earlier = (run.record.inputs for run in runs.run_folders(workspace.home))
+    why = keys.why_it_runs(inputs, (old for old in earlier if "imported" not in old))
+    return Plan("runs", f"{why}; {extension}" if extension else why), None
 
 
-def _plan_evaluate_and_register(config: Config, pictures: PreparedSet, trained: Trained) -> dict[str, Plan]:
+def _plan_evaluate_and_register(
+    workspace: Workspace, config: Config, prepared_set: PreparedSet, trained: Trained
+) -> dict[str, Plan]:
     digest, run_id = runs.snapshot_digest(trained.snapshot), trained.run.run_id
-    evaluation_set = pictures.validation.digest
-    inputs = stages.evaluate_inputs(config, run_id=run_id, model=digest, evaluation_set=evaluation_set)
-    evaluated = find_evaluated(stages.key_of(inputs))
+    evaluation_set = prepared_set.validation.digest
+    inputs = keys.evaluate_inputs(config, run_id=run_id, model=digest, evaluation_set=evaluation_set)
+    evaluated = find_evaluated(workspace, keys.key_of(inputs))
     if evaluated is None:
-        evaluate = Plan("miss", stages.why_miss(inputs, evaluated_inputs()))
-        return {"evaluate": evaluate, "register": Plan("miss", "follows evaluate")}
-    evaluate = Plan("hit", f"report {evaluated.folder.name}")
-    inputs = stages.register_inputs(config, run_id=run_id, model=digest, report=evaluated.folder.name)
-    if version := versions.find_version(connect(home()), config.registry.model_name, stages.key_of(inputs)):
-        return {"evaluate": evaluate, "register": Plan("hit", f"{version.name} version {version.version}")}
-    return {"evaluate": evaluate, "register": Plan("miss", stages.why_miss(inputs, registered_inputs()))}
+        evaluate = Plan("runs", keys.why_it_runs(inputs, evaluated_inputs(workspace)))
+        return {"evaluate": evaluate, "register": Plan("runs", "follows evaluate")}
+    evaluate = Plan("done", f"report {evaluated.folder.name}")
+    inputs = keys.register_inputs(config, run_id=run_id, model=digest, report=evaluated.folder.name)
+    if version := versions.find_version(workspace.client, config.registry.model_name, keys.key_of(inputs)):
+        return {"evaluate": evaluate, "register": Plan("done", f"{version.name} version {version.version}")}
+    return {"evaluate": evaluate, "register": Plan("runs", keys.why_it_runs(inputs, registered_inputs(workspace)))}
+
+
+@dataclass(frozen=True)
+class Retraining:
+    """Holds what a retraining would do.
+
+    Attributes:
+        plans: the plans of the four stages by name.
+        start: the weights that training begins with; None for new ones.
+    """
+
+    plans: dict[str, Plan]
+    start: ResolvedModel | None = None
+
+    @property
+    def has_news(self) -> bool:
+        """Return True if any stage has something to do."""
+        return any(stage.status != "done" for stage in self.plans.values())
+
+
+def plan_retraining(workspace: Workspace, config: Config, *, from_champion: bool = False) -> Retraining:
+    """Plan a retraining, which has nothing to do if the same was trained before.
+
+    With `from_champion`, it also has nothing to do if the champion itself was trained on these data with this
+    configuration, whatever its first weights. Otherwise each promotion would cause another training.
+
+    Raises:
+        UserError: the source cannot be read, or there is no champion to begin with.
+    """
+    if not from_champion:
+        start = starting_weights(workspace, config)
+        return Retraining(plan(workspace, config, start=start), start)
+    champion = versions.get_by_alias(workspace.client, PRODUCTION_NAME, CHAMPION)
+    start = of_version(workspace, champion, CHAMPION)
+    if run := _run_of(workspace, champion.tags.get(RUN_TAG, "")):
+        root = workspace.home / "prepared"
+        fingerprint = fingerprint_of(config.data, prepare_inputs(config.data, root), root)
+        inputs = keys.train_inputs(for_this_machine(config), fingerprint)
+        earlier = {name: value for name, value in run.record.inputs.items() if name != keys.START}
+        if earlier == inputs:
+            return Retraining(dict.fromkeys(keys.STAGES, Plan("done", f"the champion's own run {run.run_id}")), start)
+    return Retraining(plan(workspace, config, start=start), start)
+
+
+def _run_of(workspace: Workspace, run_id: str) -> RunFolder | None:
+    return next((run for run in runs.run_folders(workspace.home) if run.run_id == run_id), None)

@@ -1,222 +1,190 @@
-"""Production: ask for a promotion, approve it, take it back, and tell what happened."""
+"""Control production: request a promotion, approve it, roll it back, and report what happened."""
 
 from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pikavae.config import Config, PromotionConfig
 from pikavae.errors import DamagedFileError, GateError, UserError
-from pikavae.home import home
-from pikavae.operations.gating import judge
-from pikavae.operations.imported import is_registered_name
-from pikavae.operations.models import config_of_model, register_model
+from pikavae.operations.gating import measure_and_judge
+from pikavae.operations.resolve import config_of_snapshot, of_version
 from pikavae.operations.results import report_hashes
-from pikavae.registry import ledger, production, requests, standings, transactions, versions
-from pikavae.registry.anchor import ledger_path
-from pikavae.registry.gates import NEVER_FORCED
-from pikavae.registry.ledger import PREVIOUS, Event
-from pikavae.registry.mending import Repaired
-from pikavae.registry.production_model import PRODUCTION_NAME, Source, is_whole
-from pikavae.registry.standings import Standing
-from pikavae.registry.verification import Verified
-from pikavae.registry.versions import CHAMPION, KEY_TAG, Version
-from pikavae.tracking import connect
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
+from pikavae.production import ledger, moves, requests, statuses
+from pikavae.production import promote as production
+from pikavae.production.anchor import ledger_path
+from pikavae.production.entries import candidate_number
+from pikavae.production.gates import NEVER_FORCED
+from pikavae.production.ledger import Event
+from pikavae.production.model import PRODUCTION_NAME, Origin, is_whole
+from pikavae.production.statuses import Status
+from pikavae.production.verdicts import Verdicts
+from pikavae.registry import versions
+from pikavae.registry.versions import Version
+from pikavae.tracker.client import Workspace
+from pikavae.tracker.tags import CHAMPION, PREVIOUS, REGISTER_KEY_TAG
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Promoted:
-    """What came of `promote`, `approve` or `rollback`. Numbers are candidates, but `production_version`.
+    """Holds the result of `promote`, `approve` or `rollback`. All numbers but `production_version` are candidates'.
 
     Attributes:
-        version: the candidate that it was about.
-        production_version: the same as a version of the production model; None while it is none.
+        version: the candidate that was promoted, approved or restored.
+        production_version: its version of the production model; None if it has none.
         champion: the candidate that is champion now.
-        previous: the candidate that `rollback` would go back to.
-        verdicts: of the gates; None where none was asked.
-        command: what completes a promotion that waits for approval; None for one that does not wait.
-        changed: whether the champion is another one than before.
+        previous: the candidate that `rollback` would restore.
+        verdicts: the gates' verdicts; None if no gate was asked.
+        command: the command that completes a promotion waiting for approval; None if none is waiting.
+        changed: True if the champion changed.
     """
 
     version: int
     production_version: int | None
     champion: int | None
     previous: int | None
-    verdicts: Mapping[str, Any] | None = None
+    verdicts: Verdicts | None = None
     command: str | None = None
     changed: bool = False
 
     def result(self) -> dict[str, Any]:
-        """The keys of `pikavae promote --json`."""
+        """Return the keys of `pikavae promote --json`."""
         return {
             "version": self.version,
             "production_version": self.production_version,
             "champion": self.champion,
             "previous": self.previous,
-            "verdicts": self.verdicts,
+            "verdicts": None if self.verdicts is None else self.verdicts.content(),
         }
 
 
-def promote(model: str, config: Config, *, reason: str, force: bool = False) -> Promoted:
-    """Ask for a candidate to become champion: measure it against the champion, and record what the gates say.
+def promote(workspace: Workspace, candidate: Version, config: Config, *, reason: str, force: bool = False) -> Promoted:
+    """Request that a candidate becomes champion: measure it against the champion, and record what the gates say.
 
-    Under the policy `automatic`, what passes every gate is promoted at once. Everything else that was not refused waits
-    for `approve`.
+    Under the policy `automatic`, a candidate that passes every gate is promoted at once. Any other request that was not
+    refused waits for `approve`.
 
     Args:
-        model: a version number, or another model, which is registered first when it is not yet.
+        workspace: the state folder and its store.
+        candidate: the version.
         config: the data to measure on, how, the policy, and the registered model of the candidates.
-        reason: for the ledger.
-        force: override gates that fail, besides those of the files themselves. It still waits for approval.
+        reason: the reason for the ledger.
+        force: override failed gates, except those of the files themselves. The request still waits for approval.
 
     Raises:
-        UserError: there is no such model, the pictures cannot be had, or the reason is empty.
-        GateError: a gate failed, or a report was edited; nothing was moved.
+        UserError: the pictures are not available, or the reason is empty.
+        GateError: a gate failed, or a report was edited; the champion did not change.
         DamagedFileError: the files of the version or the champion, or the ledger, are not as they were written.
     """
     production.check_reason(reason)
-    client = connect(home())
-    candidate, own = _candidate(client, model, config)
-    champion = _champion(client)
-    if champion is not None and champion.tags.get(KEY_TAG) == Source.of_candidate(client, candidate).key:
-        return _now(candidate.version, champion.version)
-    judged = judge(client, candidate, champion, config, own)
+    client = workspace.client
+    own = config_of_snapshot(of_version(workspace, candidate).folder)
+    champion = _champion(workspace)
+    if champion is not None and champion.tags.get(REGISTER_KEY_TAG) == Origin.of_candidate(client, candidate).key:
+        return _now(workspace, candidate.version, champion.version)
+    judged = measure_and_judge(workspace, candidate, champion, config, own)
     forced = judged.failed if force and not NEVER_FORCED & {*judged.failed} else []
     request = requests.record_request(
-        client,
-        home(),
+        workspace,
         candidate,
         champion=None if champion is None else champion.version,
         report=None if judged.evaluated is None else judged.evaluated.folder.name,
-        evaluation_set=judged.verdicts.get("evaluation_set"),
+        evaluation_set=judged.verdicts.evaluation_set,
         thresholds=config.promotion.model_dump(mode="json"),
-        verdicts=judged.verdicts,
+        verdicts=judged.verdicts.content(),
         overridden=forced,
         reason=reason,
     )
     if judged.failed and not forced:
-        raise GateError(_refusal(request), _now(candidate.version, None, request).result())
-    if judged.verdicts["outcome"] == "pass" and config.promotion.approval == "automatic":
-        return _carry_out(client, request, approver=None)
+        raise GateError(_refusal(request), _now(workspace, candidate.version, None, request).result())
+    if judged.verdicts.outcome == "pass" and config.promotion.approval == "automatic":
+        return _carry_out(workspace, request, approver=None)
     flags = _flags(config.promotion, own.promotion)
     command = shlex.join(["pikavae", "approve", str(candidate.version), *flags, "--reason", "TEXT"])
-    return _now(candidate.version, None, request, command=command)
+    return _now(workspace, candidate.version, None, request, command=command)
 
 
-def approve(version: int, config: Config, *, reason: str) -> Promoted:
-    """Complete the promotion that was last asked for, when all that it was measured on is as it was.
+def approve(workspace: Workspace, version: int, config: Config, *, reason: str) -> Promoted:
+    """Complete a candidate's newest request, if everything that it was measured on is unchanged.
 
     Args:
+        workspace: the state folder and its store.
         version: the candidate.
         config: the policy, and the registered model of the candidates.
-        reason: for the ledger.
+        reason: the reason for the ledger.
 
     Raises:
-        UserError: nothing was asked for, or the reason is empty.
-        GateError: the gates refused it, or champion, files, report or policy changed since; nothing was moved.
-        PikavaeError: the smoke test failed. The approval stays: `approve` again goes on.
+        UserError: there is no request, or the reason is empty.
+        GateError: the gates refused it, or champion, files, report or policy changed since; the champion did not
+            change.
+        PikavaeError: the smoke test failed. The approval remains; a second `approve` resumes.
     """
     production.check_reason(reason)
-    client, model = connect(home()), config.registry.model_name
-    events = ledger.read(ledger_path(home()))
-    request = standings.newest_request(events, model, version)
+    client, model = workspace.client, config.registry.model_name
+    events = ledger.read(ledger_path(workspace.home))
+    request = statuses.newest_request(events, model, version)
     if request is None:
         versions.get_version(client, model, version)
         raise UserError(f"approve {version}: nothing was asked for; `pikavae promote {version} --reason TEXT` does")
-    if (request.verdicts or {}).get("outcome") == "fail" and not request.forced:
-        raise GateError(_refusal(request), _now(version, None, request).result())
-    _refuse_changed(request, config.promotion)
-    approval = requests.record_approval(client, home(), request, reason=reason)
-    return _carry_out(client, request, approver=approval.actor)
+    verdicts = Verdicts.of_event(request)
+    if verdicts is not None and verdicts.outcome == "fail" and not request.forced:
+        raise GateError(_refusal(request), _now(workspace, version, None, request).result())
+    _refuse_changed(workspace, request, config.promotion)
+    approval = requests.record_approval(workspace, request, reason=reason)
+    return _carry_out(workspace, request, approver=approval.actor)
 
 
-def rollback(*, reason: str) -> Promoted:
-    """Make the previous champion the champion again. No gate is asked: it was champion before.
+def rollback(workspace: Workspace, *, reason: str) -> Promoted:
+    """Make the previous champion the champion again. No gate is asked, because it was champion before.
 
     Raises:
-        UserError: there is no previous champion, or the reason is empty; nothing was moved.
+        UserError: there is no previous champion, or the reason is empty; the champion did not change.
     """
-    client = connect(home())
-    done = production.rollback(client, home(), reason=reason)
+    done = production.rollback(workspace, reason=reason)
     return Promoted(done.version, done.production_version, done.version, done.previous, changed=done.changed)
 
 
-def verify(*, every: bool = False) -> Verified:
-    """Compare production with its ledger, with the bytes of champion and previous or of `every` former champion too."""
-    return production.verify(connect(home()), home(), every=every)
+def history(workspace: Workspace) -> list[dict[str, Any]]:
+    """Return the ledger's events, the oldest first, after verifying its chain."""
+    return production.history(workspace.home)
 
 
-def repair(*, every: bool = False, head: str | None = None) -> Repaired:
-    """Finish or undo what was cut short, and put back what is not as the ledger says.
-
-    Args:
-        every: also the bytes of versions that are neither champion nor previous.
-        head: of the ledger, `<sequence>:<hash>`, which the caller knows to be right.
-
-    Raises:
-        UserError: `head` is not the ledger's.
-        DamagedFileError: the ledger is damaged, or MLflow's head does not fit it and none was given.
-    """
-    return production.repair(connect(home()), home(), every=every, head=head)
+def status_of(workspace: Workspace, version: Version) -> Status:
+    """Return what the ledger records of a version: its role, its gates' outcome, and who approved it."""
+    return statuses.status_of(ledger.read(ledger_path(workspace.home)), version.name, version.version)
 
 
-def history() -> list[dict[str, Any]]:
-    """The ledger's events, the oldest first, its chain verified."""
-    return production.history(home())
-
-
-def standing_of(version: Version) -> Standing:
-    """What the ledger says of a version: its role, what its gates said, and who approved it."""
-    return standings.standing_of(ledger.read(ledger_path(home())), version.name, version.version)
-
-
-def verdict_lines(verdicts: Mapping[str, Any] | None) -> list[str]:
-    """What each gate said, for a person: a line for each reason, and where both models' pictures are."""
+def verdict_lines(workspace: Workspace, verdicts: Verdicts | None) -> list[str]:
+    """Return a line for each reason that a gate gave, and one that says where both models' pictures are."""
+    if verdicts is None:
+        return []
     lines = [
-        f"{name:<16}{finding['outcome']:<6}{finding['reason']}"
-        for name, gate in (verdicts or {}).get("gates", {}).items()
-        for finding in gate["findings"]
+        f"{name:<16}{finding.outcome:<6}{finding.reason}"
+        for name, gate in verdicts.gates.items()
+        for finding in gate.findings
     ]
-    if page := (verdicts or {}).get("comparison"):
-        lines.append(f"Both models' pictures: {home() / page}")
+    if verdicts.comparison:
+        lines.append(f"Both models' pictures: {workspace.home / verdicts.comparison}")
     return lines
 
 
-def _candidate(client: MlflowClient, model: str, config: Config) -> tuple[Version, Config]:
-    """The version that is meant, registered first when it is not yet, and the configuration that made it."""
-    name = config.registry.model_name
-    if model == CHAMPION:
-        raise UserError("promote 'champion': it is in production already; name a version, or run:<id>[@step or @best]")
-    if model.isdecimal():
-        candidate = versions.get_version(client, name, int(model))
-    else:
-        # A run's model is registered with a report on its own pictures, whatever it is to be compared on.
-        own = config_of_model(model, name).model_copy(update={"registry": config.registry, "training": config.training})
-        candidate = register_model(model, own if is_registered_name(model) else config).version
-    return candidate, config_of_model(str(candidate.version), name)
-
-
-def _champion(client: MlflowClient) -> Version | None:
-    """The version of the production model that is champion by the ledger and in MLflow, with all of its files.
+def _champion(workspace: Workspace) -> Version | None:
+    """Return the version of the production model that is champion, after checking its files; None without a champion.
 
     Raises:
-        PikavaeError: ledger and MLflow do not agree on it.
-        DamagedFileError: its files are not those of its promotion.
+        PikavaeError: the ledger and MLflow disagree on the champion.
+        DamagedFileError: its files differ from those of its promotion.
     """
-    with transactions.locked(client, home()) as events:
-        event = ledger.of_production(events, ledger.standing(events)[CHAMPION])
+    with moves.open_ledger(workspace) as events:
+        event = ledger.of_production(events, ledger.expected_aliases(events)[CHAMPION])
         if event is None or event.production_version is None:
             return None
-        champion = versions.get_version(client, PRODUCTION_NAME, event.production_version)
-        if not is_whole(client, champion, event.manifest):
+        champion = versions.get_version(workspace.client, PRODUCTION_NAME, event.production_version)
+        if not is_whole(workspace.client, champion, event.manifest):
             raise DamagedFileError(
                 f"champion, version {event.version}: its files in MLflow are gone or altered; `pikavae models repair` "
                 f"puts them back"
@@ -225,20 +193,23 @@ def _champion(client: MlflowClient) -> Version | None:
 
 
 def _now(
-    version: int, production_version: int | None, request: Event | None = None, command: str | None = None
+    workspace: Workspace,
+    version: int,
+    production_version: int | None,
+    request: Event | None = None,
+    command: str | None = None,
 ) -> Promoted:
-    """What is in production now, where nothing was moved."""
-    events = ledger.read(ledger_path(home()))
-    places = ledger.standing(events)
-    champion, previous = (transactions.candidate_number(events, places[alias]) for alias in (CHAMPION, PREVIOUS))
-    verdicts = None if request is None else request.verdicts
+    """Return a result with what is in production now, for a command that did not change the champion."""
+    events = ledger.read(ledger_path(workspace.home))
+    places = ledger.expected_aliases(events)
+    champion, previous = (candidate_number(events, places[alias]) for alias in (CHAMPION, PREVIOUS))
+    verdicts = None if request is None else Verdicts.of_event(request)
     return Promoted(version, production_version, champion, previous, verdicts, command)
 
 
-def _carry_out(client: MlflowClient, request: Event, *, approver: str | None) -> Promoted:
+def _carry_out(workspace: Workspace, request: Event, *, approver: str | None) -> Promoted:
     done = production.promote(
-        client,
-        home(),
+        workspace,
         model_name=request.model,
         version=request.version,
         reason=request.reason,
@@ -246,31 +217,36 @@ def _carry_out(client: MlflowClient, request: Event, *, approver: str | None) ->
         approver=approver,
     )
     return Promoted(
-        done.version, done.production_version, done.version, done.previous, request.verdicts, changed=done.changed
+        done.version,
+        done.production_version,
+        done.version,
+        done.previous,
+        Verdicts.of_event(request),
+        changed=done.changed,
     )
 
 
 def _refusal(request: Event) -> str:
-    """Why the gates refused, a line for each reason."""
-    verdicts = request.verdicts or {}
-    failed = {name: gate for name, gate in verdicts["gates"].items() if gate["outcome"] == "fail"}
+    """Return why the gates refused, a line for each reason."""
+    verdicts = Verdicts.of_event(request)
+    failed = {name: gate for name, gate in verdicts.gates.items() if gate.outcome == "fail"} if verdicts else {}
     against = f" against version {request.champion_before}" if request.champion_before else ""
     remedy = "nobody can override that" if NEVER_FORCED & failed.keys() else "--force overrides, and is recorded"
     head = f"promote {request.version}: refused{against} by {', '.join(failed)}; {remedy}"
     reasons = [
-        f"  {name}: {finding['reason']}"
+        f"  {name}: {finding.reason}"
         for name, gate in failed.items()
-        for finding in gate["findings"]
-        if finding["outcome"] == "fail"
+        for finding in gate.findings
+        if finding.outcome == "fail"
     ]
     return "\n".join([head, *reasons])
 
 
-def _refuse_changed(request: Event, policy: PromotionConfig) -> None:
-    """Check that the policy and the reports are those of a request.
+def _refuse_changed(workspace: Workspace, request: Event, policy: PromotionConfig) -> None:
+    """Refuse a request if its policy or its reports have changed.
 
     Raises:
-        GateError: they are not; the message says what changed.
+        GateError: something changed; the message says what.
     """
     void = f"approve {request.version}: its request of {request.time} is void"
     before, now = dict(request.thresholds or {}), policy.model_dump(mode="json")
@@ -280,16 +256,17 @@ def _refuse_changed(request: Event, policy: PromotionConfig) -> None:
                 f"{void}: promotion.{name} was {before.get(name)} and is {now.get(name)}; approve it with the flags "
                 f"that it was asked for with, or promote it again"
             )
-    for who, report in (request.verdicts or {}).get("reports", {}).items():
-        folder = home() / "evaluations" / report["report"]
+    verdicts = Verdicts.of_event(request)
+    for who, report in verdicts.reports.items() if verdicts else ():
+        folder = workspace.home / "evaluations" / report.report
         found = report_hashes(folder)
-        altered = [name for name, digest in report["sha256"].items() if found.get(name) != digest]
+        altered = [name for name, digest in report.sha256.items() if found.get(name) != digest]
         if altered:
             raise GateError(f"{void}: the {who}'s report {folder / altered[0]} is gone or was edited; promote it again")
 
 
 def _flags(policy: PromotionConfig, own: PromotionConfig) -> list[str]:
-    """The flags that make the one policy of the other."""
+    """Return the command-line flags that turn the policy `own` into `policy`."""
     words, before = [], own.model_dump(mode="json")
     for name, value in policy.model_dump(mode="json").items():
         if value != before[name]:

@@ -1,4 +1,4 @@
-"""Who refers to a run's snapshots: registered versions, production's ledger, trainings that began with one, latents."""
+"""Find what refers to a run's snapshots: registered versions, the ledger, trainings that began with one, latents."""
 
 from __future__ import annotations
 
@@ -7,31 +7,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pikavae import runs, stages
-from pikavae.evaluation.latent_set import RECORD_NAME
-from pikavae.home import home
+from pikavae.errors import DamagedFileError
+from pikavae.latents.encode import RECORD_NAME
 from pikavae.model.snapshot import CONFIG_NAME, WEIGHTS_NAME
-from pikavae.registry import production
-from pikavae.registry.production_model import RUN_TAG
-from pikavae.registry.store import all_versions
-from pikavae.registry.versions import MODEL_ID_TAG
+from pikavae.operations import keys
+from pikavae.production import promote
+from pikavae.registry.versions import run_of
+from pikavae.tracker.client import Workspace
+from pikavae.tracker.mlflow_files import all_versions
+from pikavae.tracker.tags import MODEL_ID_TAG, SNAPSHOT_TAG
+from pikavae.training.worker import JOB_NAME
+from pikavae.workspace import runs
+from pikavae.workspace.records import read_object
+from pikavae.workspace.run_record import JobRecord
+from pikavae.workspace.runs import RunFolder
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities.model_registry import ModelVersion
-
-    from pikavae.tracked import RunModel
+    from pikavae.tracker.client import Client, MadeVersion
+    from pikavae.tracker.queries import RunModel
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Something that refers to a snapshot.
+    """Describes something that refers to a snapshot.
 
     Attributes:
-        who: for a person.
-        run_id: the run that the snapshot is of; None where that is not told.
-        digest: over its sizes and weights; None where that is not told.
-        addresses: where its files are read from: a logged model's or a folder's.
+        who: what refers to it, for a person.
+        run_id: the run of the snapshot; None if unknown.
+        digest: the digest of its sizes and weights; None if unknown.
+        addresses: where its files are read from: those of logged models or folders.
     """
 
     who: str
@@ -40,52 +44,76 @@ class Reference:
     addresses: tuple[str, ...] = ()
 
     def holds(self, model: RunModel) -> bool:
-        """Whether it reads the files of this logged model."""
+        """Return True if it reads the files of this logged model."""
         return any(model.model_id in address for address in self.addresses)
 
 
-def references_in_home() -> list[Reference]:
-    """Those that this home tells of without MLflow.
+def references_in_home(workspace: Workspace) -> list[Reference]:
+    """Return the references recorded in this home, without MLflow.
 
     Raises:
-        DamagedFileError: production's ledger is not whole.
+        DamagedFileError: the ledger, the record of latents, or both records of a run are damaged, so their references
+            are unknown.
     """
+    lost = [_start_of(run) for run in runs.folders_without_record(workspace.home)]
     ledger = [
         Reference(f"line {event['sequence']} of the ledger", event["run_id"], event["snapshot"])
-        for event in production.history(home())
+        for event in promote.history(workspace.home)
     ]
     begun = [
-        Reference(f"run {run.run_id} began with it", None, run.record["inputs"][stages.START])
-        for run in runs.run_folders(home())
-        if stages.START in run.record["inputs"]
+        Reference(f"run {run.run_id} began with it", None, run.record.inputs[keys.START])
+        for run in runs.run_folders(workspace.home)
+        if keys.START in run.record.inputs
     ]
     latents = [
-        Reference(f"latents/{path.parent.name} are its", None, runs.read_json(path).get("model"))
-        for path in (home() / "latents").glob(f"*/{RECORD_NAME}")
+        Reference(f"latents/{path.parent.name} are its", None, read_object(path).get("model"))
+        for path in (workspace.home / "latents").glob(f"*/{RECORD_NAME}")
     ]
-    return [*ledger, *begun, *latents]
+    return [*ledger, *begun, *latents, *(reference for reference in lost if reference is not None)]
 
 
-def references_in_registry(client: MlflowClient) -> list[Reference]:
-    """The versions of all registered models, whoever made them and of what."""
+def _start_of(run: RunFolder) -> Reference | None:
+    """Return what a run without a record began with, from its job; None if it began with new weights.
+
+    Raises:
+        DamagedFileError: it was trained, and its job cannot be read either.
+    """
+    try:
+        start = JobRecord.read(run.path / JOB_NAME).start
+    except (FileNotFoundError, DamagedFileError):
+        if not (run.path / "checkpoints").is_dir():  # an imported model, or a run that never began to train
+            return None
+        raise DamagedFileError(
+            f"{run.path}: {runs.RUN_NAME} and {JOB_NAME} are missing or damaged, so that nothing says which weights "
+            f"the run began with; give the command that trained it again, or delete the folder"
+        ) from None
+    if start is None:
+        return None
+    files = [Path(start) / name for name in (CONFIG_NAME, WEIGHTS_NAME)]
+    digest = runs.snapshot_digest(Path(start)) if all(file.is_file() for file in files) else None
+    return Reference(f"run {run.run_id} began with it", None, digest, (start,))
+
+
+def references_in_registry(client: Client) -> list[Reference]:
+    """Return a reference for each version of every registered model, including those made by other tools."""
     return [
         Reference(
             f"{version.name} version {version.version}",
-            version.tags.get(RUN_TAG) or version.run_id,
-            version.tags.get("pikavae.snapshot"),
+            run_of(version),
+            version.tags.get(SNAPSHOT_TAG),
             tuple(_addresses(client, version)),
         )
         for version in all_versions(client)
     ]
 
 
-def _addresses(client: MlflowClient, version: ModelVersion) -> Iterator[str]:
+def _addresses(client: Client, version: MadeVersion) -> Iterator[str]:
     yield str(version.source)
     if own := version.tags.get(MODEL_ID_TAG):
         yield f"models:/{own}"
     elif version.model_id:
         yield f"models:/{version.model_id}"
-    else:  # made by hand of a folder, or a copy of another version
+    else:  # made by hand from a folder, or a copy of another version
         yield str(client.get_model_version_download_uri(version.name, version.version))
 
 
@@ -97,14 +125,14 @@ def referred_steps(
     *,
     unread: Collection[int],
 ) -> Iterator[tuple[int, str]]:
-    """The steps of a run that are referred to, each with who does. One that names the run alone keeps all its steps.
+    """Yield the steps of a run that are referred to, each with `who`. A reference to the run alone keeps all its steps.
 
     Args:
         run_id: the run.
         snapshots: its snapshot folders by step.
         models: its logged models.
-        references: of all runs.
-        unread: steps that stay for another reason, whose weights need not be read for their digest.
+        references: the references to all runs.
+        unread: steps that are kept for another reason, whose weights need not be read for their digest.
     """
     concerned = [reference for reference in references if reference.run_id in {None, run_id} or reference.addresses]
     wanted = {

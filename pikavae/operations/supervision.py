@@ -1,8 +1,7 @@
-"""Training in a process of its own: started, watched, started again after a crash, and told to stop when we are."""
+"""Run training in a process of its own: start it, watch it, restart it after a crash, and stop it with this process."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -11,12 +10,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from pikavae import errors
-from pikavae.display import Display
-from pikavae.errors import BusyError, PikavaeError
-from pikavae.training.worker import OUTCOME_NAME, PARENT, REFUSED, Job
+from pikavae.errors import BusyError, DamagedFileError, DiskError, PikavaeError
+from pikavae.process.surroundings import child_path, without_launcher
+from pikavae.training.display import Display
+from pikavae.training.worker import OUT_OF_ROOM, OUTCOME_NAME, PARENT, REFUSED, Job
+from pikavae.workspace.disks import diagnose
+from pikavae.workspace.records import Record
+from pikavae.workspace.run_record import FinishedTraining
 
 logger = logging.getLogger(__name__)
 
@@ -26,25 +28,26 @@ LEVELS = logging.getLevelNamesMapping()
 LINE = re.compile(r"(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL):(?P<name>pikavae[\w.]*):(?P<message>.*)")
 LINES_SHOWN = 5
 KEEP_FREED_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**31 - 1), "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20)}
-"""For glibc, see mallopt(3): what a step frees waits for the next one, instead of going back to the system and coming
-again page by page, filled with zeros, which costs a small model a tenth of its time. Pieces above 32 MiB go back."""
+"""Settings of glibc, see mallopt(3): memory that a step frees is kept for the next step. If it were returned, the
+system would give it back page by page, filled with zeros, which costs a small model a tenth of its time. Pieces above
+32 MiB are returned."""
 
 
-def train_apart(folder: Path, job: Job, restarts: int) -> dict[str, Any]:
-    """Do a training job in a process of its own and return its result.
+def train_apart(folder: Path, job: Job, restarts: int) -> FinishedTraining:
+    """Run a training job in a process of its own and return its result.
 
-    A training that crashes, or that the system kills, is started again from its last checkpoint, up to `restarts` times
-    and as long as it has got further since the time before. When this process is told to stop (an exception such as
-    KeyboardInterrupt), so is training, and its last save is waited for; a second time kills it.
+    If training crashes or the system kills it, it restarts from its last checkpoint, up to `restarts` times and only
+    while each attempt gets further than the one before. When this process is told to stop (an exception such as
+    KeyboardInterrupt), it stops training and waits for its last save; a second such exception kills training.
 
     Args:
-        folder: the run's; what training prints is kept there in `training.log`.
+        folder: the run's folder; training's output is kept there in `training.log`.
         job: what to train.
-        restarts: how many crashes are made good.
+        restarts: the largest number of restarts after crashes.
 
     Raises:
-        BusyError: another process trains in the folder, such as one that was left alone and does not end.
-        PikavaeError: what training raised, or that it crashed.
+        BusyError: another process trains in the folder, such as one left over from an earlier command.
+        PikavaeError: training raised an error, or crashed.
     """
     job.write(folder)
     (folder / OUTCOME_NAME).unlink(missing_ok=True)
@@ -54,25 +57,26 @@ def train_apart(folder: Path, job: Job, restarts: int) -> dict[str, Any]:
             raise BusyError(f"{folder}: another process trains in this run; end it and run the command again")
         if (outcome := _outcome(folder)) is not None:
             break
-        crash, after = _described(status), _newest_checkpoint(folder)
+        if status == OUT_OF_ROOM or diagnose(folder) is not None:
+            raise _write_failure(folder)
+        crash, after = _describe_exit(status), _newest_checkpoint(folder)
         if attempt == restarts or (attempt > 0 and after == before):
             raise PikavaeError(
-                f"training ended with {crash}; it is kept up to {after or 'its beginning'}, where the same command "
-                f"goes on. {folder / LOG_NAME} has what it printed{_last_lines(folder)}"
+                f"training ended with {crash}; it is kept up to {after or 'its beginning'}: run the same command to "
+                f"resume there. Its output is in {folder / LOG_NAME}{_last_lines(folder)}"
             )
-        logger.warning("training ended with %s; it goes on from %s", crash, after or "its beginning")
+        logger.warning("training ended with %s; it resumes from %s", crash, after or "its beginning")
         before, attempt = after, attempt + 1
-    if "error" in outcome:
-        raise getattr(errors, outcome["error"])(outcome["message"])
-    result: dict[str, Any] = outcome["result"]
-    return result
+    if outcome.result is None:
+        raise getattr(errors, outcome.error)(outcome.message)
+    return outcome.result
 
 
 def _run(folder: Path) -> int:
-    """One attempt, shown while it goes on; the exit status."""
+    """Run one attempt, show its progress, and return its exit status."""
     log = _Relay(folder / LOG_NAME)
     display = Display(folder)
-    command = [sys.executable, "-m", "pikavae.training.worker", str(folder)]
+    command = [sys.executable, "-P", "-m", "pikavae.training.worker", str(folder)]
     with (folder / LOG_NAME).open("ab") as file:
         process = subprocess.Popen(
             command, env=_environment(), stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
@@ -92,9 +96,9 @@ def _run(folder: Path) -> int:
 
 
 def _environment() -> dict[str, str]:
-    """Of the process that trains; what the user has set stays."""
-    path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)  # the code that runs here runs there
-    return {**KEEP_FREED_MEMORY, **os.environ, "PYTHONPATH": path, PARENT: str(os.getpid())}
+    """Return the environment of the training process; the user's settings of glibc take precedence."""
+    ours = {"PYTHONPATH": child_path(), "PYTHONSAFEPATH": "1", PARENT: str(os.getpid())}
+    return {**KEEP_FREED_MEMORY, **without_launcher(os.environ), **ours}
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -109,19 +113,35 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         raise
 
 
-def _outcome(folder: Path) -> dict[str, Any] | None:
-    path = folder / OUTCOME_NAME
-    if not path.is_file():
+class _Outcome(Record):
+    """Holds how training ended, `outcome.json`: with a result, or with an error of `pikavae.errors` and its message."""
+
+    result: FinishedTraining | None = None
+    error: str = ""
+    message: str = ""
+
+
+def _outcome(folder: Path) -> _Outcome | None:
+    try:
+        outcome = _Outcome.read(folder / OUTCOME_NAME)
+    except (FileNotFoundError, DamagedFileError):
         return None
-    outcome: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return outcome
+    return outcome if outcome.result or outcome.error else None
+
+
+def _write_failure(folder: Path) -> PikavaeError:
+    """Return the error of a training that could not write, found by looking at the folder from this process."""
+    kept = f"training is kept up to {_newest_checkpoint(folder) or 'its beginning'}"
+    if (told := diagnose(folder)) is not None:
+        return type(told)(f"{told}; {kept}")
+    return DiskError(f"{folder}: training could not write there, and now it can; {kept}: run the same command again")
 
 
 def _newest_checkpoint(folder: Path) -> str | None:
     return max((path.name for path in (folder / "checkpoints").glob("step-*")), default=None)
 
 
-def _described(status: int) -> str:
+def _describe_exit(status: int) -> str:
     if status == -signal.SIGKILL:
         return "signal 9 (the system kills so when memory runs out)"
     return f"signal {-status}" if status < 0 else f"status {status}"
@@ -134,14 +154,14 @@ def _last_lines(folder: Path) -> str:
 
 
 class _Relay:
-    """Passes what training logs on to the logger of the same name, from now on."""
+    """Passes new lines of training's log on to the loggers of the same names."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._offset = path.stat().st_size if path.exists() else 0
 
     def relay(self) -> None:
-        """Pass on the whole lines that came since."""
+        """Pass on the whole lines written since the last call."""
         with self._path.open("rb") as file:
             file.seek(self._offset)
             content = file.read()

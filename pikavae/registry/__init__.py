@@ -1,1 +1,1 @@
-"""From a snapshot and its report to a registered version that any MLflow client loads."""
+"""Makes a snapshot and its report a registered version that any MLflow client loads."""

@@ -1,4 +1,4 @@
-"""A snapshot as an MLflow model that loads in any process, by itself: weights, code and requirements, and no pickle."""
+"""Packs a snapshot as an MLflow model that loads without pikavae: weights, code, requirements, and no pickle."""
 
 from __future__ import annotations
 
@@ -12,18 +12,26 @@ from typing import Any
 
 import pikavae
 from pikavae.config import content_hash
-from pikavae.files import sha256_of
-from pikavae.model.snapshot import CONFIG_NAME, SETTINGS_NAME, WEIGHTS_NAME
-from pikavae.registry.store import quiet_mlflow
+from pikavae.model.snapshot import CONFIG_NAME, RUN_CONFIG_NAME, WEIGHTS_NAME
+from pikavae.tracker.mlflow_files import quiet_mlflow
+from pikavae.workspace.files import remove_path, sha256_of
 
 SNAPSHOT_FOLDER = "artifacts/snapshot"
 LOADED_AS_NAME = "registered_model_meta"
+COMPILED_NAME = "__pycache__"
+COMPILED = "compiled code"
+NO_COMPILED_CODE = (
+    "A file in the place of Python's folder of compiled code, which Python would run instead of the source beside it.\n"
+    "While this file is here there is none, and whatever replaces it differs from the manifest of this version.\n"
+)
 CARRIED_CODE = (
     "__init__.py",
     "config.py",
     "errors.py",
     "model",
-    *(f"data/{name}.py" for name in ("__init__", "colours", "geometry", "pictures", "signatures")),
+    "weights",
+    "data/__init__.py",
+    "data/pictures",
 )
 REQUIREMENTS = ("mlflow", "numpy", "pillow", "pydantic", "pyyaml", "safetensors", "torch")
 
@@ -31,16 +39,16 @@ REQUIREMENTS = ("mlflow", "numpy", "pillow", "pydantic", "pyyaml", "safetensors"
 def build_package(snapshot: Path, out: Path, *, image_size: int, metadata: Mapping[str, Any]) -> None:
     """Write the MLflow model of a snapshot to the folder `out`, which must not exist yet.
 
-    It takes (B, 3, H, W) float32 in [-1, 1], any B, H and W, and returns reconstructions by the posterior's mode,
-    clamped to [-1, 1]; and picture files, which are a sixteenth of that in a request, for PNG files of the same. A
-    signature of MLflow that takes both says so little that the model checks its input itself. Only the three files of
-    a snapshot are taken over.
+    The model takes (B, 3, H, W) float32 in [-1, 1], any B, H and W, and returns reconstructions by the posterior's
+    mode, clamped to [-1, 1]. It also takes picture files, a sixteenth of that size in a request, and returns PNG files.
+    An MLflow signature that allows both says little, so the model checks its input. Only the three files of a snapshot
+    are copied.
 
     Args:
         snapshot: a snapshot or diffusers folder.
-        out: where the package goes.
+        out: the package's folder.
         image_size: the side, in pixels, that the model was trained at; kept in the metadata.
-        metadata: more of it, JSON values.
+        metadata: further metadata, JSON values.
     """
     quiet_mlflow()
     import mlflow
@@ -53,7 +61,7 @@ def build_package(snapshot: Path, out: Path, *, image_size: int, metadata: Mappi
         code = _carry_code(Path(temporary))
         files = Path(temporary, "snapshot")
         files.mkdir()
-        for name in (CONFIG_NAME, WEIGHTS_NAME, SETTINGS_NAME):
+        for name in (CONFIG_NAME, WEIGHTS_NAME, RUN_CONFIG_NAME):
             if (snapshot / name).exists():
                 shutil.copyfile(snapshot / name, files / name)  # MLflow refuses links
         mlflow.pyfunc.save_model(
@@ -68,10 +76,11 @@ def build_package(snapshot: Path, out: Path, *, image_size: int, metadata: Mappi
             metadata={"image_size": image_size, **metadata},
         )
     _forget_paths(out)
+    _keep_compiled_code_out(out)
 
 
 def _forget_paths(package: Path) -> None:
-    """Take this machine's paths out of the package's description, where MLflow only reads their last parts."""
+    """Replace local absolute paths in the package's description; MLflow reads only their last parts."""
     from mlflow.models import Model
 
     model = Model.load(str(package))
@@ -81,23 +90,57 @@ def _forget_paths(package: Path) -> None:
     model.save(str(package / "MLmodel"))
 
 
-def file_hashes(folder: Path) -> dict[str, str]:
-    """The SHA-256 of every file below `folder`, by its path in it.
+def _keep_compiled_code_out(package: Path) -> None:
+    """Put a file where Python would look for compiled code, in each folder of code of the package.
 
-    Left out is what loading a package writes into it: compiled code, and MLflow's note of the name asked for.
+    Compiled code is not in a version's manifest. Python may run it whatever the source says, because its header can
+    switch off the comparison with the source.
+    """
+    for folder in {path.parent for path in package.rglob("*.py")}:
+        (folder / COMPILED_NAME).write_text(NO_COMPILED_CODE, encoding="utf-8")
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file below `folder`, by its path in it.
+
+    A link that leads to no file is reported as such, because a folder of code can hide behind it. Two things that
+    loading can write into a package are left out: compiled code, which `compiled_code` lists, and MLflow's note of the
+    requested name.
     """
     return {
-        path.relative_to(folder).as_posix(): sha256_of(path)
+        path.relative_to(folder).as_posix(): sha256_of(path) if path.is_file() else "a link that leads to no file"
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.parent.name != "__pycache__" and path != folder / LOADED_AS_NAME
+        if (path.is_file() or path.is_symlink())
+        and path.parent.name != COMPILED_NAME
+        and path != folder / LOADED_AS_NAME
     }
 
 
-def _carry_code(folder: Path) -> Path:
-    """Copy into `folder`, as a package of its own name, what the model needs of pikavae.
+def every_file(folder: Path) -> dict[str, str]:
+    """Return the result of `file_hashes`, and for each compiled file the text `COMPILED`, which no manifest has."""
+    return {**file_hashes(folder), **dict.fromkeys(compiled_code(folder), COMPILED)}
 
-    The name has a hash of the content, so that packages of several versions load into one process, and a process that
-    has loaded one can still import pikavae.
+
+def compiled_code(folder: Path) -> list[str]:
+    """List the paths of compiled code below `folder`, which Python runs instead of the source."""
+    return sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.parent.name == COMPILED_NAME
+    )
+
+
+def remove_compiled_code(folder: Path) -> list[str]:
+    """Remove the folders of compiled code below `folder`, and return the paths in them. Python compiles again."""
+    removed = compiled_code(folder)
+    for path in [path for path in folder.rglob(COMPILED_NAME) if path.is_dir() and not path.is_symlink()]:
+        remove_path(path)
+    return removed
+
+
+def _carry_code(folder: Path) -> Path:
+    """Copy the parts of pikavae that the model needs into `folder`, as a package with a name of its own.
+
+    The name has a hash of the content. So packages of several versions load into one process, and a process that loaded
+    one can still import pikavae.
     """
     root = Path(pikavae.__file__).parent
     paths = [
@@ -117,5 +160,5 @@ def _carry_code(folder: Path) -> Path:
 
 
 def _release(name: str) -> str:
-    """An installed version without the suffix that names a build (`2.11.0+cpu`), which no registry serves."""
+    """Return an installed version without the suffix that names a build (`2.11.0+cpu`), which no registry serves."""
     return importlib.metadata.version(name).partition("+")[0]

@@ -1,4 +1,4 @@
-"""Versions of a registered model: made from a snapshot, listed, and their files found again."""
+"""Registers snapshots as versions of a model, lists versions, and finds their files."""
 
 from __future__ import annotations
 
@@ -9,32 +9,33 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import UnionType
 from typing import TYPE_CHECKING, Any
 
 from pikavae.config import content_hash
 from pikavae.errors import DamagedFileError, UserError
-from pikavae.files import folder_atomically
 from pikavae.registry.package import SNAPSHOT_FOLDER, build_package, file_hashes
-from pikavae.registry.store import delete_model, fetch, local_folder, point_time, process_wide_store
+from pikavae.tracker.mlflow_files import delete_model, fetch, local_folder, point_time, process_wide_store
+from pikavae.tracker.tags import (
+    CHAMPION,
+    MANIFEST_TAG,
+    METRICS_TAG,
+    MODEL_ID_TAG,
+    PACKAGE_NAME,
+    REGISTER_KEY_TAG,
+    RUN_TAG,
+)
+from pikavae.workspace.files import folder_atomically
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
     from mlflow.entities.model_registry import ModelVersion
 
-KEY_TAG = "pikavae.register_key"
-MANIFEST_TAG = "pikavae.manifest"
-METRICS_TAG = "pikavae.metrics"
-MODEL_ID_TAG = "pikavae.model_id"
-PACKAGE_NAME = "autoencoder"
-CHAMPION = "champion"
-STANDING_PREFIX = "pikavae.promotion."
-"""Of a candidate's tags that tell what the ledger says of it; see `standings`."""
-
 
 @dataclass(frozen=True)
 class Version:
-    """A registered version."""
+    """Holds a registered version as MLflow has it."""
 
     name: str
     """The registered model."""
@@ -44,9 +45,9 @@ class Version:
     model_id: str
     """The logged model that holds its files."""
     tags: Mapping[str, str]
-    """All its tags but the manifest and the scores, which have fields of their own."""
+    """All its tags except the manifest and the scores, which have fields of their own."""
     metrics: Mapping[str, float]
-    """The scores it was registered with."""
+    """The scores that it was registered with."""
     manifest: Mapping[str, str]
     """The SHA-256 of each of its files, by the path in the package."""
     created: datetime
@@ -65,23 +66,23 @@ def register(
     tags: Mapping[str, str],
     description: str,
 ) -> Version:
-    """Register a snapshot as a new version of `model_name`; when it fails half way, nothing of it stays.
+    """Register a snapshot as a new version of `model_name`. A failure half way leaves nothing behind.
 
-    A version of the same run and the same tag `pikavae.register_key` (without one: the same files) is returned instead
-    of a second one made.
+    If the newest version of the same `pikavae.register_key` (without one: of the same files) is of the same run, it is
+    returned and no second one is made.
 
     Args:
-        client: from `pikavae.tracking.connect`.
+        client: from `pikavae.tracker.run_log.connect`.
         run_id: the MLflow run that made the snapshot; the package becomes a logged model of it.
         snapshot: the snapshot folder.
-        model_name: the registered model; made when it is not there.
+        model_name: the registered model; made if it is missing.
         image_size: the side, in pixels, that the model was trained at.
         step: the optimizer step of the snapshot.
-        metrics: its scores, for the version and for the logged model.
-        tags: of the version.
+        metrics: the snapshot's scores, for the version and for the logged model.
+        tags: the version's tags.
         description: Markdown, shown on the version's page.
     """
-    key = tags.get(KEY_TAG) or content_hash(file_hashes(snapshot))
+    key = tags.get(REGISTER_KEY_TAG) or content_hash(file_hashes(snapshot))
     if (found := find_version(client, model_name, key)) is not None and found.run_id == run_id:
         return found
     with ExitStack() as undo, tempfile.TemporaryDirectory() as temporary:
@@ -121,22 +122,22 @@ def publish(
     description: str,
     manifest: Mapping[str, str] | None = None,
 ) -> Version:
-    """Make a package a logged model of a run, and that a new version of `model_name`.
+    """Make a package a logged model of a run, and that model a new version of `model_name`.
 
     Args:
-        client: from `pikavae.tracking.connect`.
-        undo: gets what takes each step back; the caller empties it when all is well.
+        client: from `pikavae.tracker.run_log.connect`.
+        undo: receives a callback that undoes each step; the caller empties it on success.
         run_id: the run that gets the logged model.
         package: the folder of an MLflow model; its files are copied.
-        model_name: the registered model; made when it is not there.
-        about: the description that it then gets.
+        model_name: the registered model; made if it is missing.
+        about: the description of a registered model made here.
         key: the tag `pikavae.register_key` of the version.
         image_size: the side, in pixels, that the model was trained at.
-        step: its optimizer step.
-        metrics: its scores, for the version and for the logged model.
-        tags: of the version.
-        description: of the version, Markdown.
-        manifest: the SHA-256 of each file of the package, where it is known already.
+        step: the model's optimizer step.
+        metrics: the model's scores, for the version and for the logged model.
+        tags: the version's tags.
+        description: the version's description, Markdown.
+        manifest: the SHA-256 of each file of the package, if it is known.
     """
     model = _log_package(
         client, undo, run_id=run_id, package=package, key=key, image_size=image_size, step=step, metrics=metrics
@@ -151,7 +152,7 @@ def publish(
             description=description,
             tags={
                 **tags,
-                KEY_TAG: key,
+                REGISTER_KEY_TAG: key,
                 MODEL_ID_TAG: model.model_id,
                 METRICS_TAG: as_tag(metrics),
                 MANIFEST_TAG: as_tag(manifest or file_hashes(package)),
@@ -170,29 +171,31 @@ def add_scores(
     tags: Mapping[str, str],
     description: str,
 ) -> None:
-    """Give a version that was registered without scores those of its first report.
+    """Add the scores of the first report to a version that was registered without scores.
 
     Args:
-        client: from `pikavae.tracking.connect`.
-        version: has no scores.
+        client: from `pikavae.tracker.run_log.connect`.
+        version: a version without scores.
         step: the optimizer step of its snapshot.
-        metrics: for the version and for its logged model.
-        tags: over those that it has.
-        description: of the version, Markdown.
+        metrics: the scores, for the version and for its logged model.
+        tags: added to those that it has, or replacing them.
+        description: the version's description, Markdown.
     """
     _log_scores(client, version.run_id, version.model_id, step, metrics)
     client.update_model_version(version.name, str(version.version), description)
-    for key, value in {**tags, METRICS_TAG: json.dumps(dict(metrics))}.items():  # last what says that all is there
+    for key, value in {**tags, METRICS_TAG: json.dumps(dict(metrics))}.items():  # last: it shows that all is there
         client.set_model_version_tag(version.name, str(version.version), key, value)
 
 
 def find_version(client: MlflowClient, model_name: str, key: str) -> Version | None:
-    """The newest version with this tag `pikavae.register_key`, if there is one."""
-    return next((version for version in list_versions(client, model_name) if version.tags.get(KEY_TAG) == key), None)
+    """Return the newest version with this tag `pikavae.register_key`; None if there is none."""
+    return next(
+        (version for version in list_versions(client, model_name) if version.tags.get(REGISTER_KEY_TAG) == key), None
+    )
 
 
 def list_versions(client: MlflowClient, model_name: str) -> list[Version]:
-    """All versions of a registered model, the newest first; none when there is no such model."""
+    """Return all versions of a registered model, the newest first; none if there is no such model."""
     found: list[ModelVersion] = []
     token = None
     while True:
@@ -207,10 +210,10 @@ def list_versions(client: MlflowClient, model_name: str) -> list[Version]:
 
 
 def get_version(client: MlflowClient, model_name: str, version: int) -> Version:
-    """One version.
+    """Return one version by its number.
 
     Raises:
-        UserError: there is no such version; the message lists those there are.
+        UserError: there is no such version; the message lists those that exist.
     """
     versions = list_versions(client, model_name)
     for candidate in versions:
@@ -223,22 +226,28 @@ def get_version(client: MlflowClient, model_name: str, version: int) -> Version:
     raise UserError(f"version {version} of {model_name!r}: no such version; {remedy}")
 
 
-def get_champion(client: MlflowClient, model_name: str) -> Version:
-    """The version that has the alias `champion`.
+def find_by_alias(client: MlflowClient, model_name: str, alias: str) -> Version | None:
+    """Return the version that has an alias, `champion` or `previous`; None if there is none."""
+    return next((version for version in list_versions(client, model_name) if alias in version.aliases), None)
+
+
+def get_by_alias(client: MlflowClient, model_name: str, alias: str) -> Version:
+    """Return the version that has an alias, `champion` or `previous`.
 
     Raises:
         UserError: no version has it.
     """
-    for candidate in list_versions(client, model_name):
-        if CHAMPION in candidate.aliases:
-            return candidate
-    raise UserError(f"champion of {model_name!r}: nothing is in production yet; `pikavae promote` a version first")
+    if (found := find_by_alias(client, model_name, alias)) is not None:
+        return found
+    if alias == CHAMPION:
+        raise UserError(f"champion of {model_name!r}: nothing is in production yet; `pikavae promote` a version first")
+    raise UserError(f"{alias} of {model_name!r}: there is none; it takes two promotions to have one")
 
 
-def snapshot_of(client: MlflowClient, version: Version, downloads: Path) -> Path:
-    """The snapshot folder of a version: where it lies when that is this machine, else a copy below `downloads`.
+def snapshot_folder_of(client: MlflowClient, version: Version, downloads: Path) -> Path:
+    """Return the snapshot folder of a version. Files on a server are copied below `downloads`.
 
-    A copy that is there already is used again when it has the hashes of the version's manifest.
+    An earlier copy is reused if it has the hashes of the version's manifest.
 
     Raises:
         DamagedFileError: the files of the version are gone, or the download is not what was registered.
@@ -271,9 +280,9 @@ def snapshot_of(client: MlflowClient, version: Version, downloads: Path) -> Path
 
 
 def differing_files(client: MlflowClient, version: Version) -> list[str]:
-    """The files of a version that are missing or not as they were registered, where they lie on this machine.
+    """Return a version's files that are missing or differ from what was registered; none for files on a server.
 
-    What comes from a server is verified when it is fetched.
+    Files from a server are verified when they are fetched.
     """
     folder = local_folder(client.get_model_version_download_uri(version.name, str(version.version)))
     if folder is None:
@@ -293,18 +302,18 @@ def _log_package(
     step: int,
     metrics: Mapping[str, float],
 ) -> LoggedModel:
-    """The package as a logged model of the run, with its scores."""
+    """Log the package as a logged model of the run, with its scores."""
     from mlflow.entities import LoggedModelOutput
 
     experiment = client.get_run(run_id).info.experiment_id
     for orphan in client.search_logged_models([experiment], f"source_run_id = '{run_id}' AND name = '{PACKAGE_NAME}'"):
-        if orphan.tags.get(KEY_TAG) == key:
-            delete_model(client, orphan.model_id)  # of a process that was killed before it made the version
+        if orphan.tags.get(REGISTER_KEY_TAG) == key:
+            delete_model(client, orphan.model_id)  # left by a process that was killed before it made the version
     model = client.create_logged_model(
         experiment,
         PACKAGE_NAME,
         run_id,
-        tags={KEY_TAG: key},
+        tags={REGISTER_KEY_TAG: key},
         params={"step": str(step), "image_size": str(image_size)},
         model_type=PACKAGE_NAME,
     )
@@ -327,7 +336,7 @@ def _log_scores(client: MlflowClient, run_id: str, model_id: str, step: int, met
 
 
 def ensure_registered_model(client: MlflowClient, undo: ExitStack, name: str, about: str) -> None:
-    """Make the registered model when it is not there; `undo` deletes one that was made here and is still empty."""
+    """Make the registered model if it is missing; `undo` deletes a model that was made here and is still empty."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -344,23 +353,30 @@ def ensure_registered_model(client: MlflowClient, undo: ExitStack, name: str, ab
     undo.callback(delete_if_empty)
 
 
+def run_of(made: Version | ModelVersion) -> str:
+    """Return the id of the run that made the model; a production version belongs to another, which holds its files."""
+    return str(made.tags.get(RUN_TAG) or made.run_id)
+
+
 def as_tag(values: Mapping[str, Any]) -> str:
-    """Hashes or scores as the text of a tag."""
+    """Return hashes or scores as the text of a tag."""
     return json.dumps(dict(values), sort_keys=True)
 
 
 def manifest_of(made: ModelVersion) -> dict[str, str]:
-    """The SHA-256 of each file of a version, by the path in the package; empty when somebody took the tag away."""
-    return _from_tag(made.tags.get(MANIFEST_TAG, "{}"))
+    """Return the SHA-256 of each file of a version, by the path in the package; empty if the tag was removed."""
+    return _from_tag(made.tags.get(MANIFEST_TAG, "{}"), str)
 
 
-def _from_tag(text: str) -> dict[str, Any]:
-    """What a tag holds; nothing when somebody wrote into it what is no JSON object."""
+def _from_tag(text: str, kind: type | UnionType) -> dict[str, Any]:
+    """Return the JSON object of a tag; an empty one if the tag holds anything else or values of another type."""
     try:
         values = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
-    return values if isinstance(values, dict) else {}
+    if not isinstance(values, dict) or not all(isinstance(value, kind) for value in values.values()):
+        return {}
+    return values
 
 
 def _version(made: ModelVersion, aliases: Mapping[str, Any]) -> Version:
@@ -370,8 +386,8 @@ def _version(made: ModelVersion, aliases: Mapping[str, Any]) -> Version:
         version=int(made.version),
         run_id=made.run_id,
         model_id=tags.get(MODEL_ID_TAG, ""),
-        metrics=_from_tag(tags.pop(METRICS_TAG, "{}")),
-        manifest=_from_tag(tags.pop(MANIFEST_TAG, "{}")),
+        metrics=_from_tag(tags.pop(METRICS_TAG, "{}"), int | float),
+        manifest=_from_tag(tags.pop(MANIFEST_TAG, "{}"), str),
         tags=tags,
         created=datetime.fromtimestamp(made.creation_timestamp / 1000, UTC),
         aliases=tuple(sorted(alias for alias, number in aliases.items() if int(number) == int(made.version))),

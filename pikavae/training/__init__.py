@@ -1,1 +1,1 @@
-"""Losses, optimizers, exact state, and the loop that turns a prepared set into snapshots."""
+"""Train an autoencoder on a prepared set: losses, optimizers, exact state, and the loop that writes snapshots."""

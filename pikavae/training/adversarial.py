@@ -1,4 +1,4 @@
-"""The adversarial term: a discriminator of patches, its hinge losses, and the weight that keeps them in proportion.
+"""Compute the adversarial term: a discriminator of patches, its hinge losses, and their adaptive weight.
 
 Sources: Isola et al. 2017 (arXiv:1611.07004) for the discriminator, Lim and Ye 2017 (arXiv:1705.02894) for the hinge
 losses, Esser et al. 2021 (arXiv:2012.09841) for the adaptive weight and the order of phases.
@@ -20,11 +20,11 @@ ADAPTIVE_EPS = 1e-6
 
 
 class PatchDiscriminator(nn.Module):
-    """pix2pix's `NLayerDiscriminator` of 3 layers and 64 channels: one logit for each patch of 70x70 pixels.
+    """Gives one logit for each patch of 70x70 pixels: pix2pix's `NLayerDiscriminator` of 3 layers and 64 channels.
 
-    GroupNorm stands where pix2pix has BatchNorm. BatchNorm's output depends on which pictures share a batch and a
-    process; with GroupNorm each picture stands for itself, so that a batch of one is well defined, there are no running
-    statistics to save, and several processes give the gradients that one process gives on their joint batch.
+    GroupNorm replaces pix2pix's BatchNorm, whose output depends on which pictures share a batch and a process. With
+    GroupNorm each picture is normalised alone: a batch of one is well defined, there are no running statistics to save,
+    and several processes give the gradients that one process gives on their joint batch.
     """
 
     def __init__(self) -> None:
@@ -32,19 +32,19 @@ class PatchDiscriminator(nn.Module):
         self.layers = nn.Sequential(
             nn.Conv2d(3, 64, 4, stride=2, padding=1),
             nn.LeakyReLU(0.2),
-            *_normalised(64, 128, stride=2),
-            *_normalised(128, 256, stride=2),
-            *_normalised(256, 512, stride=1),
+            *_conv_norm_relu(64, 128, stride=2),
+            *_conv_norm_relu(128, 256, stride=2),
+            *_conv_norm_relu(256, 512, stride=1),
             nn.Conv2d(512, 1, 4, padding=1),
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, 1, H/8 - 2, W/8 - 2) of pictures (B, 3, H, W) in [-1, 1], H and W at least 24; high means real."""
+        """Return logits (B, 1, H/8 - 2, W/8 - 2), high for real, of pictures (B, 3, H, W) in [-1, 1], H and W >= 24."""
         logits: Tensor = self.layers(images)
         return logits
 
 
-def _normalised(in_channels: int, out_channels: int, *, stride: int) -> list[nn.Module]:
+def _conv_norm_relu(in_channels: int, out_channels: int, *, stride: int) -> list[nn.Module]:
     return [
         nn.Conv2d(in_channels, out_channels, 4, stride=stride, padding=1, bias=False),  # the norm has the bias
         nn.GroupNorm(NORM_GROUPS, out_channels),
@@ -54,9 +54,9 @@ def _normalised(in_channels: int, out_channels: int, *, stride: int) -> list[nn.
 
 @torch.no_grad()
 def new_discriminator(seed: int) -> PatchDiscriminator:
-    """A discriminator on the CPU with pix2pix's initial weights, a function of the seed alone.
+    """Return a discriminator on the CPU with pix2pix's initial weights, a function of the seed alone.
 
-    Convolutions N(0, 0.02^2), the norms' weights N(1, 0.02^2), biases 0. No global generator is drawn from.
+    Convolutions are N(0, 0.02^2), the norms' weights N(1, 0.02^2), biases 0. The global generator is not used.
     """
     with torch.device("meta"):
         discriminator = PatchDiscriminator()
@@ -73,15 +73,15 @@ def new_discriminator(seed: int) -> PatchDiscriminator:
 
 
 def hinge_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """(mean max(0, 1 - real) + mean max(0, 1 + fake)) / 2: a float32 scalar, for the discriminator to minimise.
+    """Return the discriminator's loss, (mean max(0, 1 - real) + mean max(0, 1 + fake)) / 2: a float32 scalar.
 
-    The fake logits are those of reconstructions that were detached, else the autoencoder gets a gradient from it.
+    Compute the fake logits from detached reconstructions; otherwise the autoencoder gets a gradient from this loss.
     """
     return 0.5 * (F.relu(1.0 - real_logits.float()).mean() + F.relu(1.0 + fake_logits.float()).mean())
 
 
 def hinge_generator(fake_logits: Tensor) -> Tensor:
-    """-mean fake: a float32 scalar, for the autoencoder to minimise."""
+    """Return the autoencoder's adversarial loss, -mean fake: a float32 scalar."""
     return -fake_logits.float().mean()
 
 
@@ -91,22 +91,22 @@ def adaptive_weight(
     last_layer: Tensor,
     *,
     bound: float,
-    scale: float = 1.0,
+    scale: float | Tensor = 1.0,
     reduce: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """|grad reconstruction| / (|grad adversarial| + 1e-6) at the decoder's last layer: Esser et al. 2021, eq. 7.
+    """Return |grad reconstruction| / (|grad adversarial| + 1e-6) at the decoder's last layer: Esser et al. 2021, eq. 7.
 
     Args:
         reconstruction: the scalar of the terms that compare the pictures.
         adversarial: the scalar of `hinge_generator`; the graphs of both are kept.
         last_layer: the weight of the decoder's last convolution.
-        bound: the most that is returned (`loss.adversarial_max_weight`).
-        scale: both losses are multiplied by it before their gradients are taken, as a loss scaler does against fp16's
-            underflow, and the gradients divided by it.
-        reduce: gives the mean over the processes of a tensor, here both gradients at once: (2, *last_layer.shape).
+        bound: the largest value to return (`loss.adversarial_max_weight`).
+        scale: multiplies both losses before their gradients are taken, as a loss scaler does against fp16's underflow;
+            the gradients are divided by it.
+        reduce: returns a tensor's mean over the processes; it gets both gradients at once: (2, *last_layer.shape).
 
     Returns:
-        A detached float32 scalar in [0, bound]; 0 where a gradient or its length is not finite.
+        A detached float32 scalar in [0, bound]; 0 if a gradient or its length is not finite.
     """
     gradients = torch.stack(
         [
@@ -118,13 +118,15 @@ def adaptive_weight(
         gradients = reduce(gradients)
     of_reconstruction, of_adversarial = gradients.flatten(1).norm(dim=1)
     weight = of_reconstruction / (of_adversarial + ADAPTIVE_EPS)
-    return torch.where(weight.isfinite(), weight, 0.0).clamp(0.0, bound)
+    bounded: Tensor = weight.nan_to_num(0.0, posinf=0.0, neginf=0.0).clamp(0.0, bound)
+    return bounded
 
 
 def adversarial_phase(config: LossConfig, progress: float) -> tuple[bool, bool]:
-    """Whether the discriminator learns and whether the autoencoder sees it, when the share `progress` is done.
+    """Return if the discriminator learns, and if the autoencoder sees it, when the share `progress` is done.
 
-    It learns from `adversarial_start` on and is seen from `adversarial_warmup` later on; neither without a weight.
+    It learns from `adversarial_start`; the autoencoder sees it `adversarial_warmup` later. With weight 0 both are
+    False.
     """
     if config.adversarial_weight == 0:
         return False, False

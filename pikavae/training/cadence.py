@@ -1,20 +1,45 @@
-"""When something is due that a cadence of the configuration asks for."""
+"""Decide when something is due by a cadence of the configuration, and measure how fast a run is now."""
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass
 
 from pikavae.config import Cadence
 
+RECENT_SECONDS = 60.0
+
+
+class Pace:
+    """Measures how fast a number grows: over the last minute, or since the first look if that is more recent."""
+
+    def __init__(self) -> None:
+        self._marks: deque[tuple[float, float]] = deque()  # at most about sixty, whatever the number of looks
+        self._now = (0.0, 0.0)
+
+    def look(self, seconds: float, number: float) -> None:
+        """Take in the number at a time, which is not before the last one."""
+        self._now = (seconds, number)
+        if not self._marks or seconds - self._marks[-1][0] >= RECENT_SECONDS / 60:
+            self._marks.append(self._now)
+        while len(self._marks) > 1 and seconds - self._marks[1][0] >= RECENT_SECONDS:
+            self._marks.popleft()
+
+    @property
+    def per_second(self) -> float:
+        """Return the growth in a second; 0 before the second look."""
+        (began, first), (seconds, number) = self._marks[0] if self._marks else self._now, self._now
+        return (number - first) / (seconds - began) if seconds > began else 0.0
+
 
 @dataclass(frozen=True)
 class Moment:
-    """A place in a run.
+    """Says how far a run is.
 
     Attributes:
         step: optimizer steps taken.
-        epochs: passes over the training pictures, a fraction.
+        epochs: passes over the training pictures, with a fraction.
         seconds: training time.
     """
 
@@ -24,7 +49,7 @@ class Moment:
 
 
 def is_due(every: Cadence, before: Moment, now: Moment) -> bool:
-    """Whether a multiple of `every` was reached or passed since the step before."""
+    """Return True if a multiple of `every` was reached or passed since the step before."""
     if isinstance(every, int):
         return now.step // every > before.step // every
     number, unit = every.split()
@@ -34,5 +59,5 @@ def is_due(every: Cadence, before: Moment, now: Moment) -> bool:
 
 
 def _multiples(value: float, size: float) -> int:
-    """How many whole times `size` is in `value`; 0.3 has three of 0.1, whatever binary fractions say."""
+    """Return how many whole times `size` is in `value`; 0.3 contains 0.1 three times despite binary rounding."""
     return math.floor(value / size + 1e-9)

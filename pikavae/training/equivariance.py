@@ -1,4 +1,4 @@
-"""Scaling and turning of latents: the decoder must give the picture scaled and turned alike.
+"""Scale and turn latents; the decoder must then give the picture scaled and turned in the same way.
 
 Source: EQ-VAE, Kouzelis et al. 2025 (arXiv:2502.09509): scales from 1/4 to 1, quarter turns, on a share of the batches.
 """
@@ -17,18 +17,18 @@ LEAST_SCALE = 4  # a quarter of the side
 
 @dataclass(frozen=True)
 class Transform:
-    """A bilinear, antialiased resize of the latent to `height` x `width`, then quarter turns counter-clockwise."""
+    """Resizes a latent to `height` x `width`, bilinear and antialiased, then makes quarter turns counter-clockwise."""
 
     height: int
     width: int
     quarter_turns: int
 
     def of_latent(self, z: Tensor) -> Tensor:
-        """(B, Z, h, w) to (B, Z, height, width), the last two exchanged after one or three turns."""
+        """Transform (B, Z, h, w) to (B, Z, height, width); one or three turns exchange the last two."""
         return self._apply(z, self.height, self.width)
 
     def of_picture(self, x: Tensor, factor: int) -> Tensor:
-        """(B, 3, H, W) to (B, 3, factor * height, factor * width), turned likewise; `factor` of the downsampling."""
+        """Transform (B, 3, H, W) to (B, 3, factor * height, factor * width), turned alike; `factor` is the model's."""
         return self._apply(x, factor * self.height, factor * self.width)
 
     def _apply(self, x: Tensor, height: int, width: int) -> Tensor:
@@ -39,17 +39,17 @@ class Transform:
 def transform_at(
     position: int, latent_shape: tuple[int, int], *, share: float, seed: int, smallest: int = 1
 ) -> Transform | None:
-    """The transform of the batch that begins at `position`, or None: a function of seed and position alone.
+    """Return the transform of the batch that begins at `position`, or None: a function of seed and position alone.
 
-    The shorter side becomes, each equally likely, a whole number from a quarter of itself to itself; the longer side
-    follows as near to the same scale as whole numbers allow, within the same bounds; quarter turns are 0 to 3.
+    The shorter side becomes a whole number from a quarter of itself to itself, each equally likely. The longer side
+    gets the nearest whole number to the same scale, within the same bounds. Quarter turns are 0 to 3.
 
     Args:
         position: pictures seen since the start of the run.
         latent_shape: height and width of the latents.
         share: the probability of a transform.
-        seed: the run's.
-        smallest: the least side of the transformed latent; for losses that need pictures of some size.
+        seed: the seed of the run.
+        smallest: the least side of the transformed latent, for losses that need pictures of some size.
     """
     shorter, longer = sorted(latent_shape)
     assert 1 <= smallest <= shorter, "the losses need pictures larger than these"

@@ -1,4 +1,4 @@
-"""What training minimises: pure functions of tensors, in float32 whatever the model computes in."""
+"""Compute what training minimises: pure functions of tensors, in float32 whatever the model computes in."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from torch import Tensor, nn
 
 from pikavae.config import LossConfig
 from pikavae.errors import UserError
+from pikavae.evaluation.metrics.similarity import MS_SSIM_EXPONENTS, MS_SSIM_SMALLEST_SIDE
 from pikavae.features import lpips
 from pikavae.model.autoencoder import DiagonalGaussian
 
 CHARBONNIER_EPS = 1e-3
-MS_SSIM_BETAS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 MS_SSIM_FLOOR = 1e-4
 SMALLEST_SIDES = {
-    "ms_ssim_weight": 176,  # its window of 11 pixels must fit into the fifth scale, a sixteenth of the picture
+    "ms_ssim_weight": MS_SSIM_SMALLEST_SIDE,  # 11 pixels of the fifth scale, a sixteenth of the picture
     "perceptual_weight": lpips.SMALLEST_SIDE,
     "adversarial_weight": 24,  # the discriminator's field: (24 / 8 - 2) = 1 patch
 }
 
 
 def reconstruction_loss(kind: str, reconstructions: Tensor, images: Tensor) -> Tensor:
-    """Mean over all elements of a function of the difference d: a float32 scalar.
+    """Return the mean over all elements of a function of the difference d: a float32 scalar.
 
     `mse` d^2; `l1` |d|; `charbonnier` sqrt(d^2 + eps^2) with eps = 1e-3 (Charbonnier et al. 1994; Lai et al. 2017,
     arXiv:1704.03915, section 3.3), whose least value is eps.
@@ -34,21 +34,24 @@ def reconstruction_loss(kind: str, reconstructions: Tensor, images: Tensor) -> T
         reconstructions: (B, 3, H, W) of any floating dtype.
         images: (B, 3, H, W) in [-1, 1].
     """
-    reconstructions, images = reconstructions.float(), images.float()
+    difference = reconstructions.float() - images.float()
     if kind == "mse":
-        return F.mse_loss(reconstructions, images)
-    if kind == "l1":
-        return F.l1_loss(reconstructions, images)
-    assert kind == "charbonnier", kind
-    return ((reconstructions - images).square() + CHARBONNIER_EPS**2).sqrt().mean()
+        each = difference.square()
+    elif kind == "l1":
+        each = difference.abs()
+    else:
+        assert kind == "charbonnier", kind
+        each = (difference.square() + CHARBONNIER_EPS**2).sqrt()
+    # Not `mean` or `mse_loss`: their gradients are in the contiguous layout, whatever that of the reconstructions is
+    return each.sum() / each.numel()
 
 
 def ms_ssim_loss(reconstructions: Tensor, images: Tensor) -> Tensor:
-    """1 - MS-SSIM (Wang, Simoncelli and Bovik 2003, eq. 7), mean over the batch: a float32 scalar.
+    """Return 1 - MS-SSIM (Wang, Simoncelli and Bovik 2003, eq. 7), mean over the batch: a float32 scalar.
 
-    The factors are torchmetrics' and so is the value, as long as each of the picture's five is above 1e-4. A lower one
-    counts as 1e-4 and gives no gradient. torchmetrics sets a negative one to 0, which takes the gradient of all five:
-    of a model that knows nothing yet, every other picture would teach nothing.
+    The value is torchmetrics' if each of a picture's five factors is above 1e-4. A lower factor counts as 1e-4 and
+    gives no gradient. torchmetrics sets a negative factor to 0, which removes the gradient of all five: for an
+    untrained model, every other picture would give no gradient.
 
     Args:
         reconstructions: (B, 3, H, W) of any floating dtype.
@@ -63,7 +66,7 @@ def ms_ssim_loss(reconstructions: Tensor, images: Tensor) -> Tensor:
     x, y = reconstructions.float(), images.float()
     factors = []
     with torch.autocast(x.device.type, enabled=False):
-        for scale in range(len(MS_SSIM_BETAS)):
+        for scale in range(len(MS_SSIM_EXPONENTS)):
             if scale:
                 x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)  # (B, 3, H/2^scale, W/2^scale)
             similarity, contrast = structural_similarity_index_measure(
@@ -71,20 +74,23 @@ def ms_ssim_loss(reconstructions: Tensor, images: Tensor) -> Tensor:
             )  # (B,) each
             factors.append(contrast)
     factors[-1] = similarity  # luminance counts at the coarsest scale only
-    betas = torch.tensor(MS_SSIM_BETAS, device=x.device)[:, None]
-    return 1.0 - (torch.stack(factors).clamp_min(MS_SSIM_FLOOR) ** betas).prod(dim=0).mean()
+    powers = [
+        factor.clamp_min(MS_SSIM_FLOOR) ** exponent for factor, exponent in zip(factors, MS_SSIM_EXPONENTS, strict=True)
+    ]
+    return 1.0 - torch.stack(powers).prod(dim=0).mean()
 
 
 def kl_sum_mean(posterior: DiagonalGaussian) -> Tensor:
-    """KL(q(z|x) || N(0, I)) in nats: summed over the latent's C, H and W, mean over the batch; a float32 scalar.
+    """Return KL(q(z|x) || N(0, I)) in nats: sum over the latent's C, H and W, mean over the batch; a float32 scalar.
 
-    The reduction of latent-diffusion's `LPIPSWithDiscriminator`; Kingma and Welling 2014, appendix B, for the formula.
+    The reduction is that of latent-diffusion's `LPIPSWithDiscriminator`, the formula that of Kingma and Welling 2014,
+    appendix B.
     """
     return posterior.kl().mean()
 
 
 def kl_weight_at(config: LossConfig, progress: float) -> float:
-    """The weight of the KL when the share `progress` of the run is done: a linear rise from 0 over `kl_warmup`."""
+    """Return the KL's weight when the share `progress` of the run is done: a linear rise from 0 over `kl_warmup`."""
     if progress >= config.kl_warmup:
         return config.kl_weight
     return config.kl_weight * progress / config.kl_warmup
@@ -92,11 +98,11 @@ def kl_weight_at(config: LossConfig, progress: float) -> float:
 
 @dataclass(frozen=True)
 class Term:
-    """One summand of the loss.
+    """Holds one summand of the loss.
 
     Attributes:
         raw: a float32 scalar.
-        weight: what it is multiplied by; a tensor where the weight is computed on the device.
+        weight: the factor of `raw`; a tensor if it is computed on the device.
     """
 
     raw: Tensor
@@ -104,7 +110,7 @@ class Term:
 
     @property
     def weighted(self) -> Tensor:
-        """What enters the loss."""
+        """Return the term as it enters the loss."""
         return self.raw * self.weight
 
 
@@ -116,18 +122,18 @@ def autoencoder_terms(
     progress: float,
     perceptual: nn.Module | None,
 ) -> dict[str, Term]:
-    """The terms of the autoencoder's loss by name, but for the adversarial one; the loss is the sum of `weighted`.
+    """Return the terms of the autoencoder's loss by name, without the adversarial one; the loss sums their `weighted`.
 
-    The reconstruction comes first, under its kind's name, and `kl_nats_per_image` last; `ms_ssim` and `lpips` stand
-    between where their weight is above zero.
+    The reconstruction comes first, under its kind's name, and `kl_nats_per_image` last; `ms_ssim` and `lpips` are
+    between them if their weight is above zero.
 
     Args:
         config: the kinds and weights.
-        images: (B, 3, H, W) in [-1, 1], what the reconstructions should be.
+        images: (B, 3, H, W) in [-1, 1], the target of the reconstructions.
         reconstructions: (B, 3, H, W) of any floating dtype.
-        posterior: of the pictures that were encoded.
+        posterior: the posterior of the encoded pictures.
         progress: the share of the run that is done, in [0, 1].
-        perceptual: called with reconstructions and images, gives each pair's LPIPS; needed with `perceptual_weight`.
+        perceptual: returns each pair's LPIPS of reconstructions and images; needed with `perceptual_weight`.
 
     Raises:
         UserError: pictures too small for a term.
@@ -145,7 +151,7 @@ def autoencoder_terms(
 
 
 def smallest_side(config: LossConfig) -> int:
-    """The least height and width in pixels on which all chosen terms, the adversarial one too, are defined."""
+    """Return the least height and width in pixels for which all chosen terms, also the adversarial one, are defined."""
     return max((side for name, side in SMALLEST_SIDES.items() if getattr(config, name) > 0), default=1)
 
 

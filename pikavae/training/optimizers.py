@@ -1,8 +1,9 @@
-"""Optimizers, the learning rate's course, and the moving average of the weights."""
+"""Build optimizers, set the learning rate along the run, and update the moving average of the weights."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +11,11 @@ from torch.optim import AdamW, Optimizer
 
 from pikavae.config import Config, OptimizerConfig
 from pikavae.model.autoencoder import AutoencoderKL
+from pikavae.training.muon import Muon, move_towards
 
 
 def build_optimizer(model: AutoencoderKL, config: OptimizerConfig) -> Optimizer:
-    """AdamW over all weights that are trained, or Muon over the hidden ones with AdamW for the rest.
+    """Build AdamW over all trained weights, or Muon over the hidden ones with NAdamW for the rest.
 
     Each group carries its peak rate as `peak_lr`; `set_learning_rate` scales it along the run.
     """
@@ -31,14 +33,8 @@ def build_optimizer(model: AutoencoderKL, config: OptimizerConfig) -> Optimizer:
 
 
 def _build_muon(model: AutoencoderKL, config: OptimizerConfig) -> Optimizer:
-    """Muon (Jordan et al. 2024, github.com/KellerJordan/Muon) in timm's implementation, which flattens convolutions.
-
-    The original's scaling of the rate and Nesterov momentum, not timm's defaults, which are another optimizer.
-    """
-    from timm.optim.muon import Muon
-
     hidden, rest = split_for_muon(model)
-    optimizer: Optimizer = Muon(
+    return Muon(
         [
             {"params": hidden, "lr": config.learning_rate, "peak_lr": config.learning_rate},
             {
@@ -49,19 +45,48 @@ def _build_muon(model: AutoencoderKL, config: OptimizerConfig) -> Optimizer:
             },
         ],
         momentum=config.momentum,
-        nesterov=True,
-        adjust_lr_fn="original",
-        weight_decay=config.weight_decay,
         betas=config.betas,
         eps=config.eps,
+        weight_decay=config.weight_decay,
     )
-    return optimizer
+
+
+def take_step(optimizer: Optimizer, found_inf: Tensor | None) -> None:
+    """Update the weights and drop their gradients; change nothing if `found_inf`, a float32 scalar, is 1.
+
+    The device decides: fused optimizers and Muon take the flag as `torch.amp.GradScaler` gives it to them.
+    """
+    if found_inf is not None:
+        optimizer.found_inf = found_inf  # type: ignore[attr-defined]  # as torch's own scaler sets it
+    optimizer.step()
+    if found_inf is not None:
+        del optimizer.found_inf  # type: ignore[attr-defined]
+    optimizer.zero_grad(set_to_none=True)
+
+
+def load_moments(optimizer: Optimizer, saved: dict[str, Any]) -> None:
+    """Load the state of an optimizer, also of a run on another device or by an earlier version.
+
+    Moments get the memory layout of their weights: fused optimizers read both as they lie in memory.
+    """
+    fused = [group.get("fused") for group in optimizer.param_groups]
+    optimizer.load_state_dict(saved)
+    for group, ours in zip(optimizer.param_groups, fused, strict=True):
+        if "fused" in group:  # Muon has no such choice
+            group["fused"] = ours
+    for parameter, state in optimizer.state.items():
+        state.pop("use_muon", None)  # timm's, which follows from the group and the shape
+        for name, value in state.items():
+            if name == "step":
+                state[name] = value.to(parameter.device, torch.float32)
+            elif value.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter, requires_grad=False).copy_(value)
 
 
 def split_for_muon(model: AutoencoderKL) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """The hidden weights, which Muon orthogonalises, and the rest, which AdamW updates.
+    """Return the hidden weights, which Muon orthogonalises, and the rest, which AdamW updates.
 
-    The rest: everything one-dimensional, the 1x1 convolutions, and the convolutions at both picture ends.
+    The rest is everything one-dimensional, the 1x1 convolutions, and the convolutions at both picture ends.
     """
     ends = {model.encoder.conv_in.weight, model.decoder.conv_out.weight}
     hidden: list[nn.Parameter] = []
@@ -74,9 +99,9 @@ def split_for_muon(model: AutoencoderKL) -> tuple[list[nn.Parameter], list[nn.Pa
 
 
 def learning_rate_factor(config: OptimizerConfig, step: int, progress: float) -> float:
-    """The share of the peak rate for the optimizer step number `step` (from 0), at `progress` in [0, 1] of the run.
+    """Return the share of the peak rate for optimizer step `step` (from 0), at the share `progress` of the schedule.
 
-    A linear rise over `warmup_steps`, times 1 (constant) or final + (1 - final) * (1 + cos(pi * progress)) / 2
+    It is a linear rise over `warmup_steps`, times 1 (constant) or final + (1 - final) * (1 + cos(pi * progress)) / 2
     (cosine; Loshchilov and Hutter 2017, arXiv:1608.03983).
     """
     rise = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
@@ -87,23 +112,31 @@ def learning_rate_factor(config: OptimizerConfig, step: int, progress: float) ->
 
 
 def set_learning_rate(optimizer: Optimizer, factor: float) -> None:
-    """Give every group `factor` of its peak rate."""
+    """Set every group's learning rate to `factor` times its peak rate."""
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * factor
 
 
 def total_steps(config: Config, num_images: int) -> int:
-    """Optimizer steps of the whole run: `training.steps`, or what `training.epochs` passes over the pictures take."""
+    """Return the optimizer steps of the whole run: `training.steps`, or those of `training.epochs` passes if set."""
     training = config.training
     if training.epochs is None:
         return training.steps
     return math.ceil(training.epochs * num_images / (training.batch_size * training.accumulation))
 
 
-@torch.no_grad()
-def update_ema(average: list[Tensor], weights: list[Tensor], decay: float, step: int) -> None:
-    """Move `average` towards `weights`: average = d * average + (1 - d) * weights, each with its own.
+def schedule_end(config: Config, num_images: int) -> int | None:
+    """Return the step at which rates and phases end; None if they end by the clock."""
+    by_the_clock = config.training.minutes is not None
+    return config.optimizer.schedule_steps or (None if by_the_clock else total_steps(config, num_images))
 
-    d = min(decay, (1 + step) / (10 + step)), so that the first weights are soon forgotten.
+
+@torch.no_grad()
+def update_ema(
+    average: list[Tensor], weights: list[Tensor], decay: float, step: int, found_inf: Tensor | None = None
+) -> None:
+    """Move each `average` towards its weight: average = d * average + (1 - d) * weights; not if `found_inf` is 1.
+
+    d = min(decay, (1 + step) / (10 + step)): the first weights soon lose their influence.
     """
-    torch._foreach_lerp_(average, weights, 1.0 - min(decay, (1 + step) / (10 + step)))
+    move_towards(average, weights, 1.0 - min(decay, (1 + step) / (10 + step)), found_inf)

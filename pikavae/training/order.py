@@ -1,8 +1,8 @@
-"""What each step of a run sees, as a function of seed and position alone: nothing to save, nothing to get out of step.
+"""Compute what each step of a run sees, from seed and position alone, without state to save.
 
-A position counts pictures from the start of the run. Epoch e shows every picture once, in an order of its own; batches
-run on across the border of two epochs, so that no picture is dropped and every batch is full. Where pictures are of
-several shapes, each shape has such a stream of its own, and batches of all shapes are shuffled: see `BucketOrder`.
+A position counts pictures from the start of the run. Each epoch shows every picture once, in its own order. A batch
+may span two epochs: no picture is dropped and every batch is full. If pictures have several shapes, each shape has its
+own stream, and batches of all shapes are shuffled: see `BucketOrder`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 def indices_at(position: int, count: int, *, num_images: int, seed: int, stream: str = "order") -> list[int]:
-    """The indices of the `count` pictures from `position` on, in the stream of that name."""
+    """Return the indices of the `count` pictures from `position` on, in the stream of that name."""
     indices: list[int] = []
     while len(indices) < count:
         epoch, offset = divmod(position + len(indices), num_images)
@@ -31,10 +31,10 @@ def _epoch_order(stream: str, seed: int, epoch: int, num_images: int) -> Tensor:
 
 
 class BucketOrder:
-    """The order of pictures of several shapes, in batches of one shape; called with a position, as `indices_at` is.
+    """Orders pictures of several shapes, in batches of one shape; call it with a position, like `indices_at`.
 
-    Each shape has an endless stream, epoch after epoch of its pictures. A shape of n pictures has had floor(e * n / B)
-    batches of B when e epochs are over: what does not fill a batch waits for the next epoch. So every picture comes
+    Each shape has an endless stream, epoch after epoch of its pictures. After e epochs, a shape of n pictures has had
+    floor(e * n / B) batches of B: pictures that do not fill a batch wait for the next epoch. So every picture comes
     equally often, and a shape of fewer than B pictures has a batch in some epochs only. An epoch's batches are
     shuffled.
     """
@@ -45,7 +45,7 @@ class BucketOrder:
         self._planned: tuple[int, list[tuple[tuple[int, int], int]]] = (-1, [])
 
     def __call__(self, position: int) -> list[int]:
-        """The indices of the batch that begins at `position`, a multiple of the batch size."""
+        """Return the indices of the batch that begins at `position`, a multiple of the batch size."""
         number, rest = divmod(position, self.batch_size)
         assert rest == 0, "a run's batches are all of one size"
         epoch = position // self.num_images
@@ -63,11 +63,11 @@ class BucketOrder:
         return [chosen[place] for place in places]
 
     def _batches_before(self, epoch: int) -> int:
-        """Batches of all epochs before this one."""
+        """Return the number of batches in all epochs before this one."""
         return sum(epoch * len(chosen) // self.batch_size for chosen in self.by_shape.values())
 
     def _plan(self, epoch: int) -> list[tuple[tuple[int, int], int]]:
-        """The epoch's batches in their order, each as its shape and its number among that shape's batches."""
+        """Return the epoch's batches in their order, each as its shape and its number among that shape's batches."""
         if self._planned[0] != epoch:
             batches = [
                 (shape, batch)
@@ -80,9 +80,9 @@ class BucketOrder:
 
 
 def noise_at(position: int, count: int, *, shape: tuple[int, ...], seed: int) -> Tensor:
-    """Standard normal noise for the posteriors of the `count` pictures from `position` on: (count, *shape) float32.
+    """Return standard normal noise for the posteriors of `count` pictures from `position` on: (count, *shape) float32.
 
-    Each picture has noise of its own, whatever the batch or the process that it lands in.
+    A picture's noise does not depend on its batch or its process.
     """
     return torch.stack([torch.randn(shape, generator=_generator("noise", seed, position + i)) for i in range(count)])
 

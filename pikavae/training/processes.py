@@ -1,7 +1,7 @@
-"""The processes that train one model together. Alone, everything here is the identity.
+"""Connect the processes that train one model together. For a single process, everything here is the identity.
 
 Each process takes its share of every batch from the one global order, and gradients, curves and decisions are those of
-the whole: the number of processes changes rounding and nothing else.
+the whole batch: the number of processes changes only rounding.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ TIMEOUT = timedelta(minutes=30)
 
 @dataclass(frozen=True)
 class Processes:
-    """One process among those that train together.
+    """Represents one process among those that train together.
 
     Attributes:
         rank: its number, from 0.
-        count: how many there are.
+        count: the number of processes.
     """
 
     rank: int = 0
@@ -39,11 +39,11 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the one that writes."""
+        """Return True if this is the process that writes."""
         return self.rank == 0
 
     def share_of(self, batch: int) -> slice:
-        """The part of a batch that is this process's.
+        """Return this process's part of a batch.
 
         Raises:
             UserError: the batch cannot be shared evenly.
@@ -58,36 +58,36 @@ class Processes:
         return slice(self.rank * each, (self.rank + 1) * each)
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """The module to call in training, whose backward pass averages the gradients over all processes."""
+        """Return the module to call in training; its backward pass averages the gradients over all processes."""
         if self.count == 1:
             return module
-        # Weights are equal from the start, being made from the seed or read from one file; buffers there are none.
+        # Weights are equal from the start: they come from the seed or from one file. There are no buffers.
         return DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
 
     def averaging(self, wrapped: nn.Module, *, last: bool) -> AbstractContextManager[object]:
-        """For a forward and backward pass: gradients are averaged after the last of an accumulation only."""
+        """Wrap a forward and backward pass: gradients are averaged only after the last one of an accumulation."""
         if isinstance(wrapped, DistributedDataParallel) and not last:
             quiet: AbstractContextManager[object] = wrapped.no_sync()
             return quiet
         return nullcontext()
 
     def mean(self, values: Tensor) -> Tensor:
-        """The mean over the processes, element by element, in each of them."""
+        """Return the mean over the processes, element by element, in each process."""
         if self.count > 1:
             dist.all_reduce(values)
             values /= self.count
         return values
 
-    def largest(self, values: list[float], device: torch.device) -> list[float]:
-        """The largest over the processes, element by element, in each of them."""
+    def largest(self, values: list[float]) -> list[float]:
+        """Return the largest over the processes, element by element, in each process; no device takes part."""
         if self.count == 1:
             return values
-        numbers = torch.tensor(values, dtype=torch.float64 if device.type != "mps" else torch.float32, device=device)
+        numbers = torch.tensor(values, dtype=torch.float64)
         dist.all_reduce(numbers, op=dist.ReduceOp.MAX)
         return list(numbers.tolist())
 
     def gather(self, value: T) -> list[T]:
-        """The value of each process, by rank, in each of them."""
+        """Return the values of all processes, by rank, in each process."""
         if self.count == 1:
             return [value]
         values: list[Any] = [None] * self.count
@@ -95,11 +95,11 @@ class Processes:
         return values
 
     def of_main(self, value: T) -> T:
-        """The value of the process that writes, in each of them."""
+        """Return the value of the process that writes, in each process."""
         return self.gather(value)[0]
 
     def wait(self) -> None:
-        """Go on when all are here."""
+        """Wait until all processes are here."""
         self.gather(None)
 
 
@@ -107,7 +107,7 @@ ALONE = Processes()
 
 
 def join(device: str) -> tuple[Processes, torch.device]:
-    """Join the processes that a launcher such as torchrun or `accelerate launch` started, or be alone.
+    """Join the processes that a launcher such as torchrun or `accelerate launch` started, or run as the only one.
 
     Args:
         device: `cpu`, `cuda` or `mps`; with several GPUs each process takes its own.
@@ -116,11 +116,20 @@ def join(device: str) -> tuple[Processes, torch.device]:
         return ALONE, torch.device(device)
     from accelerate import PartialState
 
-    state = PartialState(cpu=device == "cpu", timeout=TIMEOUT)
+    state = PartialState(cpu=device == "cpu", timeout=TIMEOUT, backend=backend_of(device))
     return Processes(state.process_index, state.num_processes), torch.device(state.device)
 
 
+def backend_of(device: str) -> str:
+    """Return torch's name of what processes on such a device talk by.
+
+    Gradients on CUDA go by NCCL. What the host decides (seconds, stopping, scores) goes by gloo there too: NCCL would
+    have it wait for the device.
+    """
+    return "cuda:nccl,cpu:gloo" if device == "cuda" else "gloo"
+
+
 def leave() -> None:
-    """Take leave of the others, so that no connection is cut."""
+    """Leave the group of processes cleanly, so that no other process loses its connection."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()

@@ -1,45 +1,57 @@
-"""One optimizer step: the autoencoder's passes, the discriminator's beside them, and what is told of both."""
+"""Take one optimizer step: the passes of autoencoder and discriminator, and the metrics of both."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, reduce
 
 import torch
 from torch import Tensor, nn
 
 from pikavae.config import Config
-from pikavae.data.dataset import PictureSet
-from pikavae.data.loader import Loader, Order, way_of
-from pikavae.errors import NonFiniteLossError, UserError
+from pikavae.data.prepared.dataset import PictureSet
+from pikavae.data.prepared.loader import Loader, Order, choose_way
+from pikavae.errors import UserError
 from pikavae.features.lpips import LPIPS
 from pikavae.training.adversarial import adaptive_weight, adversarial_phase, hinge_discriminator, hinge_generator
+from pikavae.training.compiling import Compiler
 from pikavae.training.equivariance import Transform, transform_at
+from pikavae.training.finite import StepValues, Watch
 from pikavae.training.losses import Term, autoencoder_terms, smallest_side
-from pikavae.training.memory import AUTOCAST_DTYPES
-from pikavae.training.optimizers import learning_rate_factor, set_learning_rate, update_ema
+from pikavae.training.memory import AUTOCAST_DTYPES, choose_activations
+from pikavae.training.optimizers import learning_rate_factor, set_learning_rate, take_step, update_ema
 from pikavae.training.order import BucketOrder, indices_at, noise_at
 from pikavae.training.processes import ALONE, Processes
 from pikavae.training.state import TrainState
 
 
 class Stepper:
-    """Takes optimizer steps. It holds what does not change in a run; all that does is in the state.
+    """Takes optimizer steps. It holds what does not change in a run; the state holds all that does.
 
     Args:
-        state: from which it goes on.
+        state: the state to continue from.
         config: the whole configuration.
         device: where to compute.
-        processes: who shares each batch.
+        processes: the processes that share each batch.
+        deferred: let the device refuse steps that are not finite, and read values only in `read`; by default on CUDA,
+            where reading would wait for the device. Otherwise each step reads its own.
     """
 
-    def __init__(self, state: TrainState, config: Config, device: torch.device, processes: Processes = ALONE) -> None:
+    def __init__(
+        self,
+        state: TrainState,
+        config: Config,
+        device: torch.device,
+        processes: Processes = ALONE,
+        *,
+        deferred: bool | None = None,
+    ) -> None:
         self.state, self.config, self.device, self.processes = state, config, device, processes
-        if config.training.compile:
-            state.model.compile()
+        self.compiler = Compiler(state.model, config, device, announces=processes.is_main)
+        self._watch = Watch(state, device, deferred=device.type == "cuda" if deferred is None else deferred)
         self.model = processes.wrap(state.model)
         self.discriminator = processes.wrap(state.adversary.network) if state.adversary else None
         self.perceptual = (
@@ -47,19 +59,21 @@ class Stepper:
             if config.loss.perceptual_weight
             else None
         )
-        # Listed once: that takes longer than to average a small model
+        # Listed once, because listing takes longer than averaging a small model
         self._weights: list[Tensor] = list(state.model.parameters())
         self._averaged: list[Tensor] = list(state.ema.parameters()) if state.ema else []
         self._last_layer = state.model.decoder.conv_out.weight
         self._smallest_latent = math.ceil(smallest_side(config.loss) / config.model.downsampling_factor)
+        self._waited, self._took, self._wait_fraction = 0.0, 0.0, 0.0
+        self._one = torch.ones((), device=device)
 
-    def open_loader(self, pictures: PictureSet) -> Loader:
-        """The training pictures from where the state stands, to be closed by a `with`.
+    def open_loader(self, picture_set: PictureSet) -> Loader:
+        """Open the training pictures at the state's position; close the loader with a `with` block.
 
         Raises:
-            UserError: they are too small for a term of the loss, or a batch cannot be shared by the processes.
+            UserError: the pictures are too small for a term of the loss, or the processes cannot share a batch.
         """
-        smallest, shortest = smallest_side(self.config.loss), min(map(min, pictures.by_shape))
+        smallest, shortest = smallest_side(self.config.loss), min(map(min, picture_set.by_shape))
         if shortest < smallest:
             raise UserError(
                 f"data.image_size: pictures of {shortest} pixels are too small for section loss, it needs {smallest}; "
@@ -67,46 +81,70 @@ class Stepper:
             )
         count, seed = self.config.training.batch_size, self.config.training.seed
         if self.config.data.crop == "buckets":
-            order: Order = BucketOrder(pictures.by_shape, count, seed)
+            order: Order = BucketOrder(picture_set.by_shape, count, seed)
         else:
-            order = partial(indices_at, count=count, num_images=len(pictures), seed=seed)
-        way = way_of(pictures, self.config.training.resident, self.device)
+            order = partial(indices_at, count=count, num_images=len(picture_set), seed=seed)
+        way = choose_way(picture_set, self.config.training.resident, self.device)
+        pictures = picture_set.num_bytes if way == "resident" else 0
+        self.state.model.choose_activations(
+            choose_activations(self.config, self.device, pictures=pictures, announces=self.processes.is_main)
+        )
         share = self.processes.share_of(count)
-        return Loader(pictures, order, self.state.images_seen, self.config, self.device, way, share)
+        return Loader(picture_set, order, self.state.images_seen, self.config, self.device, way, share)
 
-    def step(self, loader: Loader, progress: float) -> dict[str, float]:
-        """One step over `accumulation` batches, whose gradients are averaged.
+    def step(self, loader: Loader, progress: float) -> None:
+        """Take one step over `accumulation` batches, whose gradients are averaged.
+
+        A step whose loss or gradient is not finite changes neither weights nor state. If steps are deferred, neither do
+        the following ones, until `read` reports it; this happens here after `finite.MOST_UNREAD` steps at the latest.
 
         Args:
             loader: from `open_loader`.
-            progress: the share of the run that is done, in [0, 1].
-
-        Returns:
-            The raw terms, the learning rate and the gradient's norm as `train/...`, the weighted terms as
-            `weighted/...`; of all processes together, but `train/data_wait_fraction`, this one's share of the step's
-            time that went into waiting for pictures, in [0, 1].
+            progress: how far rates and phases are, in [0, 1]: the share of the run that is done, or of its schedule.
 
         Raises:
-            NonFiniteLossError: a loss or gradient was NaN or infinite; the step was not taken.
+            NonFiniteLossError: a loss or gradient was NaN or infinite; the state is as before that step.
         """
         began, waited = time.perf_counter(), loader.seconds_waited
-        state, optimizer = self.state, self.config.optimizer
+        state, optimizer, before = self.state, self.config.optimizer, self.state.images_seen
         set_learning_rate(state.optimizer, learning_rate_factor(optimizer, state.step, progress))
-        sums = Sums(self.device)
+        sums = Sums()
         for number in range(self.config.training.accumulation):
             self._batch(loader, progress, sums, last=number == self.config.training.accumulation - 1)
         means = sums.means(self.processes)
-        learning_rate = state.optimizer.param_groups[0]["lr"]
-        state.scaler.unscale_(state.optimizer)
-        norm = nn.utils.clip_grad_norm_(self._weights, optimizer.max_grad_norm or math.inf).item()
-        self._refuse_non_finite(means, norm, learning_rate)
-        self._move()
-        waiting = (loader.seconds_waited - waited) / (time.perf_counter() - began)
-        rates = {"train/learning_rate": learning_rate, "train/gradient_norm": norm}
-        return {**means, **rates, "train/data_wait_fraction": waiting}
+        norms = self._clip()
+        rate = state.optimizer.param_groups[0]["lr"]
+        refused, skipped = self._watch.add(StepValues(state.step + 1, before, rate, tuple(sums.values), means, norms))
+        self._move(refused, skipped)
+        self._waited += loader.seconds_waited - waited
+        self._took += time.perf_counter() - began
+        if self._watch.is_full:
+            self.read()
+
+    def read(self) -> dict[str, float]:
+        """Return the values of the last step; wait for the device if they are on it.
+
+        Returns:
+            The raw terms, the learning rate and the gradient's norm as `train/...`, and the weighted terms as
+            `weighted/...`, all over all processes; and `train/data_wait_fraction`, the share in [0, 1] of the time of
+            the steps since the last call that this process waited for pictures.
+
+        Raises:
+            NonFiniteLossError: a loss or gradient was NaN or infinite; the state is as before that step.
+        """
+        began = time.perf_counter()
+        values = self._watch.read()
+        if self._took:
+            self._took += time.perf_counter() - began
+            self._wait_fraction, self._waited, self._took = self._waited / self._took, 0.0, 0.0
+        return {**values, "train/data_wait_fraction": self._wait_fraction}
+
+    def last_loss(self, *, read: bool = False) -> float | None:
+        """Return the loss of the last step whose values were read, after a `read` if asked; None before the first."""
+        return (self.read() if read else self._watch.values).get("train/loss")
 
     def _batch(self, loader: Loader, progress: float, sums: Sums, *, last: bool) -> None:
-        """Forward and backward of both networks over one batch."""
+        """Run the forward and backward passes of both networks over one batch."""
         config = self.config
         learns, seen = adversarial_phase(config.loss, progress)
         images, noise, transform = self._next_batch(loader)
@@ -132,19 +170,19 @@ class Stepper:
             sums.add_raw({"discriminator": hinge, "logits_real": real.mean(), "logits_fake": fake.mean()})
 
     def _adversarial_term(self, terms: dict[str, Term], reconstructions: Tensor) -> Term:
-        """The discriminator's judgement of the reconstructions, which moves the autoencoder alone."""
+        """Return the discriminator's judgement of the reconstructions; its gradient moves only the autoencoder."""
         assert self.state.adversary is not None
         network = self.state.adversary.network.requires_grad_(False)
         with autocast(self.config, self.device):
             logits = network(reconstructions)
         network.requires_grad_(True)
-        raw, pictures = hinge_generator(logits), [name for name in terms if name != "kl_nats_per_image"]
+        raw, of_pictures = hinge_generator(logits), [name for name in terms if name != "kl_nats_per_image"]
         factor = adaptive_weight(
-            torch.stack([terms[name].weighted for name in pictures]).sum(),
+            torch.stack([terms[name].weighted for name in of_pictures]).sum(),
             raw,
             self._last_layer,
             bound=self.config.loss.adversarial_max_weight,
-            scale=self.state.scaler.get_scale(),
+            scale=self.state.scaler.scale(self._one) if self.state.scaler.is_enabled() else 1.0,
             reduce=self.processes.mean,
         )
         return Term(raw, self.config.loss.adversarial_weight * factor)
@@ -153,9 +191,9 @@ class Stepper:
         torch.autograd.backward(self.state.scaler.scale(loss / self.config.training.accumulation))
 
     def _next_batch(self, loader: Loader) -> tuple[Tensor, Tensor, Transform | None]:
-        """The next batch, or its share here: (B, 3, H, W) float32 in [-1, 1], noise (B, Z, H/f, W/f), transform."""
+        """Return this process's share of the next batch: (B, 3, H, W) in [-1, 1], noise (B, Z, H/f, W/f), transform."""
         state, config = self.state, self.config
-        assert loader.position == state.images_seen, "the loader was opened for another place in the stream"
+        assert loader.position == state.images_seen, "the loader was opened at another position of the stream"
         images, factor, share = next(loader), config.model.downsampling_factor, loader.share
         latent = (images.shape[2] // factor, images.shape[3] // factor)
         noise = noise_at(
@@ -172,48 +210,52 @@ class Stepper:
             smallest=self._smallest_latent,
         )
         state.images_seen += config.training.batch_size
-        return images, noise.to(images.device), transform
+        if images.is_cuda:
+            noise = noise.pin_memory()  # the copy then does not wait for the device
+        return images, noise.to(images.device, non_blocking=True), transform
 
-    def _refuse_non_finite(self, means: dict[str, float], norm: float, learning_rate: float) -> None:
-        state = self.state
-        overflow = state.scaler.is_enabled() and not math.isfinite(norm)  # the scaler skips this step
-        if all(math.isfinite(value) for value in means.values()) and (math.isfinite(norm) or overflow):
-            return
-        listed = ", ".join(
-            f"{name.removeprefix('train/')} {value:.6g}" for name, value in means.items() if name.startswith("train/")
-        )
-        raise NonFiniteLossError(
-            f"step {state.step + 1}: {listed}, gradient norm {norm:.6g}, learning rate {learning_rate:.3g}: not "
-            f"finite, so the step was not taken; lower optimizer.learning_rate, set optimizer.max_grad_norm or raise "
-            f"optimizer.warmup_steps (checkpoints up to step {max(state.scores, default=0)} are whole)"
-        )
+    def _clip(self) -> Tensor:
+        """Divide by the gradient scaler's factor, then scale the autoencoder's gradients down to the configured norm.
 
-    def _move(self) -> None:
-        """Move the weights, and their average after them."""
+        Returns:
+            (1,) or (2,), the norm of the autoencoder's gradient before, and that of the discriminator's if it learned.
+        """
+        state, largest = self.state, self.config.optimizer.max_grad_norm
+        state.scaler.unscale_(state.optimizer)
+        norms = [nn.utils.get_total_norm(gradients_of(self._weights))]
+        if largest is not None:
+            nn.utils.clip_grads_with_norm_(self._weights, largest, norms[0])
+        if state.adversary is not None and (gradients := gradients_of(state.adversary.network.parameters())):
+            state.scaler.unscale_(state.adversary.optimizer)
+            norms.append(nn.utils.get_total_norm(gradients))
+        return torch.stack(norms)
+
+    def _move(self, refused: Tensor | None, skipped: list[Tensor | None]) -> None:
+        """Update the weights, then their average; the device does not if a flag, a float32 scalar, is 1.
+
+        Args:
+            refused: the flag of this step and all that follow; None if it was taken.
+            skipped: also the flag of an overflow, which the gradient scaler expects; None if there was none. One for
+                the autoencoder, and one for the discriminator if it learned.
+        """
         state, decay = self.state, self.config.training.ema_decay
-        state.scaler.step(state.optimizer)
-        state.optimizer.zero_grad(set_to_none=True)
-        if state.adversary is not None and any(
-            weight.grad is not None for weight in state.adversary.network.parameters()
-        ):
-            state.scaler.step(state.adversary.optimizer)
-            state.adversary.optimizer.zero_grad(set_to_none=True)
+        optimizers = [state.optimizer, *([state.adversary.optimizer] if state.adversary else [])]
+        for optimizer, flag in zip(optimizers, skipped, strict=False):
+            take_step(optimizer, flag)
         state.scaler.update()
         state.step += 1
         if decay is not None:
-            update_ema(self._averaged, self._weights, decay, state.step)
+            update_ema(self._averaged, self._weights, decay, state.step, refused)
 
 
-@dataclass
 class Sums:
-    """Losses of the batches of a step, summed on the device."""
+    """Collects the losses of a step's batches on the device."""
 
-    device: torch.device
-    values: dict[str, Tensor] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.values: dict[str, list[Tensor]] = {}
 
     def add(self, loss: Tensor, terms: dict[str, Term], *, equivariant: bool) -> None:
-        """Add a batch's total and terms; those of a transformed batch under names of their own."""
+        """Add a batch's total and terms; the terms of a transformed batch get their own names."""
         suffix = "_equivariant" if equivariant else ""
         self._add("train/loss", loss)
         for name, term in terms.items():
@@ -226,16 +268,20 @@ class Sums:
             self._add(f"train/{name}", value)
 
     def _add(self, name: str, value: Tensor) -> None:
-        self.values[name] = self.values.get(name, torch.zeros((), device=self.device)) + value.detach()
-        self.counts[name] = self.counts.get(name, 0) + 1
+        self.values.setdefault(name, []).append(value.detach())
 
-    def means(self, processes: Processes) -> dict[str, float]:
-        """The mean of each name over its batches and over the processes."""
-        vector = torch.stack([value / self.counts[name] for name, value in self.values.items()])
-        return dict(zip(self.values, processes.mean(vector).tolist(), strict=True))
+    def means(self, processes: Processes) -> Tensor:
+        """Return the mean of each name over its batches and over the processes: one vector, in the names' order."""
+        means = [reduce(torch.add, values) / len(values) for values in self.values.values()]
+        return processes.mean(torch.stack(means))
+
+
+def gradients_of(weights: Iterable[Tensor]) -> list[Tensor]:
+    """Return the gradients of the weights that have one."""
+    return [weight.grad for weight in weights if weight.grad is not None]
 
 
 def autocast(config: Config, device: torch.device) -> AbstractContextManager[object]:
-    """The forward pass's precision; losses are computed outside of it."""
+    """Return the context for the forward pass's precision; losses are computed outside of it."""
     dtype = AUTOCAST_DTYPES.get(config.training.precision)
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)

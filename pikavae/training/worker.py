@@ -1,12 +1,11 @@
-"""The process that trains: `python -m pikavae.training.worker RUN_FOLDER`, from a job that lies in the run's folder.
+"""Run the process that trains: `python -m pikavae.training.worker RUN_FOLDER`, from a job in the run's folder.
 
-It knows no tracker and no orchestrator: what it tells is in the run's journal, and how it ended in `outcome.json`. One
-process needs no launcher. Several on this machine are started by torchrun, which this module calls by itself. On
-several machines start it on each by torchrun or `accelerate launch`; the run's folder must be on a file system that all
-share.
+It uses no tracker and no orchestrator: it reports in the run's journal, and writes how it ended to `outcome.json`. One
+process needs no launcher. For several on this machine, this module calls torchrun. On several machines, start it on
+each by torchrun or `accelerate launch`; all must share the file system of the run's folder.
 
-Exit status: 0 done, 75 stopped from outside and saved, 73 another process trains in the folder, 2 the user's mistake, 1
-anything else.
+Exit status: 0 done, 75 stopped from outside and saved, 73 another process trains in the folder, 74 a disk or folder
+failed, 2 the user's mistake, 1 anything else.
 """
 
 from __future__ import annotations
@@ -19,28 +18,31 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from pikavae.config import Config
 from pikavae.errors import BusyError, PikavaeError
-from pikavae.files import exclusive, write_atomically
+from pikavae.workspace.disks import explain
+from pikavae.workspace.files import exclusive, forbid_recreation, write_atomically
+from pikavae.workspace.run_record import JobRecord
 
 JOB_NAME = "job.json"
 OUTCOME_NAME = "outcome.json"
 PARENT = "PIKAVAE_TRAINING_PARENT"
-"""The variable that names the process with which a training ends."""
+"""The environment variable with the id of the process whose end also ends the training."""
 REFUSED = 73
-"""The exit status where another process trains in the folder; the outcome is that one's to write."""
+"""The exit status if another process trains in the folder; that process writes the outcome."""
+OUT_OF_ROOM = 74
+"""The exit status if a disk or a folder failed; the outcome says how, unless it could not be written either."""
 ORPHAN_SECONDS = 120
-"""How long an orphan may take to finish its step and save."""
+"""How long a process whose parent has ended may take to finish its step and save."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be trained, and how.
+    """Describes what to train, and how.
 
     Attributes:
         config: the whole configuration.
@@ -48,7 +50,7 @@ class Job:
         start: a snapshot folder with the first weights, or None.
         device: `cpu`, `cuda` or `mps`.
         threads: CPU threads of each process.
-        processes: how many, on this machine.
+        processes: how many processes train on this machine.
     """
 
     config: Config
@@ -59,34 +61,55 @@ class Job:
     processes: int
 
     def write(self, folder: Path) -> None:
-        """Put it into a run's folder."""
-        fields = {
-            "config": self.config.model_dump(mode="json"),
-            "prepared": str(self.prepared),
-            "start": None if self.start is None else str(self.start),
-            "device": self.device,
-            "threads": self.threads,
-            "processes": self.processes,
-        }
-        write_atomically(folder / JOB_NAME, json.dumps(fields, indent=2) + "\n")
+        """Write the job into a run's folder."""
+        record = JobRecord(
+            config=self.config.model_dump(mode="json"),
+            prepared=str(self.prepared),
+            start=None if self.start is None else str(self.start),
+            device=self.device,
+            threads=self.threads,
+            processes=self.processes,
+        )
+        write_atomically(folder / JOB_NAME, record.to_json())
 
     @classmethod
     def read(cls, folder: Path) -> Job:
-        """The job that lies in a run's folder."""
-        fields: dict[str, Any] = json.loads((folder / JOB_NAME).read_text(encoding="utf-8"))
+        """Read the job of a run's folder.
+
+        Raises:
+            DamagedFileError: its file is damaged.
+        """
+        record = JobRecord.read(folder / JOB_NAME)
         return cls(
-            config=Config.model_validate(fields["config"]),
-            prepared=Path(fields["prepared"]),
-            start=Path(fields["start"]) if fields["start"] else None,
-            device=fields["device"],
-            threads=fields["threads"],
-            processes=fields["processes"],
+            config=Config.model_validate(record.config),
+            prepared=Path(record.prepared),
+            start=Path(record.start) if record.start else None,
+            device=record.device,
+            threads=record.threads,
+            processes=record.processes,
         )
 
 
 def main() -> int:
     """Do the job of the folder that the command line names, and return the exit status."""
     folder = Path(sys.argv[1])
+    forbid_recreation(folder)
+    try:
+        return work(folder)
+    except PikavaeError as error:
+        say(error)
+        return REFUSED if isinstance(error, BusyError) else error.exit_status
+    except Exception as error:
+        if (failure := explain(error, folder)) is None:
+            raise
+        say(failure)
+        with suppress(OSError):
+            write_outcome(folder, type(failure).__name__, str(failure))
+        return OUT_OF_ROOM
+
+
+def work(folder: Path) -> int:
+    """Train, or start the processes that do, and return the exit status."""
     stop = threading.Event()
     launched = "WORLD_SIZE" in os.environ
     end_with(os.getppid() if launched else int(os.environ.get(PARENT, os.getppid())))
@@ -97,12 +120,15 @@ def main() -> int:
         signal.signal(number, lambda *_: stop.set())
     logging.basicConfig(format="%(levelname)s:%(name)s:%(message)s", level=logging.WARNING, stream=sys.stderr)
     logging.getLogger("pikavae").setLevel(logging.INFO)
-    try:
-        train_in(folder, job, stop)
-    except PikavaeError as error:
-        sys.stderr.write(f"pikavae: {error}\n")
-        return REFUSED if isinstance(error, BusyError) else error.exit_status
+    train_in(folder, job, stop)
     return 0
+
+
+def say(error: PikavaeError) -> None:
+    """Write why training ended to the log, if the log can be written."""
+    with suppress(OSError):
+        sys.stderr.write(f"pikavae: {error}\n")
+        sys.stderr.flush()
 
 
 def train_in(folder: Path, job: Job, stop: threading.Event) -> None:
@@ -110,11 +136,11 @@ def train_in(folder: Path, job: Job, stop: threading.Event) -> None:
 
     Raises:
         BusyError: another process trains in the folder.
-        PikavaeError: as `training.loop.train`, and where memory ran out.
+        PikavaeError: as `training.loop.train`, or memory ran out.
     """
     import torch
 
-    from pikavae.data.dataset import open_prepared
+    from pikavae.data.prepared.dataset import open_prepared
     from pikavae.training.journal import Journal
     from pikavae.training.loop import train
     from pikavae.training.memory import out_of_memory_advice
@@ -134,15 +160,15 @@ def train_in(folder: Path, job: Job, stop: threading.Event) -> None:
                 journal,
                 start=job.start,
                 processes=processes,
-                told_to_stop=stop.is_set,
+                should_stop=stop.is_set,
             )
         except PikavaeError as error:
             write_outcome(folder, type(error).__name__, str(error))
             raise
         except (torch.OutOfMemoryError, MemoryError) as error:
-            said = out_of_memory_advice(job.config, error)
-            write_outcome(folder, PikavaeError.__name__, said)
-            raise PikavaeError(said) from error
+            advice = out_of_memory_advice(job.config, error)
+            write_outcome(folder, PikavaeError.__name__, advice)
+            raise PikavaeError(advice) from error
         finally:
             if journal is not None:
                 journal.close()
@@ -154,24 +180,24 @@ def train_in(folder: Path, job: Job, stop: threading.Event) -> None:
 
 @contextmanager
 def holding(folder: Path, *, writes: bool) -> Iterator[None]:
-    """The right to write in a run's folder, for the process that writes. An orphan's last save is waited for."""
+    """Hold the lock of a run's folder if this process writes in it; wait while an orphan there saves its last state."""
     if not writes:
         yield
         return
-    busy = f"{folder}: another process trains in this run; it must end first"
+    busy = f"{folder}: another process trains this run; wait for its end"
     with exclusive(folder / "writer.lock", busy=busy, patience=ORPHAN_SECONDS):
         (folder / OUTCOME_NAME).unlink(missing_ok=True)
         yield
 
 
 def write_outcome(folder: Path, error: str, message: str) -> None:
-    """Write why training ended; of several processes that fail, the first is believed."""
+    """Write why training ended; if several processes fail, the first one's reason stays."""
     if not (folder / OUTCOME_NAME).exists():
         write_atomically(folder / OUTCOME_NAME, json.dumps({"error": error, "message": message}, indent=2) + "\n")
 
 
 def launch(processes: int, folder: Path) -> int:
-    """Start several processes on this machine by torchrun, and end as they do. It passes signals on to them."""
+    """Start several processes on this machine by torchrun, which passes signals on; return their exit status."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
@@ -188,7 +214,7 @@ def launch(processes: int, folder: Path) -> int:
 
 
 def end_with(parent: int) -> None:
-    """End when the process `parent` does, however it does: finish the step and save, and if that hangs, at once."""
+    """End when the process `parent` ends for any reason: finish the step and save; if that hangs, end at once."""
 
     def watch() -> None:
         while os.getppid() == parent:

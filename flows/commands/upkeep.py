@@ -1,0 +1,198 @@
+"""Run the services, set schedules, show MLflow's pages, and maintain the state folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows.command import Arguments, Result
+from flows.options import Options, PruneOptions, RelocateOptions, ScheduleOptions, UiOptions, UpOptions
+from flows.tables import table
+from flows.terminal import show
+from pikavae.errors import UserError
+
+if TYPE_CHECKING:
+    from flows.deployments import Schedule
+
+NOT_IN_NAMES = set("/%&<>")
+"""Prefect refuses these characters in names of deployments."""
+
+
+def ui(arguments: Arguments[UiOptions]) -> Result:
+    """Serve MLflow's pages until Ctrl-C, or show their address if they are served already."""
+    import psutil
+
+    from flows.environment import UI_NAME, Services, mark_of, running_services
+    from pikavae import operations
+
+    options, config, workspace = arguments.options, arguments.config, arguments.workspace
+    home = workspace.home
+    served = running_services(home) or running_services(home, UI_NAME)
+    base = served.mlflow if served else workspace.server
+    if base is not None:
+        url = operations.mlflow_page(workspace, base, config, options.run)
+        return {"urls": {"mlflow": url}}, f"{'mlflow':<13}{url}"
+    announce = _announce(options)
+
+    def ready(urls: Mapping[str, str]) -> None:
+        address = f"http://127.0.0.1:{options.port}"
+        Services(owner=mark_of(psutil.Process()), mlflow=address, prefect=None).save(home, UI_NAME)
+        announce(urls)
+
+    try:
+        operations.serve_mlflow(workspace, options.port, options.run, config, ready)
+    finally:
+        (home / UI_NAME).unlink(missing_ok=True)
+    return {}, ""
+
+
+def up(arguments: Arguments[UpOptions]) -> Result:
+    """Run MLflow, Prefect's server, the deployments and a worker until Ctrl-C."""
+    from flows.services import up as start_services
+
+    options = arguments.options
+    start_services(options.mlflow_port, options.prefect_port, arguments.config, _announce(options))
+    return {}, ""
+
+
+def _announce(options: Options) -> Callable[[Mapping[str, str]], None]:
+    """Return a function that shows the services' addresses once they answer, since the services run until stopped."""
+
+    def announce(urls: Mapping[str, str]) -> None:
+        lines = [*(f"{name:<13}{url}" for name, url in urls.items()), "Ready. Ctrl-C ends everything."]
+        show("\n".join(lines), sys.stderr if options.json else sys.stdout)
+        if options.json:
+            show(json.dumps({"urls": dict(urls)}), sys.stdout)
+
+    return announce
+
+
+def schedule(arguments: Arguments[ScheduleOptions]) -> Result:
+    """Retrain by a clock."""
+    (preset,), options = arguments.names, arguments.options
+    name = options.name or Path(preset).stem
+    if refused := sorted(set(name) & NOT_IN_NAMES):
+        raise UserError(f"--name {name!r}: Prefect takes no {refused[0]} in a name; choose another")
+    from pikavae import operations
+
+    config = operations.settle(arguments.workspace, arguments.config, from_champion=options.from_champion)
+    _set_up_prefect(arguments.workspace.home)
+    from flows import deployments
+
+    cron = deployments.cron_schedule(options.cron, options.timezone, where="--")
+    _require_server()
+    return schedules_result([deployments.schedule_retrain(config, name, cron, from_champion=options.from_champion)])
+
+
+def list_schedules(arguments: Arguments[Options]) -> Result:
+    """List the schedules."""
+    _set_up_prefect(arguments.workspace.home)
+    _require_server()
+    from flows import deployments
+
+    return schedules_result(deployments.list_schedules())
+
+
+def remove_schedule(arguments: Arguments[Options]) -> Result:
+    """Remove a schedule, and list the others."""
+    _set_up_prefect(arguments.workspace.home)
+    _require_server()
+    from flows import deployments
+
+    deployments.remove_schedule(arguments.names[0])
+    return schedules_result(deployments.list_schedules())
+
+
+def _set_up_prefect(home: Path) -> None:
+    from flows.environment import import_prefect, set_up_prefect
+
+    set_up_prefect(home)
+    import_prefect()
+
+
+def _require_server() -> None:
+    if "PREFECT_API_URL" not in os.environ:
+        raise UserError(
+            "schedule: no Prefect server runs for this state folder; start `pikavae up`, or set PREFECT_API_URL"
+        )
+    from flows.lost_runs import crash_runs_without_owner
+
+    crash_runs_without_owner()
+
+
+def schedules_result(found: list[Schedule]) -> Result:
+    """Return a table of schedules."""
+    rows = [
+        [
+            item.name,
+            item.rule,
+            item.timezone,
+            (item.next[:16].replace("T", " ") or "ended") if item.active else "paused",
+        ]
+        for item in found
+    ]
+    lines = table(["SCHEDULE", "WHEN", "TIME ZONE", "NEXT"], rows, 1) if rows else []
+    return {"schedules": [asdict(item) for item in found]}, "\n".join(lines) or "nothing is scheduled"
+
+
+def doctor(arguments: Arguments[Options]) -> Result:
+    """Check the machine."""
+    from pikavae import operations
+
+    checks = operations.doctor(arguments.workspace)
+    lines = [
+        f"{check.status:<8} {check.name:<14} {check.detail}" + (f"; {check.remedy}" if check.remedy else "")
+        for check in checks
+    ]
+    return {"checks": [asdict(check) for check in checks]}, "\n".join(lines)
+
+
+def prune(arguments: Arguments[PruneOptions]) -> Result:
+    """Free disk space."""
+    from pikavae import operations
+
+    options = arguments.options
+    removed = operations.prune(arguments.workspace, keep=options.keep, dry_run=options.dry_run)
+    total = sum(item.bytes for item in removed)
+    verb = "would go" if options.dry_run else "removed"
+    lines = [
+        f"{verb} {item.what}{f', run {item.run_id}' if item.run_id else ''}"
+        f"{'' if item.step is None else f' step {item.step}'}, {item.bytes / 1e6:.1f} MB: {item.reason}"
+        for item in removed
+    ]
+    lines.append(f"{len(removed)} things, {total / 1e6:.1f} MB {'would go' if options.dry_run else 'removed'}.")
+    result = {
+        "removed": [
+            {"what": item.what, "run_id": item.run_id, "step": item.step, "bytes": item.bytes} for item in removed
+        ],
+        "bytes": total,
+        "dry_run": options.dry_run,
+    }
+    return result, "\n".join(lines)
+
+
+def relocate(arguments: Arguments[RelocateOptions]) -> Result:
+    """Correct MLflow's addresses after the state folder was moved."""
+    from pikavae import operations
+
+    options = arguments.options
+    done = operations.relocate(arguments.workspace, options.old, dry_run=options.dry_run)
+    total = sum(done.addresses.values())
+    result = {
+        "from": None if done.old is None else str(done.old),
+        "to": str(done.new),
+        "addresses": dict(done.addresses),
+        "backup": None if done.backup is None else str(done.backup),
+        "dry_run": options.dry_run,
+    }
+    if done.old is None:
+        return result, f"every address is one of {done.new} already"
+    verb = "would change" if options.dry_run else "changed"
+    lines = [f"{total} addresses {verb} from {done.old} to {done.new}"]
+    lines += [f"  {count:>6}  {column}" for column, count in done.addresses.items()]
+    return result, "\n".join([*lines, *([f"The earlier database: {done.backup}"] if done.backup else [])])

@@ -1,0 +1,5 @@
+"""Lead to `flows` beside pikavae."""
+
+from pathlib import Path
+
+__path__ = [str(Path(__file__).resolve().parents[3] / "flows")]

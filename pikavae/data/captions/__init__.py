@@ -1,0 +1,1 @@
+"""Finds and reads captions, however they are stored."""

@@ -1,0 +1,1 @@
+"""Lists, links, unpacks, hashes and leaves out the files of a source."""

@@ -1,0 +1,1 @@
+"""Makes the page about a prepared set."""

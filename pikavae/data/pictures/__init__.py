@@ -1,0 +1,1 @@
+"""Decodes, converts, fits and hashes a picture file."""

@@ -1,0 +1,1 @@
+"""Reads prepared sets."""

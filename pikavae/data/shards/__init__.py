@@ -1,0 +1,1 @@
+"""Makes shards in worker processes and stores them."""

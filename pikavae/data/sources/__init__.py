@@ -1,0 +1,1 @@
+"""Opens sources of pictures and captions."""

@@ -1,0 +1,1 @@
+"""Decides which side a picture is on, and finds alike pictures."""

@@ -1,0 +1,1 @@
+"""Draws pikavae's own pictures."""

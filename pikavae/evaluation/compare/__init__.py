@@ -1,0 +1,1 @@
+"""Compares models picture by picture."""

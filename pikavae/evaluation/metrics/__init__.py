@@ -1,0 +1,1 @@
+"""Computes how alike two pictures are and how certain a mean is, with pure functions."""

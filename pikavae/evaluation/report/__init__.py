@@ -1,0 +1,1 @@
+"""Writes the report of an evaluation: its files, its table, its panels, the model card."""

@@ -1,0 +1,1 @@
+"""Studies what the scores do not show: precision, sizes, smoothness, latents."""

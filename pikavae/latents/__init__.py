@@ -1,0 +1,1 @@
+"""Makes data sets of latents: encodes, shards and describes them."""

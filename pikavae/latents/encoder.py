@@ -1,0 +1,82 @@
+"""Encodes pictures to posteriors, so that a row gives the same numbers to the bit every time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from pikavae.data.prepared.dataset import PictureSet
+from pikavae.errors import PikavaeError
+from pikavae.latents.shards import LatentShard
+from pikavae.model.autoencoder import AutoencoderKL, DiagonalGaussian
+
+Precision = Literal["float32", "bf16"]
+
+
+@dataclass(frozen=True)
+class RowEncoder:
+    """Encodes a row in the same batch every time, because another batch would round differently.
+
+    Attributes:
+        model: on `device`, in float32.
+        device: where to compute.
+        batch_size: how many pictures are encoded at once.
+        precision: the format that the encoder's convolutions and attention compute in.
+    """
+
+    model: AutoencoderKL
+    device: torch.device
+    batch_size: int
+    precision: Precision = "float32"
+
+    @property
+    def computed_on(self) -> str:
+        """Name the device and threads that the last bits of the numbers depend on."""
+        if self.device.type == "cpu":
+            return f"cpu with {torch.get_num_threads()} threads"
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+
+    def posteriors(self, picture_set: PictureSet, shard: LatentShard) -> Iterator[DiagonalGaussian]:
+        """Yield the posteriors of a shard's rows, batch by batch: each (B, Z, H/f, W/f) float32 on the CPU.
+
+        Raises:
+            PikavaeError: a posterior holds numbers that are not finite.
+        """
+        for rows in self._batches(shard):
+            posterior = self._posterior(picture_set, rows)
+            finite = (posterior.mean.isfinite() & posterior.logvar.isfinite()).flatten(1).all(dim=1)  # (B,)
+            if not finite.all():
+                name = picture_set.names[rows[int(finite.int().argmin())]]
+                raise PikavaeError(f"{name!r}: its latent holds numbers that are not finite; use another snapshot")
+            yield posterior
+
+    def posterior_of_row(self, picture_set: PictureSet, shard: LatentShard, index: int) -> DiagonalGaussian:
+        """Return the posterior of the picture `index`, (1, Z, H/f, W/f), equal to that of `posteriors`."""
+        rows = next(rows for rows in self._batches(shard) if index in rows)
+        posterior, place = self._posterior(picture_set, rows), slice(index - rows.start, index - rows.start + 1)
+        return DiagonalGaussian(posterior.mean[place], posterior.logvar[place])
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decode `latents` (B, Z, H/f, W/f) to pictures (B, 3, H, W)."""
+        return self.model.decode(latents.to(self.device))
+
+    def _batches(self, shard: LatentShard) -> Iterator[range]:
+        """Yield the rows of each batch; no batch crosses a shard's border, so a shard can be made alone."""
+        for start in range(shard.start, shard.stop, self.batch_size):
+            yield range(start, min(start + self.batch_size, shard.stop))
+
+    def _posterior(self, picture_set: PictureSet, rows: range) -> DiagonalGaussian:
+        images = picture_set.pixels(rows).contiguous().float().div_(127.5).sub_(1.0)  # (B, 3, H, W)
+        with self._computing():
+            posterior = self.model.encode(images.to(self.device))
+        return DiagonalGaussian(posterior.mean.float().cpu(), posterior.logvar.float().cpu())
+
+    def _computing(self) -> AbstractContextManager[object]:
+        if self.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)

@@ -1,0 +1,1 @@
+"""Promotes versions, and keeps the ledger and the production store."""

@@ -1,0 +1,101 @@
+"""Loads a model by its address as a consumer would, and uses it. The smoke test runs this file in a fresh process.
+
+If diffusers is installed, it must make the same pictures from the same files. pikavae does not import this module, and
+this module imports nothing of pikavae. Arguments: the model's address and an empty folder, which receives the
+downloaded files and, on success, `facts.json`.
+"""
+
+import hashlib
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+import mlflow
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+SIZES = ((16, 16), (24, 21))  # small, because a full-size model takes a second for a thousand pixels on a CPU
+SNAPSHOT_FOLDER = "artifacts/snapshot"
+BATCH_SIZES = (1, 2)
+SAME_AGAIN = 1e-4
+SAME_IN_A_BATCH = 1e-2  # a GPU may choose another algorithm for another batch size
+SAME_IN_DIFFUSERS = 1e-2  # attention has another memory layout in each, so convolutions round differently
+
+
+def check(condition: bool, complaint: str) -> None:
+    """End the process with a complaint, as its last line, unless `condition` holds."""
+    if not condition:
+        sys.exit(complaint)
+
+
+def use(model: mlflow.pyfunc.PyFuncModel) -> dict[str, np.ndarray]:
+    """Reconstruct each size alone, in a batch, and in the same batch again; return the batch's result by its name."""
+    outputs = {}
+    for height, width in SIZES:
+        one, several = (pictures(count, height, width) for count in BATCH_SIZES)
+        what = f"{len(several)} pictures of {height}x{width}"
+        together, again, alone = (np.asarray(model.predict(images)) for images in (several, several, one))
+        check(together.shape == several.shape, f"{what} came back as {together.shape}")
+        check(alone.shape == one.shape, f"one picture of {height}x{width} came back as {alone.shape}")
+        check(bool(np.isfinite(together).all()), f"{what} came back with values that are not finite")
+        check(bool(np.abs(together).max() <= 1), f"{what} came back outside [-1, 1]")
+        check(np.allclose(together, again, rtol=0, atol=SAME_AGAIN), f"{what} came back otherwise the second time")
+        same = np.allclose(together[: len(alone)], alone, rtol=0, atol=SAME_IN_A_BATCH)
+        check(same, f"the first of {what} came back otherwise than alone")
+        outputs[what] = together
+    return outputs
+
+
+def compare_with_diffusers(snapshot: Path, outputs: dict[str, np.ndarray]) -> float | None:
+    """Return the largest difference from what diffusers makes of the same files; None if it is not installed."""
+    if importlib.util.find_spec("diffusers") is None:
+        return None
+    from diffusers import AutoencoderKL
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = AutoencoderKL.from_pretrained(snapshot, local_files_only=True, use_safetensors=True).to(device).eval()
+    factor = 2 ** (len(model.config.block_out_channels) - 1)
+    largest = 0.0
+    for what, expected in outputs.items():
+        count, _, height, width = expected.shape
+        images = torch.from_numpy(pictures(count, height, width))
+        images = F.pad(images, (0, -width % factor, 0, -height % factor), mode="replicate")
+        with torch.inference_mode():
+            decoded = model.decode(model.encode(images.to(device)).latent_dist.mode()).sample
+        got = decoded.clamp(-1, 1)[:, :, :height, :width].cpu().numpy()
+        difference = float(np.abs(got - expected).max())
+        check(difference <= SAME_IN_DIFFUSERS, f"{what} differ by {difference:.3g} from those of diffusers")
+        largest = max(largest, difference)
+    return largest
+
+
+def pictures(count: int, height: int, width: int) -> np.ndarray:
+    """Return fixed noise (count, 3, height, width) float32 in [-1, 1]. The first picture is the same for any count."""
+    return np.random.default_rng(0).uniform(-1, 1, (count, 3, height, width)).astype(np.float32)
+
+
+if __name__ == "__main__":
+    address, folder = sys.argv[1], Path(sys.argv[2])
+    cast(dict[str, Any], sys.modules)["pikavae"] = None  # importing it raises an error
+    files = folder / "model"
+    files.mkdir()
+    sys.pycache_prefix = str(folder / "compiled")  # Python ignores any compiled code beside the files
+    loaded = mlflow.pyfunc.load_model(address, dst_path=str(files))
+    sys.pycache_prefix = None
+    outputs = use(loaded)
+    facts: dict[str, object] = {
+        "means": {what: float(output.mean()) for what, output in outputs.items()},
+        "differs_from_diffusers_by": compare_with_diffusers(files / SNAPSHOT_FOLDER, outputs),
+        "torch": torch.__version__,
+        "mlflow": mlflow.__version__,
+        "python": sys.version.split()[0],
+    }
+    facts["manifest"] = {
+        path.relative_to(files).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(files.rglob("*"))
+        if path.is_file() and path != files / "registered_model_meta"
+    }
+    (folder / "facts.json").write_text(json.dumps(facts), encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Reads and writes MLflow's runs, and keeps its database."""

@@ -1,0 +1,88 @@
+"""Defines how MLflow's UI shows an experiment: the table of runs, and beside it their pictures and curves.
+
+The format is that of MLflow's own shared views, which is not documented. If the UI cannot read it, it says so and shows
+its usual table.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+SCORES = ("val/psnr", "val/ssim")
+SETTINGS = ("data.source", "data.image_size", "optimizer.name", "optimizer.learning_rate", "loss.reconstruction")
+CURVES = ("val/psnr", "val/ssim", "train/loss", "train/images_per_second")
+RUNS_COMPARED = 10
+
+
+def leaderboard() -> dict[str, Any]:
+    """Return the view: runs by validation PSNR, the best first, and as charts reconstructions by step, then curves."""
+    return {
+        "searchFilter": "",
+        "orderByKey": "metrics.`val/psnr`",
+        "orderByAsc": False,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "modelVersionFilter": "All Runs",
+        "datasetsFilter": [],
+        "selectedColumns": [
+            *(f"metrics.`{name}`" for name in SCORES),
+            *(f"params.`{name}`" for name in SETTINGS),
+            "tags.`pikavae.version`",
+        ],
+        "columnOrder": ["tags.`pikavae.version`"],
+        "columnWidths": {"metrics.`val/psnr`": 110},
+        "compareRunCharts": [_pictures(), *map(_curve, CURVES)],
+        "compareRunSections": [
+            _section("pictures", "Pictures", columns=1, cardHeight=420),
+            _section("curves", "Curves"),
+        ],
+        "isAccordionReordered": True,
+        "runListHidden": False,
+        "viewMaximized": True,
+        "autoRefreshEnabled": True,
+    }
+
+
+def _section(uuid: str, name: str, **size: int) -> dict[str, Any]:
+    flags = {"display": True, "isReordered": False, "deleted": False, "isGenerated": False}
+    return {"uuid": uuid, "name": name, **flags, **size}
+
+
+def _pictures() -> dict[str, Any]:
+    """Return the card of pictures, without the runs' parameters, which would fill it."""
+    return {
+        **_chart("pictures", "IMAGE", "pictures"),
+        "imageKeys": ["reconstructions"],
+        "step": 0,
+        "showRunParams": False,
+    }
+
+
+def _curve(metric: str) -> dict[str, Any]:
+    return {
+        **_chart(metric, "LINE", "curves"),
+        "displayName": metric,
+        "metricKey": metric,
+        "lineSmoothness": 0,
+        "xAxisScaleType": "linear",
+        "scaleType": "linear",
+        "range": {},
+        "xAxisKey": "step",
+        "selectedXAxisMetricKey": "",
+        "yAxisKey": "metric",
+        "yAxisExpressions": [],
+        "ignoreOutliers": False,
+        "useGlobalXaxisKey": True,
+        "useGlobalLineSmoothing": True,
+    }
+
+
+def _chart(uuid: str, kind: str, section: str) -> dict[str, Any]:
+    return {
+        "uuid": uuid,
+        "type": kind,
+        "runsCountToCompare": RUNS_COMPARED,
+        "metricSectionId": section,
+        "deleted": False,
+        "isGenerated": False,
+    }

@@ -1,0 +1,1 @@
+"""Read autoencoders that others published."""

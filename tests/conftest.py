@@ -1,5 +1,6 @@
 """Every test has a home of its own; nothing reaches the network or the user's state."""
 
+import contextlib
 import logging
 import os
 from unittest import mock
@@ -10,6 +11,13 @@ from PIL import Image
 
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # read while mlflow is imported, here by the tests themselves
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read while torch is: test processes run beside each other
+
+import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read while Triton is imported: kernels run on the CPU, slowly
+
+pytest_plugins = ["tests.support.registries"]
 
 TINY = {
     "data.sprites_count": "24",
@@ -28,6 +36,12 @@ TINY = {
     "evaluation.sizes": [],
 }
 """A run of a few seconds, as overrides of `demo`."""
+
+
+def pytest_configure():
+    """Import Prefect before a test can set it up: it reads the environment once, and later tests would log to it."""
+    with contextlib.suppress(ImportError):
+        import prefect  # noqa: F401
 
 
 def pytest_collection_modifyitems(items):
@@ -52,7 +66,7 @@ def isolated(monkeypatch, tmp_path):
 @pytest.fixture(scope="session")
 def vgg16_file(tmp_path_factory):
     """A file like that of torchvision's VGG16, its weights random."""
-    from tests.features.networks import random_vgg16, saved
+    from tests.support.networks import random_vgg16, saved
 
     return saved(random_vgg16(), tmp_path_factory.mktemp("vgg16") / "vgg16.pth")
 
@@ -60,7 +74,7 @@ def vgg16_file(tmp_path_factory):
 @pytest.fixture(scope="session")
 def inception_file(tmp_path_factory):
     """A file like that of FID's Inception v3, its weights random."""
-    from tests.features.networks import random_inception, saved
+    from tests.support.networks import random_inception, saved
 
     return saved(random_inception(), tmp_path_factory.mktemp("inception") / "inception.pth")
 

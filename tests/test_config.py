@@ -1,6 +1,7 @@
 """The configuration tree: strict names, bounds, presets, and what is said when something is wrong."""
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from pikavae.config import Config
@@ -79,10 +80,57 @@ def test_a_file_that_is_no_yaml_is_named(tmp_path):
 
 def test_the_tree_is_frozen():
     with pytest.raises(ValidationError):
-        Config().training.steps = 3
+        Config().training.steps = 3  # type: ignore[misc]
 
 
 def test_every_field_has_a_description():
     for section in Config.model_fields.values():
         assert section.description
         assert all(field.description for field in section.annotation.model_fields.values())
+
+
+@pytest.mark.parametrize(("family", "latent_channels", "quant_conv"), [("sdxl", 4, True), ("flux1", 16, False)])
+def test_sizes_of_a_family_are_named_by_it_and_leave_no_trace(family, latent_channels, quant_conv):
+    named = parse_config({"model": {"like": family, "norm_groups": 16}})
+    stated = parse_config({"model": {"latent_channels": latent_channels, "quant_conv": quant_conv, "norm_groups": 16}})
+    assert named == stated
+    assert named.to_yaml() == stated.to_yaml()
+    assert named.flat() == stated.flat()
+    assert "model.like" not in named.flat()
+    assert Config.model_validate({"model": {"like": None}}) == Config()
+
+
+def test_a_family_named_on_the_command_line_replaces_the_sizes_of_a_preset():
+    config = load_config("tutorial", {"model.like": "sd3", "model.num_res_blocks": 1})
+    assert (config.model.latent_channels, config.model.quant_conv, config.model.num_res_blocks) == (16, False, 1)
+    small = load_config("demo", {"model.like": "sd1"}).model
+    assert (small.channels, small.norm_groups) == ((128, 256, 512, 512), 32)
+    assert small.resample_shortcuts == load_config("demo").model.resample_shortcuts
+
+
+@pytest.mark.parametrize("family", ["flux9", ["flux1"], 1])
+def test_an_unknown_family_is_refused_with_the_known_ones(family):
+    with pytest.raises(UserError, match=r"model\.like .*'sd1', 'sdxl', 'sd3' or 'flux1'"):
+        parse_config({"model": {"like": family}})
+
+
+def test_a_configuration_from_before_a_field_has_its_default():
+    before = Config().model_dump(mode="json")
+    del before["model"]["quant_conv"]
+    assert Config.model_validate(before) == Config()
+
+
+@pytest.mark.parametrize(("switch", "expected"), [(True, "checkpoint"), (False, "auto")])
+def test_the_switch_for_checkpointing_of_earlier_versions_is_read(switch, expected, tmp_path):
+    tree = Config().model_dump(mode="json")
+    del tree["training"]["activations"]
+    tree["training"]["gradient_checkpointing"] = switch
+    file = tmp_path / "earlier.yaml"
+    file.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    assert load_config(file).training.activations == expected
+    assert load_config(file, {"training.activations": "keep"}).training.activations == "keep"
+
+
+@pytest.mark.parametrize("value", [True, False, "auto"])
+def test_compile_is_a_switch_or_auto(value):
+    assert load_config("demo", {"training.compile": value}).training.compile is value

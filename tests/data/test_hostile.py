@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from pikavae.data.pictures import UnreadablePictureError, decode
-from tests.data import hostile
-from tests.data.hostile import BACKGROUND, CASES, MAX_PIXELS, encoded
+from pikavae.data.pictures.decode import UnreadablePictureError, decode
+from tests.support import hostile
+from tests.support.hostile import BACKGROUND, CASES, MAX_PIXELS, encoded
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -87,7 +87,7 @@ def outcome(content):
 def test_pillows_limits_are_ours_meanwhile_and_others_afterwards(monkeypatch):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5)
-    before = warnings.filters.copy()
+    before = list(warnings.filters)
     whole = encoded(hostile.PICTURE)
     assert decode(whole, BACKGROUND, MAX_PIXELS).size == hostile.PICTURE.size
     for kind in ("PNG", "JPEG", "BMP", "PPM"):
@@ -144,5 +144,5 @@ def test_reasons_name_no_path(tmp_path):
 
 
 def test_worker_processes_that_decode_load_no_torch():
-    code = "import sys, pikavae.data.pictures; sys.exit('torch' in sys.modules or 'datasets' in sys.modules)"
+    code = "import sys, pikavae.data.pictures.decode; sys.exit('torch' in sys.modules or 'datasets' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -7,20 +7,19 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from pikavae.config import DataConfig
-from pikavae.data import making
 from pikavae.data.prepare import prepare
-from pikavae.data.sprites import draw_sprite
-from pikavae.errors import DamagedFileError, PikavaeError, TransientError
+from pikavae.data.shards import make
+from pikavae.data.split.history import History
+from pikavae.data.sprites.draw import draw_sprite
+from pikavae.errors import PikavaeError, TransientError
 from tests.data.test_prepare import contents, sets
-
-ROOT = Path(__file__).parents[2]
+from tests.support.places import ROOT
 
 
 @pytest.fixture
@@ -61,7 +60,7 @@ def reencoded(path, target, quality=90):
 
 
 def test_one_more_picture_makes_its_shard_alone(sprites, tmp_path, monkeypatch):
-    monkeypatch.setattr(making, "MAX_PICTURES", 8)
+    monkeypatch.setattr(make, "MAX_PICTURES", 8)
     root = tmp_path / "prepared"
     prepare(config(sprites), root)
     before = {path: path.stat().st_ino for path in (root / "shards").iterdir()}
@@ -105,7 +104,7 @@ def test_settings_of_the_split_and_the_tokens_decode_nothing_again(sprites, tmp_
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_the_number_of_processes_changes_nothing(sprites, tmp_path, monkeypatch, workers):
-    monkeypatch.setattr(making, "MAX_PICTURES", 8)
+    monkeypatch.setattr(make, "MAX_PICTURES", 8)
     expected, _ = prepare(config(sprites, workers=2), tmp_path / "two")
     found, _ = prepare(config(sprites, workers=workers), tmp_path / "other")
     assert found.fingerprint == expected.fingerprint
@@ -114,12 +113,13 @@ def test_the_number_of_processes_changes_nothing(sprites, tmp_path, monkeypatch,
 
 def test_a_file_that_changes_meanwhile_spoils_no_set(sprites, tmp_path, monkeypatch):
     from pikavae.data import prepare as module
+    from pikavae.data.shards.workers import map_in_processes
 
-    root, real = tmp_path / "prepared", module.map_in_processes
+    root = tmp_path / "prepared"
 
     def change_first(*args, **kwargs):
         add_sprite(sprites, 5, seed=9, name=draw_sprite(0, 0).name)
-        return real(*args, **kwargs)
+        return map_in_processes(*args, **kwargs)
 
     monkeypatch.setattr(module, "map_in_processes", change_first)
     with pytest.raises(TransientError, match="changed after it was listed; run the command again"):
@@ -130,7 +130,7 @@ def test_a_file_that_changes_meanwhile_spoils_no_set(sprites, tmp_path, monkeypa
 
 
 def test_a_process_that_dies_is_said_with_its_pictures(sprites, tmp_path, monkeypatch):
-    from pikavae.data import workers
+    from pikavae.data.shards import workers
 
     monkeypatch.setattr(workers, "SERVE", "import os, sys; sys.stdin.buffer.read(10); os.kill(os.getpid(), 9)")
     with pytest.raises(PikavaeError, match=r"ended with signal 9, .* it was at one of .*sprite.*png"):
@@ -145,10 +145,10 @@ def test_a_picture_too_large_for_a_process_is_set_aside_and_the_rest_goes_on(spr
     monkeypatch.setattr(module, "BYTES_PER_PIXEL", 0)
     Image.fromarray(np.zeros((8000, 9000, 3), np.uint8)).save(sprites / "vast.png", compress_level=1)
     prepared, _ = prepare(config(sprites), tmp_path / "prepared")
-    assert prepared.record["num_images"] == 40
-    (aside,) = prepared.record["quarantined"]
-    assert aside["name"] == "vast.png"
-    assert "memory" in aside["reason"]
+    assert prepared.record.num_images == 40
+    (aside,) = prepared.record.quarantined
+    assert aside.name == "vast.png"
+    assert "memory" in aside.reason
 
 
 # Duplicates and sides
@@ -165,11 +165,11 @@ def test_duplicates_share_a_side_and_are_counted(sprites, tmp_path):
         assert found[f"zz-copy-{number}.jpg"] == found[path.name]
     assert found["zz-same.png"] == found[originals[0].name]
     record = prepared.record
-    assert (record["num_exact_duplicates"], record["num_near_duplicates"]) == (1, 10)
+    assert (record.num_exact_duplicates, record.num_near_duplicates) == (1, 10)
     pairs = json.loads((prepared.path / "duplicates.json").read_text())
     assert len(pairs) >= 11
     apart, _ = prepare(config(sprites, near_duplicate_distance=None), tmp_path / "prepared")
-    assert apart.record["num_near_duplicates"] == 0
+    assert apart.record.num_near_duplicates == 0
 
 
 @pytest.mark.parametrize(("which", "left"), [("none", 43), ("exact", 42), ("near", 40)])
@@ -179,10 +179,10 @@ def test_duplicates_can_be_dropped(sprites, tmp_path, which, left):
     reencoded(originals[7], sprites / "zz-b.jpg")
     shutil.copy(originals[5], sprites / "zz-c.png")
     prepared, _ = prepare(config(sprites, drop_duplicates=which), tmp_path / "prepared")
-    assert prepared.record["num_images"] == left
-    assert prepared.record["num_dropped"] == 43 - left
+    assert prepared.record.num_images == left
+    assert prepared.record.num_dropped == 43 - left
     assert {path.name for path in originals} <= set(sides(prepared))
-    assert len(prepared.record["unused"]) == 43 - left
+    assert len(prepared.record.unused) == 43 - left
 
 
 def test_old_sides_are_kept_while_pictures_come_and_go_and_a_bridge_is_set_aside(sprites, tmp_path):
@@ -200,7 +200,7 @@ def test_old_sides_are_kept_while_pictures_come_and_go_and_a_bridge_is_set_aside
     found = sides(grown)
     assert {name: side for name, side in found.items() if name in old} == old
     blends = [f"zz-bridge-{i:02d}.png" for i in range(29)]
-    assert grown.record["num_bridging"] == sum(name not in found for name in blends) > 0
+    assert grown.record.num_bridging == sum(name not in found for name in blends) > 0
     again, reused = prepare(config(sprites, near_duplicate_distance=10), root)
     assert reused
     assert again.fingerprint == grown.fingerprint
@@ -219,23 +219,41 @@ def test_a_duplicate_of_an_old_picture_joins_it_whatever_its_own_hash(sprites, t
         reencoded(sprites / name, sprites / f"zz-{number:02d}.jpg", quality=85 + number % 10)
     grown, _ = prepare(config(sprites), root)
     found = sides(grown)
-    assert grown.record["num_near_duplicates"] == 40
+    assert grown.record.num_near_duplicates == 40
     for number, (name, side) in enumerate(old.items()):
         assert found[name] == found[f"zz-{number:02d}.jpg"] == side
     alone, _ = prepare(config(sprites), tmp_path / "elsewhere")
     assert alone.fingerprint == json.loads((alone.path / "record.json").read_text())["fingerprint"]
 
 
-def test_a_damaged_memory_of_sides_is_not_overwritten(sprites, tmp_path):
+DAMAGED = [
+    b"",
+    b"{",
+    b"[]",
+    b"\xff\xfe\0",
+    b'{"sets": {}}',
+    b'{"sets": {}, "sides": {"nowhere": ["00"]}}',
+    b"[" * 10**5,
+]
+
+
+def test_a_damaged_memory_of_sides_is_made_again_from_the_sets(sprites, tmp_path, caplog):
     root = tmp_path / "prepared"
-    prepare(config(sprites), root)
-    (history,) = (root / "history").glob("*.json")
-    history.write_text(history.read_text()[:-40])
-    before = history.read_bytes()
+    old, _ = prepare(config(sprites), root)
+    (path,) = (root / "history").glob("*.json")
+    whole = History.of(config(sprites), root)
+    for damaged in DAMAGED:
+        path.write_bytes(damaged)
+        remade = History.of(config(sprites), root)
+        assert (remade.sets, remade.sides) == (whole.sets, whole.sides), damaged
+    assert prepare(config(sprites), root)[1]
+    assert f"{path}: damaged" in caplog.text
+    assert "made again from 1 prepared sets" in caplog.text
+    assert History.of(config(sprites), root) == whole
+    assert path.with_suffix(".damaged").read_bytes() == damaged
+    path.write_bytes(DAMAGED[0])
     add_sprite(sprites, 300)
-    with pytest.raises(DamagedFileError, match="restore it from a copy, or remove it"):
-        prepare(config(sprites), root)
-    assert history.read_bytes() == before
+    assert sides(old).items() <= sides(prepare(config(sprites), root)[0]).items()
 
 
 def test_a_validation_source_of_its_own_leaks_nothing(sprites, tmp_path):
@@ -248,7 +266,7 @@ def test_a_validation_source_of_its_own_leaks_nothing(sprites, tmp_path):
     reencoded(originals[1], validation / "near.jpg")
     prepared, _ = prepare(config(sprites, validation_source=str(validation)), tmp_path / "prepared")
     assert len(prepared.validation) == 10
-    assert prepared.record["num_leaked"] == 2
+    assert prepared.record.num_leaked == 2
     assert not {originals[0].name, originals[1].name} & set(prepared.train.names)
 
 
@@ -259,7 +277,7 @@ def test_the_page_shows_what_the_record_says(sprites, tmp_path):
     page = (prepared.path / "page.html").read_text(encoding="utf-8")
     assert prepared.fingerprint in page
     assert "broken.png" in page
-    assert prepared.record["quarantined"][0]["reason"] in page
+    assert prepared.record.quarantined[0].reason in page
 
 
 @pytest.mark.parametrize("crop", ["random", "buckets"])
@@ -293,8 +311,8 @@ def test_a_killed_preparation_is_gone_on_with_and_gives_the_same_bytes(sprites, 
     for number in range(100, 700):
         add_sprite(sprites, number)
     program = (
-        "import sys; from pathlib import Path; from pikavae.config import DataConfig; from pikavae.data import making;"
-        "from pikavae.data.prepare import prepare; making.MAX_PICTURES = 16;"
+        "import sys; from pathlib import Path; from pikavae.config import DataConfig;"
+        "from pikavae.data.shards import make; from pikavae.data.prepare import prepare; make.MAX_PICTURES = 16;"
         "prepare(DataConfig(source=sys.argv[1], image_size=32, workers=2), Path(sys.argv[2]))"
     )
 
@@ -308,7 +326,7 @@ def test_a_killed_preparation_is_gone_on_with_and_gives_the_same_bytes(sprites, 
     (name,) = sets(tmp_path / "undisturbed")
     expected = contents(tmp_path / "undisturbed" / name)
     generator, root, resumed = random.Random(0), tmp_path / "killed", 0
-    for attempt in range(8):
+    for attempt in range(4):
         shutil.rmtree(root, ignore_errors=True)
         for _ in range(1 + attempt % 3):
             process = start(root)

@@ -17,12 +17,12 @@ import torch
 from PIL import Image
 
 from pikavae.config import DataConfig, content_hash
-from pikavae.data.dataset import open_prepared
 from pikavae.data.prepare import prepare, prepare_inputs
+from pikavae.data.prepared.dataset import open_prepared
 from pikavae.errors import DamagedFileError, UserError
+from tests.support.places import EMOJI
 
 NOT_SETS = {"shards", "history", "locks"}
-EMOJI = Path(__file__).parents[2] / "../shared/data/emoji"
 
 
 def config(source, **fields):
@@ -69,7 +69,7 @@ def test_ids_are_those_of_the_stored_clip_tokenizer(folder_of_pictures, tmp_path
         assert side.batch(range(len(side)))["input_ids"].tolist() == expected
         assert {ids[0] for ids in expected} == {tokenizer.bos_token_id}
         assert {ids[-1] for ids in expected} == {tokenizer.eos_token_id}
-    assert prepared.record["captions"] == {"missing": 0, "truncated": 1, "notes": {}}
+    assert prepared.record.captions.content() == {"missing": 0, "truncated": 1, "notes": {}}
     again, _ = prepare(config(folder_of_pictures, tokenizer=str(prepared.path / "tokenizer")), tmp_path / "prepared")
     assert torch.equal(again.train.input_ids, prepared.train.input_ids)
 
@@ -125,8 +125,9 @@ def test_metadata_files_give_captions_by_file_name(folder_of_pictures, tmp_path)
         )
     )
     assert captions["00.png"] == "one, two"
-    assert set(captions.values()) == {"one, two", ""}
-    assert prepared.record["captions"]["missing"] == 11
+    assert captions["01.png"] == "picture number 1"  # of the file beside it, where the list has none
+    assert prepared.record.captions_from == {"source": {"lists such as metadata.csv": 1, "text files beside them": 11}}
+    assert prepared.record.captions.missing == 0
     (folder_of_pictures / "metadata.csv").unlink()
     (folder_of_pictures / "metadata.jsonl").write_text(json.dumps({"file_name": "05.png", "title": "fünf"}) + "\n")
     prepared, _ = prepare(config(folder_of_pictures, caption_column="title"), tmp_path / "prepared")
@@ -142,8 +143,9 @@ def test_metadata_that_leaves_the_folder_is_refused(folder_of_pictures, tmp_path
 def test_unreadable_pictures_are_set_aside_with_their_reason(folder_of_pictures, tmp_path):
     (folder_of_pictures / "zz.png").write_bytes(b"no picture")
     prepared, _ = prepare(config(folder_of_pictures, max_unreadable_fraction=0.1), tmp_path / "prepared")
-    assert prepared.record["num_images"] == 12
-    assert prepared.record["quarantined"] == [{"name": "zz.png", "reason": "not a picture that can be read, but text"}]
+    assert prepared.record.num_images == 12
+    (aside,) = prepared.record.quarantined
+    assert aside.content() == {"name": "zz.png", "reason": "not a picture that can be read, but text"}
 
 
 def sets(root):
@@ -155,7 +157,7 @@ def sets(root):
 def test_what_cannot_be_prepared_is_refused_and_leaves_nothing(folder_of_pictures, tmp_path, case):
     if case == "too many unreadable":
         (folder_of_pictures / "03.png").write_bytes(b"")
-        message = "data.max_unreadable_fraction 0.05: 1 of 12 pictures cannot be read"
+        message = "data.max_unreadable_fraction 0.05: 1 of 12 pictures would be missing; 1 cannot be read"
     elif case == "empty":
         shutil.rmtree(folder_of_pictures)
         folder_of_pictures.mkdir()
@@ -267,7 +269,7 @@ def test_raw_binary_columns_and_arrow_files_are_read(folder_of_pictures, tmp_pat
         for name in ("raw.parquet", "raw.arrow")
     ]
     assert sets[0].train.hashes == sets[1].train.hashes
-    assert sets[0].record["captions"]["missing"] == 12
+    assert sets[0].record.captions.missing == 12
 
 
 def test_validation_pictures_may_come_from_a_source_of_their_own(folder_of_pictures, tmp_path):
@@ -280,7 +282,7 @@ def test_validation_pictures_may_come_from_a_source_of_their_own(folder_of_pictu
     for prepared in (by_name, by_field):
         assert prepared.train.captions == [f"{i:02d}" for i in range(8)]
         assert prepared.validation.captions == [f"{i:02d}" for i in range(8, 12)]
-        assert prepared.record["num_leaked"] == 1
+        assert prepared.record.num_leaked == 1
 
 
 def test_a_path_in_a_table_is_never_opened(folder_of_pictures, tmp_path):
@@ -292,9 +294,9 @@ def test_a_path_in_a_table_is_never_opened(folder_of_pictures, tmp_path):
         extra=[{"bytes": None, "path": str(secret)}, None],
     )
     prepared, _ = prepare(config(path, max_unreadable_fraction=0.5), tmp_path / "prepared")
-    assert prepared.record["num_images"] == 11
-    reasons = [item["reason"] for item in prepared.record["quarantined"]]
-    assert reasons == [f"holds a path instead of a picture: {secret}", "null instead of a picture"]
+    assert prepared.record.num_images == 11
+    reasons = [item.reason for item in prepared.record.quarantined]
+    assert reasons == [f"holds a path instead of a picture: {secret}; store its bytes", "null instead of a picture"]
 
 
 @pytest.mark.parametrize(
@@ -302,7 +304,7 @@ def test_a_path_in_a_table_is_never_opened(folder_of_pictures, tmp_path):
     [
         ({"source": "nowhere"}, "data.source 'nowhere': no such file or folder"),
         ({"source": "no*.parquet"}, "no such file or folder"),
-        ({"source": "pictures/00.png"}, "neither a folder nor a .parquet or .arrow file"),
+        ({"source": "pictures/00.png"}, "neither a folder nor a .parquet, .arrow, .tar or .zip file"),
         ({"source": "pictures", "validation_source": "nowhere"}, "data.validation_source 'nowhere'"),
         ({"source": "broken.parquet"}, "broken.parquet: not a readable .parquet file"),
         (

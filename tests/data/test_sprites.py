@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 
 from pikavae.config import DataConfig
-from pikavae.data.sprite_figures import FIGURES
-from pikavae.data.sprite_parts import COLOURS
-from pikavae.data.sprites import draw_sprite
+from pikavae.data.sprites.draw import draw_sprite
+from pikavae.data.sprites.figures import FIGURES
+from pikavae.data.sprites.parts import COLOURS
 
 COUNT = DataConfig().sprites_count
 

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from pikavae.config import EvaluationConfig, ModelConfig
 from pikavae.errors import UserError
-from pikavae.evaluation.appearance import appearance
-from pikavae.evaluation.baselines import bicubic
-from pikavae.evaluation.evaluate import evaluate
-from pikavae.evaluation.metrics import ms_ssim, mse, psnr, ssim
-from pikavae.evaluation.report import Report
+from pikavae.evaluation.evaluate import measure
+from pikavae.evaluation.measure.baselines import bicubic
+from pikavae.evaluation.metrics.appearance import appearance
+from pikavae.evaluation.metrics.similarity import ms_ssim, mse, psnr, ssim
+from pikavae.evaluation.report.report import Report
 from pikavae.model.autoencoder import AutoencoderKL
-from tests.data.prepared import make_prepared
+from tests.support.prepared_sets import make_prepared
 
 TINY = ModelConfig(channels=(8, 16), norm_groups=4)
 CPU = torch.device("cpu")
@@ -83,7 +83,7 @@ def pictures(count: int = 11, side: int = 16) -> Pictures:
 def run(out: Path, subject: AutoencoderKL, given: Pictures, **settings: object) -> Report:
     out.mkdir(exist_ok=True)
     config = EvaluationConfig(**{"batch_size": 4, "panel_images": 3, "sizes": (), **settings})
-    return evaluate(subject, given, config, out, device=CPU, provenance={"run": "r1"})
+    return measure(subject, given, config, out, device=CPU, provenance={"run": "r1"})
 
 
 @torch.inference_mode()
@@ -127,9 +127,9 @@ def test_latent_statistics_are_those_of_the_posteriors(tmp_path):
         "active_units": (modes.var(dim=0).mean(dim=(1, 2)) > 0.01).sum().item(),
     }
     assert {name: report.metrics[name] for name in expected} == pytest.approx(expected, rel=1e-5)
-    assert report.latents["channel_means"] == pytest.approx(modes.mean(dim=(0, 2, 3)).tolist(), rel=1e-5)
+    assert report.latents.channel_means == pytest.approx(modes.mean(dim=(0, 2, 3)).tolist(), rel=1e-5)
     variances = modes.var(dim=0).mean(dim=(1, 2)).tolist()
-    assert report.latents["unit_variances"] == pytest.approx(variances, rel=1e-5)
+    assert report.latents.unit_variances == pytest.approx(variances, rel=1e-5)
     assert [score.kl_nats for score in report.per_image] == pytest.approx(kl.tolist(), rel=1e-5)
 
 
@@ -139,12 +139,16 @@ def test_baselines_are_measured_on_the_same_pictures(tmp_path):
     images = given.content.float() / 127.5 - 1
     flat = images.mean(dim=(0, 2, 3), keepdim=True).expand_as(images)
     for name, baseline in (("bicubic", bicubic(images, 2)), ("constant", flat)):
-        assert report.baselines[name]["psnr"] == pytest.approx(psnr(baseline, images).mean().item(), rel=1e-6)
-        assert report.baselines[name]["ssim"] == pytest.approx(ssim(baseline, images).mean().item(), rel=1e-4)
+        assert report.baselines[name].psnr == pytest.approx(psnr(baseline, images).mean().item(), rel=1e-6)
+        assert report.baselines[name].ssim == pytest.approx(ssim(baseline, images).mean().item(), rel=1e-4)
     expected = psnr(bicubic(images, 2), images).tolist()
     assert [score.bicubic_psnr for score in report.per_image] == pytest.approx(expected)
-    assert report.baselines["original_bar"] == {"psnr": pytest.approx(19.488, abs=1e-3), "ssim": None, "bytes": None}
-    assert (report.latents["bytes"], report.baselines["bicubic"]["bytes"]) == (2 * 4 * 8 * 8, 2 * 3 * 8 * 8)
+    assert report.baselines["original_bar"].content() == {
+        "psnr": pytest.approx(19.488, abs=1e-3),
+        "ssim": None,
+        "bytes": None,
+    }
+    assert (report.latents.bytes, report.baselines["bicubic"].bytes) == (2 * 4 * 8 * 8, 2 * 3 * 8 * 8)
 
 
 def test_a_repetition_gives_the_same_files(tmp_path):
@@ -188,23 +192,23 @@ def test_one_reconstruction_that_is_not_finite_takes_the_overall_score_away(tmp_
 
 def test_a_model_of_nan_has_no_score_and_still_a_report(tmp_path):
     subject = model()
-    torch.nn.init.constant_(subject.quant_conv.bias, math.nan)
+    torch.nn.init.constant_(subject.get_parameter("quant_conv.bias"), math.nan)
     report = run(tmp_path, subject, pictures(3))
     assert {value for name, value in report.metrics.items() if name != "non_finite_fraction"} == {None}
     assert report.metrics["non_finite_fraction"] == 1.0
-    assert report.latents["non_finite_fraction"] == 1.0
-    assert report.latents["channel_stds"] == [None] * 4
+    assert report.latents.non_finite_fraction == 1.0
+    assert report.latents.channel_stds == [None] * 4
     assert "the posterior of 3 of 3 pictures" in report.reasons["scaling_factor"]
     assert Report.load(tmp_path) == report
 
 
 def test_latents_without_spread_have_no_scaling_factor(tmp_path):
     subject = model()
-    torch.nn.init.zeros_(subject.quant_conv.weight)
-    torch.nn.init.zeros_(subject.quant_conv.bias)
+    torch.nn.init.zeros_(subject.get_parameter("quant_conv.weight"))
+    torch.nn.init.zeros_(subject.get_parameter("quant_conv.bias"))
     report = run(tmp_path, subject, pictures(3))
     assert report.metrics["scaling_factor"] is None
-    assert set(report.reasons) == {"scaling_factor", "ms_ssim", "flat_noise", *NEED_WEIGHTS}
+    assert set(report.reasons) == {"scaling_factor", "spectrum_divergence", "ms_ssim", "flat_noise", *NEED_WEIGHTS}
     assert report.metrics["active_units"] == 0.0
     assert "deviation is zero" in report.reasons["scaling_factor"]
     assert report.metrics["kl_nats_per_image"] == 0.0
@@ -222,7 +226,9 @@ def test_means_leave_out_pictures_that_lack_what_is_measured_and_say_so(tmp_path
     given.content[1] = drawn(16)
     given.content[3] = 255
     report = run(tmp_path, model(), given)
-    counts = {"flat_noise": 2, "psnr_foreground": 4, "edge_error": 4, "high_frequency_ratio": 4}
+    counts = {"flat_noise": 2} | dict.fromkeys(
+        ("psnr_foreground", "edge_error", "high_frequency_ratio", "spectrum_divergence"), 4
+    )
     assert report.counts == counts
     for name, count in counts.items():
         values = [getattr(score, name) for score in report.per_image]
@@ -272,9 +278,9 @@ def test_the_protocol_tells_of_each_metric_that_has_a_value(tmp_path):
 def test_a_single_picture_of_one_colour_is_measured(tmp_path):
     white = Pictures(torch.full((1, 3, 8, 8), 255, dtype=torch.uint8))
     report = run(tmp_path, model(), white)
-    assert report.baselines["constant"] == {"psnr": 100.0, "ssim": pytest.approx(1.0), "bytes": 6.0}
+    assert report.baselines["constant"].content() == {"psnr": 100.0, "ssim": pytest.approx(1.0), "bytes": 6.0}
     assert report.metrics["psnr"] == report.metrics["psnr_min"] == report.metrics["psnr_worst_tenth"]
-    assert "7 px" in report.protocol["ssim_window"]
+    assert "7 px" in str(report.protocol["ssim_window"])
     assert report.metrics["psnr_pooled"] == pytest.approx(report.metrics["psnr"], rel=1e-12)
     assert report.metrics["active_units"] is None
     assert report.reasons["active_units"] == ("no two pictures are of one size, so that nothing varies between them")
@@ -328,7 +334,7 @@ def test_pictures_of_several_shapes_are_measured_each_for_itself(tmp_path):
     def measured(one, out):
         out.mkdir()
         config = EvaluationConfig(batch_size=2, sizes=())
-        return evaluate(subject, one, config, out, device=torch.device("cpu"), provenance={}).per_image
+        return measure(subject, one, config, out, device=torch.device("cpu"), provenance={}).per_image
 
     together = measured(mixed, tmp_path / "together")
     assert [score.name for score in together] == mixed.names

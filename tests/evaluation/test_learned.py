@@ -7,14 +7,15 @@ import pytest
 import torch
 
 from pikavae.errors import UserError
-from pikavae.evaluation.distribution import Distribution, kernel_distances
-from pikavae.evaluation.measurement import Batch
-from pikavae.evaluation.panels import to_uint8
-from pikavae.evaluation.perceptual import Perceptual
-from pikavae.evaluation.report import Report
+from pikavae.evaluation.measure.distribution import Distribution, kernel_distances
+from pikavae.evaluation.measure.measurement import MeasuredBatch
+from pikavae.evaluation.measure.scores import Perceptual
+from pikavae.evaluation.metrics.definitions import METRICS
+from pikavae.evaluation.report.panels import to_uint8
+from pikavae.evaluation.report.report import Report
 from pikavae.features.inception import InceptionFeatures
 from pikavae.features.lpips import LPIPS
-from pikavae.features.weights import INCEPTION, INCEPTION_FIELD, LPIPS_FIELD, VGG16, digest_of
+from pikavae.features.published import INCEPTION, INCEPTION_FIELD, LPIPS_FIELD, VGG16, digest_of
 from tests.evaluation.test_evaluate import CPU, NEED_WEIGHTS, Pictures, model, pictures, reconstructions, run
 
 
@@ -45,9 +46,9 @@ def test_the_numbers_are_those_of_the_networks(measured, vgg16_file, inception_f
 
 def test_protocol_and_page_tell_of_weights_and_subsets(measured, vgg16_file, inception_file):
     protocol = Report.load(measured).protocol
-    assert f"VGG16 with the weights {digest_of(vgg16_file)} (not the published file)" in protocol["lpips"]
-    assert f"Inception v3 with the weights {digest_of(inception_file)}" in protocol["rfid"]
-    assert "100 subsets of 2 (seed 0)" in protocol["kid"]
+    assert f"VGG16 with the weights {digest_of(vgg16_file)} (not the published file)" in str(protocol["lpips"])
+    assert f"Inception v3 with the weights {digest_of(inception_file)}" in str(protocol["rfid"])
+    assert "100 subsets of 2 (seed 0)" in str(protocol["kid"])
     page = (measured / "report.html").read_text()
     for name in NEED_WEIGHTS:
         assert f"<code>{name}</code>" in page
@@ -63,7 +64,7 @@ def test_without_weights_there_is_no_number_but_the_file_and_the_remedy(tmp_path
     for name in NEED_WEIGHTS:
         weights, field = (VGG16, LPIPS_FIELD) if name == "lpips" else (INCEPTION, INCEPTION_FIELD)
         assert report.reasons[name] == (
-            f"{weights.cached} is missing; `pikavae doctor` says how to get it, or name a copy in {field}"
+            f"{weights.cache_path} is missing; `pikavae doctor` says how to get it, or name a copy in {field}"
         )
         assert weights.name in (tmp_path / "report.html").read_text()
 
@@ -75,14 +76,14 @@ def test_a_damaged_file_stops_the_evaluation_by_name(tmp_path):
             run(tmp_path / "out", model(), pictures(2), **{field: str(tmp_path / "bad.pth")})
 
 
-def batches(given: Pictures, size: int) -> list[Batch]:
+def batches(given: Pictures, size: int) -> list[MeasuredBatch]:
     """With reconstructions that leave the range; of the first picture one number is not finite."""
     images = given.content.float() / 127.5 - 1
     shown = 1.3 * images.roll(1, dims=-1)
     shown[0, 0, 0, 0] = math.inf
     with torch.inference_mode():
         posterior = model().encode(images)
-    return [Batch(indices, images[indices], shown[indices], posterior) for indices in given.batches(size)]
+    return [MeasuredBatch(indices, images[indices], shown[indices], posterior) for indices in given.batches(size)]
 
 
 def test_lpips_does_not_depend_on_the_batch_and_blames_what_is_not_finite(vgg16_file):
@@ -102,7 +103,7 @@ def test_small_pictures_have_no_lpips(vgg16_file):
         perceptual.update(batch)
     found = perceptual.result()
     assert found.scores["lpips"].isnan().all()
-    assert found.lacking["lpips"] == "has both sides of at least 16 px, which VGG16 needs"
+    assert METRICS["lpips"].needs == "has both sides of at least 16 px, which VGG16 needs"
 
 
 def test_one_reconstruction_that_is_not_finite_takes_rfid_and_kid_away(inception_file):

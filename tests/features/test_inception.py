@@ -6,8 +6,8 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 
 from pikavae.errors import UserError
 from pikavae.features.inception import InceptionFeatures
-from pikavae.features.weights import INCEPTION, INCEPTION_FIELD
-from tests.features.networks import Touch
+from pikavae.features.published import INCEPTION, INCEPTION_FIELD
+from tests.support.networks import Touch
 
 
 def test_features_are_those_of_torch_fidelity_and_nothing_global_is_drawn(inception_file):

@@ -10,10 +10,11 @@ from torchvision.models.vgg import cfgs, make_layers
 
 from pikavae.config import LossConfig, ModelConfig
 from pikavae.errors import UserError
-from pikavae.features.lpips import LPIPS, VGG16
+from pikavae.features.lpips import LPIPS
+from pikavae.features.published import VGG16
 from pikavae.model.autoencoder import AutoencoderKL
 from pikavae.training.losses import autoencoder_terms
-from tests.features.networks import Touch
+from tests.support.networks import Touch
 
 FIELD = "loss.perceptual_weights"
 

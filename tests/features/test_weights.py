@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pikavae.errors import UserError
-from pikavae.features.weights import INCEPTION, INCEPTION_FIELD, VGG16, PublishedWeights, digest_of, read_tensors
+from pikavae.features.published import INCEPTION, INCEPTION_FIELD, VGG16, PublishedWeights, digest_of, read_tensors
 
 
 def test_a_file_is_the_published_one_by_its_hash(tmp_path):
@@ -15,8 +15,8 @@ def test_a_file_is_the_published_one_by_its_hash(tmp_path):
     named = PublishedWeights("A network", f"https://example.org/net-1-{digest[:8]}.pth")
     assert digest_of(tmp_path / "file") == digest[:16]
     assert named.is_published(digest[:16])
-    assert named.described(tmp_path / "file") == f"A network with the weights {digest[:16]} (as published)"
-    assert VGG16.described(tmp_path / "file") == f"VGG16 with the weights {digest[:16]} (not the published file)"
+    assert named.describe(tmp_path / "file") == f"A network with the weights {digest[:16]} (as published)"
+    assert VGG16.describe(tmp_path / "file") == f"VGG16 with the weights {digest[:16]} (not the published file)"
 
 
 def test_the_cache_is_looked_at_where_no_file_is_named(tmp_path, monkeypatch):
@@ -34,8 +34,8 @@ def test_the_cache_is_looked_at_where_no_file_is_named(tmp_path, monkeypatch):
 
 
 def test_a_named_file_that_is_not_there_is_the_users_mistake_whatever_the_cache_holds(tmp_path):
-    INCEPTION.cached.parent.mkdir(parents=True)
-    INCEPTION.cached.touch()
+    INCEPTION.cache_path.parent.mkdir(parents=True)
+    INCEPTION.cache_path.touch()
     with pytest.raises(UserError, match=rf"evaluation\.inception_weights {tmp_path / 'none'}: no such file"):
         INCEPTION.find(str(tmp_path / "none"), INCEPTION_FIELD)
 

@@ -45,6 +45,7 @@ CONFIGS = {
     "equal widths": ModelConfig(channels=(8, 8), num_res_blocks=1, norm_groups=2),
     "shrinking widths": ModelConfig(channels=(16, 8), num_res_blocks=3, norm_groups=4),
     "no attention": ModelConfig(channels=(8, 16), num_res_blocks=1, norm_groups=4, mid_attention=False),
+    "no quant_conv": ModelConfig(channels=(8, 16), num_res_blocks=1, norm_groups=4, quant_conv=False),
     "four levels": ModelConfig(channels=(4, 8, 12, 12), num_res_blocks=2, latent_channels=4, norm_groups=4),
 }
 
@@ -147,8 +148,9 @@ def test_zero_initialised_residuals_start_as_the_identity():
     )
 
 
-def test_log_variance_starts_near_the_configured_value():
-    model = AutoencoderKL(ModelConfig(channels=(8, 16), norm_groups=4, initial_logvar=-6.0))
+@pytest.mark.parametrize("quant_conv", [True, False])
+def test_log_variance_starts_near_the_configured_value(quant_conv):
+    model = AutoencoderKL(ModelConfig(channels=(8, 16), norm_groups=4, initial_logvar=-6.0, quant_conv=quant_conv))
     logvar = model.encode(torch.rand(2, 3, 32, 32) * 2 - 1).logvar
     assert logvar.mean().item() == pytest.approx(-6.0, abs=0.3)
 

@@ -16,7 +16,7 @@ CONFIGS = {
     "shortcuts": ModelConfig(channels=(8, 8), num_res_blocks=1, norm_groups=4, resample_shortcuts=True),
     "no attention": ModelConfig(channels=(8, 16), num_res_blocks=1, norm_groups=4, mid_attention=False),
 }
-WAYS = {"norms": (False, 0), "layers": (True, 2**20), "both": (True, 0)}  # checkpointing, elements recomputed above
+WAYS = {"norms": ("recompute", 0), "layers": ("checkpoint", 2**20), "both": ("checkpoint", 0)}  # and elements above
 
 
 @pytest.fixture
@@ -54,7 +54,8 @@ def assert_bitwise_equal(found, expected):
 def test_gradients_are_bitwise_those_of_a_plain_backward_pass(config, way, bf16, images, monkeypatch):
     expected = gradients(make_model(config), images, bf16=bf16)
     model = make_model(config)
-    model.gradient_checkpointing, above = way
+    activations, above = way
+    model.choose_activations(activations)
     monkeypatch.setattr(autoencoder, "RECOMPUTE_ABOVE", above)
     assert_bitwise_equal(gradients(model, images, bf16=bf16), expected)
 
@@ -79,6 +80,7 @@ def convolutions_of_a_step(model, images, *, bf16: bool = False) -> int:
 def test_recomputed_norms_repeat_no_convolution(bf16, images, monkeypatch):
     model = make_model(CONFIGS["three levels"])
     plain = convolutions_of_a_step(model, images, bf16=bf16)
+    model.choose_activations("recompute")
     monkeypatch.setattr(autoencoder, "RECOMPUTE_ABOVE", 0)
     assert convolutions_of_a_step(model, images, bf16=bf16) == plain
 
@@ -86,14 +88,14 @@ def test_recomputed_norms_repeat_no_convolution(bf16, images, monkeypatch):
 def test_checkpointing_repeats_fewer_convolutions_than_there_are(images):
     model = make_model(CONFIGS["three levels"])
     plain = convolutions_of_a_step(model, images)
-    model.gradient_checkpointing = True
+    model.choose_activations("checkpoint")
     assert plain < convolutions_of_a_step(model, images) < 2 * plain
 
 
 @pytest.mark.parametrize("quiet", ["eval", "no grad"])
 def test_nothing_is_kept_for_recomputation_outside_of_training(quiet, images, monkeypatch):
     model = make_model(CONFIGS["three levels"])
-    model.gradient_checkpointing = True
+    model.choose_activations("checkpoint")
     monkeypatch.setattr(autoencoder, "RECOMPUTE_ABOVE", 0)
     calls = Counter()
     monkeypatch.setattr(autoencoder, "checkpoint", lambda *args, **kwargs: calls.update(checkpoint=1))
@@ -105,18 +107,24 @@ def test_nothing_is_kept_for_recomputation_outside_of_training(quiet, images, mo
     assert not calls
 
 
-def test_the_switch_is_off_at_first_and_no_part_of_the_state():
+def ways_of(model) -> set[str]:
+    """What its modules keep."""
+    return {way for module in model.modules() if (way := getattr(module, "activations", None))}
+
+
+def test_everything_is_kept_at_first_and_the_choice_is_no_part_of_the_state():
     model = make_model(CONFIGS["no attention"])
     names = set(model.state_dict())
-    assert model.gradient_checkpointing is False
-    model.gradient_checkpointing = True
+    assert ways_of(model) == {"keep"}
+    model.choose_activations("checkpoint")
+    assert ways_of(model) == {"checkpoint"}
     assert set(model.state_dict()) == names
 
 
 def test_one_graph_gives_the_gradient_of_the_last_layer_twice(images, monkeypatch):
     """The adaptive weight of an adversarial loss asks for it before the step's own backward pass."""
     expected_model, model = make_model(CONFIGS["three levels"]), make_model(CONFIGS["three levels"])
-    model.gradient_checkpointing = True
+    model.choose_activations("checkpoint")
     expected = gradients(expected_model, images)
     monkeypatch.setattr(autoencoder, "RECOMPUTE_ABOVE", 0)
     loss, last = loss_of(model, images), model.decoder.conv_out.weight
@@ -132,7 +140,7 @@ def test_a_frozen_encoder_gets_no_gradients_and_changes_no_others(images, monkey
     expected = gradients(make_model(CONFIGS["three levels"]), images)
     model = make_model(CONFIGS["three levels"])
     model.encoder.requires_grad_(False)
-    model.gradient_checkpointing = True
+    model.choose_activations("checkpoint")
     monkeypatch.setattr(autoencoder, "RECOMPUTE_ABOVE", 0)
     found = {name: grad for name, grad in gradients(model, images).items() if grad is not None}
     assert not any(name.startswith("encoder.") for name in found)
@@ -152,20 +160,20 @@ def test_gradients_are_the_same_under_ddp(bf16, images, monkeypatch):
     config = CONFIGS["no attention"]
     expected = gradients(make_model(config), images, bf16=bf16)
     model = make_model(config)
-    model.gradient_checkpointing = True
+    model.choose_activations("checkpoint")
     monkeypatch.setattr(autoencoder, "RECOMPUTE_ABOVE", 0)
     found = gradients(DistributedDataParallel(model), images, bf16=bf16)
     assert_bitwise_equal({name.removeprefix("module."): value for name, value in found.items()}, expected)
 
 
 @pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bf16"])
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_a_compiler_takes_the_model_whole(checkpointing, bf16, images, monkeypatch):
+@pytest.mark.parametrize("activations", ["keep", "recompute", "checkpoint"])
+def test_a_compiler_takes_the_model_whole(activations, bf16, images, monkeypatch):
     """Traced without a break in the graph; the gradients are those of the plain model to rounding."""
     config = CONFIGS["no attention"]
     expected = gradients(make_model(config), images, bf16=bf16)
     model = make_model(config)
-    model.gradient_checkpointing = checkpointing
+    model.choose_activations(activations)
     monkeypatch.setattr(autoencoder, "RECOMPUTE_ABOVE", 0)
     found = gradients(torch.compile(model, backend="aot_eager", fullgraph=True), images, bf16=bf16)
     for name, gradient in found.items():

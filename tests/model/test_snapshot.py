@@ -10,20 +10,21 @@ from safetensors.torch import load_file, save_file
 from pikavae.config import ModelConfig
 from pikavae.errors import UserError
 from pikavae.model.autoencoder import AutoencoderKL
-from pikavae.model.snapshot import CONFIG_NAME, WEIGHTS_NAME, read_snapshot, write_snapshot
+from pikavae.model.snapshot import CONFIG_NAME, WEIGHTS_NAME, write_snapshot
+from pikavae.weights.published import read_snapshot
 
 CONFIG = ModelConfig(channels=(8, 16), num_res_blocks=1, norm_groups=4, resample_shortcuts=True)
 
 
 @pytest.fixture
 def snapshot(tmp_path):
-    write_snapshot(tmp_path, AutoencoderKL(CONFIG), image_size=32, settings="data: {}\n")
+    write_snapshot(tmp_path, AutoencoderKL(CONFIG), image_size=32, config="data: {}\n")
     return tmp_path
 
 
 def test_reading_gives_back_the_model_with_its_shortcuts_folded(tmp_path):
     model = AutoencoderKL(CONFIG).eval()
-    write_snapshot(tmp_path, model, image_size=32, settings="")
+    write_snapshot(tmp_path, model, image_size=32, config="")
     images = torch.rand(1, 3, 16, 24) * 2 - 1
     read = read_snapshot(tmp_path)
     assert not read.config.resample_shortcuts

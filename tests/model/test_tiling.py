@@ -8,13 +8,14 @@ import torch.nn.functional as F
 from pikavae.config import ModelConfig
 from pikavae.model import tiling
 from pikavae.model.autoencoder import AutoencoderKL, DiagonalGaussian
+from pikavae.model.norm import GroupNorm
 from pikavae.model.tiling import (
     TILES,
     FixedNorm,
-    Side,
+    TileRow,
     Tiles,
-    covering,
     reconstruct_any_size,
+    tile_grid,
     tiled_decode,
     tiled_encode,
     with_norms_over_all,
@@ -119,7 +120,7 @@ def test_weights_sum_to_one_and_tiles_overlap_as_asked_on_sides_of_any_length():
     for _ in range(200):
         length = draw.randint(1, 40)
         total, overlap = draw.randint(1, 300), draw.randint(0, length // 2)
-        side = Side.cover(total, length, overlap)
+        side = TileRow.cover(total, length, overlap)
         weights = side.weights()
         assert weights.shape == (len(side.starts), total)
         assert side.total == total
@@ -133,21 +134,21 @@ def test_weights_sum_to_one_and_tiles_overlap_as_asked_on_sides_of_any_length():
 
 
 def test_a_tile_counts_by_a_squared_sine_of_the_distance_from_its_border():
-    side = Side.cover(14, 8, 2)  # two tiles, the second from 6 on
+    side = TileRow.cover(14, 8, 2)  # two tiles, the second from 6 on
     rise = torch.tensor([math.sin(math.pi / 8) ** 2, math.sin(3 * math.pi / 8) ** 2], dtype=torch.float64)
     second = torch.cat([torch.zeros(6, dtype=torch.float64), rise, torch.ones(6, dtype=torch.float64)])
     torch.testing.assert_close(side.weights(), torch.stack([1 - second, second]))
-    assert side.shared().tolist() == [False] * 6 + [True] * 2 + [False] * 6
+    assert side.overlaps().tolist() == [False] * 6 + [True] * 2 + [False] * 6
 
 
 def test_blended_tiles_are_the_weighted_mean():
     tiles, size = Tiles(16, 8), (30, 52)
-    model, sides = Numbered(3 * 6), covering(*size, tiles, 2)
+    model, sides = Numbered(3 * 6), tile_grid(*size, tiles, 2)
     assert [len(side.starts) for side in sides] == [3, 6]
     numbers = torch.arange(18, dtype=torch.float64).view(3, 6)
 
     def expected(scale):
-        weights = [side.scaled(scale).weights() for side in sides]
+        weights = [side.scale(scale).weights() for side in sides]
         return torch.einsum("ab,ay,bx->yx", numbers, *weights).float()
 
     posterior = tiled_encode(model, torch.zeros(2, 3, *size), tiles)
@@ -170,7 +171,7 @@ def test_a_model_that_looks_at_one_cell_gives_exactly_the_untiled_picture(levels
     padded = F.pad(images, (0, -size[1] % factor, 0, -size[0] % factor), mode="replicate")
     expected = untiled(model, padded)[:, :, : size[0], : size[1]]
     for tiles in (Tiles(16, 0), Tiles(24, 5), Tiles(32, 16)):
-        assert len(covering(*padded.shape[2:], tiles, factor)[1].starts) > 1
+        assert len(tile_grid(padded.shape[2], padded.shape[3], tiles, factor)[1].starts) > 1
         assert torch.equal(reconstruct_any_size(model, images, tiles), expected)
     whole, tiled = model.encode(padded), tiled_encode(model, padded, Tiles(24, 8))
     assert torch.equal(tiled.logvar, whole.logvar)
@@ -202,7 +203,7 @@ def test_norms_over_all_tiles_bring_them_nearer_to_the_untiled(real, picture, mo
 
 def test_a_norm_over_parts_is_the_norm_of_them_together():
     generator = torch.Generator().manual_seed(0)
-    norm = torch.nn.GroupNorm(2, 4)
+    norm = GroupNorm(2, 4, 1e-5)
     torch.nn.init.normal_(norm.weight, generator=generator)
     torch.nn.init.normal_(norm.bias, generator=generator)
     parts = [10 * number + torch.randn(2, 4, 6, 5, generator=generator) for number in range(3)]

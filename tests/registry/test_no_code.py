@@ -10,15 +10,16 @@ import torch
 import yaml
 from PIL import Image
 
-from pikavae import operations
 from pikavae.errors import DamagedFileError, UserError
-from pikavae.files import sha256_of
 from pikavae.presets import parse_config
 from pikavae.registry import versions
 from pikavae.registry.package import SNAPSHOT_FOLDER
-from pikavae.registry.store import local_folder
-from tests.registry.house import NAME
-from tests.test_pipeline import tiny
+from pikavae.tracker import tags
+from pikavae.tracker.mlflow_files import local_folder
+from pikavae.workspace.files import sha256_of
+from tests.operations.test_pipeline import tiny
+from tests.support import commands
+from tests.support.house import NAME
 
 CONFIG = {"registry.model_name": NAME, "model.num_res_blocks": 1}
 
@@ -84,16 +85,16 @@ def pickles_below(folder):
 def use(model, tmp_path):
     """Reconstruct, evaluate, export and import."""
     Image.new("RGB", (9, 12), (200, 30, 40)).save(tmp_path / "a.png")
-    assert operations.reconstruct(model, [tmp_path / "a.png"], tmp_path / "out", tiny(**CONFIG))
-    assert operations.evaluate_model(model, tiny(**CONFIG)).report.num_images
-    out = operations.export_model(model, tmp_path / "exported", tiny(**CONFIG))
+    assert commands.reconstruct(model, [tmp_path / "a.png"], tmp_path / "out", tiny(**CONFIG))
+    assert commands.evaluate_model(model, tiny(**CONFIG)).report.num_images
+    out = commands.export_model(model, tmp_path / "exported", tiny(**CONFIG))
     assert {path.suffix for path in out.iterdir()} == {".json", ".safetensors", ".yaml", ".md"}
 
 
 def test_pickles_beside_a_candidate_are_never_loaded_and_do_not_reach_production(house, files, mark, tmp_path):
     put_bombs(files, mark)
     use("1", tmp_path)
-    operations.import_model(str(files / SNAPSHOT_FOLDER), parse_config({"registry": {"model_name": "others"}}))
+    commands.import_model(str(files / SNAPSHOT_FOLDER), parse_config({"registry": {"model_name": "others"}}))
     house.promote(1)
     assert house.predict().shape == (2, 3, 16, 24)
     assert pickles_below(house.home / "production") == []
@@ -108,11 +109,11 @@ def test_a_candidate_whose_description_was_altered_is_not_promoted_and_its_code_
     assert house.state() == before
     use_of_altered = tiny(**CONFIG)
     Image.new("RGB", (9, 12)).save(tmp_path / "a.png")
-    operations.reconstruct("1", [tmp_path / "a.png"], tmp_path / "out", use_of_altered)
-    operations.evaluate_model("1", use_of_altered)
+    commands.reconstruct("1", [tmp_path / "a.png"], tmp_path / "out", use_of_altered)
+    commands.evaluate_model("1", use_of_altered)
     with pytest.raises(DamagedFileError, match="holds other bytes than were recorded"):
-        operations.export_model("1", tmp_path / "exported", use_of_altered)
-    operations.import_model(str(files / SNAPSHOT_FOLDER), parse_config({"registry": {"model_name": "others"}}))
+        commands.export_model("1", tmp_path / "exported", use_of_altered)
+    commands.import_model(str(files / SNAPSHOT_FOLDER), parse_config({"registry": {"model_name": "others"}}))
 
 
 @pytest.mark.parametrize("name", ["diffusion_pytorch_model.bin", "vae.pt", "vae.ckpt"])
@@ -121,10 +122,10 @@ def test_weights_that_are_a_pickle_of_something_else_are_refused(name, mark, tmp
     torch.save({"state_dict": Bomb(mark)}, tmp_path / name)
     named = tmp_path if name.startswith("diffusion") else tmp_path / name
     for ask in (
-        lambda: operations.import_model(str(named), parse_config({})),
-        lambda: operations.export_model(str(named), tmp_path / "out", parse_config({})),
-        lambda: operations.register_model(str(named), parse_config({})),
-        lambda: operations.reconstruct(str(tmp_path), [], tmp_path / "out", parse_config({})),
+        lambda: commands.import_model(str(named), parse_config({})),
+        lambda: commands.export_model(str(named), tmp_path / "out", parse_config({})),
+        lambda: commands.register_model(str(named), parse_config({})),
+        lambda: commands.reconstruct(str(tmp_path), [], tmp_path / "out", parse_config({})),
     ):
         with pytest.raises(UserError):
             ask()
@@ -135,7 +136,7 @@ def test_a_name_in_an_edited_manifest_leads_nowhere(house, files, name, tmp_path
     (tmp_path / "evil").write_text("")
     before = house.state()
     manifest = {**versions.get_version(house.client, NAME, 1).manifest, name: sha256_of(tmp_path / "evil")}
-    house.client.set_model_version_tag(NAME, "1", versions.MANIFEST_TAG, json.dumps(manifest))
+    house.client.set_model_version_tag(NAME, "1", tags.MANIFEST_TAG, json.dumps(manifest))
     with pytest.raises(DamagedFileError, match="are not those that were registered") as caught:
         house.promote(1)
     assert house.state() == before

@@ -1,20 +1,44 @@
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
 import os
 import pickletools
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
-from pikavae.model.snapshot import read_snapshot
-from pikavae.registry.package import SNAPSHOT_FOLDER, build_package, file_hashes
+from pikavae.model.snapshot import WEIGHTS_NAME
+from pikavae.registry.package import (
+    COMPILED_NAME,
+    SNAPSHOT_FOLDER,
+    build_package,
+    compiled_code,
+    every_file,
+    file_hashes,
+)
+from pikavae.weights.published import read_snapshot
 
 SHAPES = [(1, 3, 32, 32), (3, 3, 32, 32), (3, 3, 24, 40), (3, 3, 30, 45), (1, 3, 5, 3)]
+
+
+@pytest.fixture(scope="module")
+def snapshot(snapshot, tmp_path_factory):
+    """The snapshot with pictures that leave [-1, 1], as an untrained model's hardly do by themselves."""
+    folder = tmp_path_factory.mktemp("loud") / snapshot.name
+    shutil.copytree(snapshot, folder)
+    weights = load_file(folder / WEIGHTS_NAME)
+    weights["decoder.conv_out.bias"] += torch.tensor([1.2, -1.2, 0.0])
+    save_file(weights, folder / WEIGHTS_NAME)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +53,7 @@ def outputs(package, tmp_path_factory):
     """What a process without pikavae computes from the package, by input."""
     folder = tmp_path_factory.mktemp("consumer")
     for number, shape in enumerate(SHAPES):
-        # Beyond [-1, 1] on purpose: an untrained model hardly leaves it by itself.
-        np.save(folder / f"in{number}.npy", np.random.default_rng(number).normal(0, 3, shape).astype(np.float32))
+        np.save(folder / f"in{number}.npy", np.random.default_rng(number).uniform(-1, 1, shape).astype(np.float32))
     code = """
 import json, sys
 sys.modules["pikavae"] = None  # whoever imports it is told that there is none, even where it is installed
@@ -70,6 +93,7 @@ def reconstruct(model, images):
 def test_a_process_without_pikavae_gets_the_snapshots_reconstructions(number, outputs, snapshot):
     model = read_snapshot(snapshot)
     given, got = np.load(outputs / f"in{number}.npy"), np.load(outputs / f"out{number}.npy")
+    assert np.abs(got).max() == 1.0  # the clamp was needed
     assert (got.shape, got.dtype) == (SHAPES[number], np.float32)
     for image, output in zip(given, got, strict=True):
         np.testing.assert_allclose(output[None], reconstruct(model, image[None]), atol=1e-5)
@@ -129,6 +153,58 @@ def test_a_loaded_package_does_not_stand_in_the_way_of_an_installed_pikavae(pack
     assert [name for name in sys.modules if name.startswith("pikavae_")]
 
 
+def compile_foreign(source, target):
+    """Write compiled code that says otherwise than its source, and asks not to be compared with it."""
+    code = compile("raise SystemExit('foreign code ran')", str(source), "exec")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(
+        importlib._bootstrap_external._code_to_hash_pyc(  # type: ignore[attr-defined]
+            code, b"\0" * 8, checked=False
+        )
+    )
+
+
+def load_in_a_process(package):
+    code = "import sys, mlflow; mlflow.pyfunc.load_model(sys.argv[1])"
+    command = [sys.executable, "-I", "-c", code, str(package)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_loading_writes_no_compiled_code_into_a_package(package, outputs):
+    sources = {path.parent for path in package.rglob("*.py")}
+    assert len(sources) == 6
+    assert all((folder / COMPILED_NAME).is_file() for folder in sources)
+    assert compiled_code(package) == []
+
+
+@pytest.mark.parametrize("name", ["serving.py", "code/*/weights/published.py", "code/*/__init__.py"])
+def test_compiled_code_would_run_so_that_only_what_replaces_a_file_of_the_version_gives_it_a_place(
+    package, tmp_path, name
+):
+    copy = tmp_path / "copy"
+    shutil.copytree(package, copy)
+    (source,) = copy.glob(name)
+    target = Path(importlib.util.cache_from_source(str(source)))
+    with pytest.raises(FileExistsError):
+        compile_foreign(source, target)
+    target.parent.unlink()
+    compile_foreign(source, target)
+    loaded = load_in_a_process(copy)
+    assert "foreign code ran" in loaded.stderr + loaded.stdout
+    before, now = file_hashes(package), every_file(copy)
+    place = target.parent.relative_to(copy).as_posix()
+    assert {place, f"{place}/{target.name}"} <= {name for name in {*before, *now} if before.get(name) != now.get(name)}
+
+
+def test_a_link_to_a_folder_of_code_is_a_file_that_no_manifest_has(tmp_path):
+    (tmp_path / "package" / "code").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "__init__.py").write_text("")
+    assert file_hashes(tmp_path / "package") == {}
+    (tmp_path / "package" / "code" / "torch").symlink_to(tmp_path / "elsewhere")
+    assert list(file_hashes(tmp_path / "package")) == ["code/torch"]
+
+
 def test_hashes_change_with_any_byte_and_leave_out_compiled_code(package, tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "file").write_text("one")
@@ -136,6 +212,7 @@ def test_hashes_change_with_any_byte_and_leave_out_compiled_code(package, tmp_pa
     (tmp_path / "a" / "__pycache__").mkdir()
     (tmp_path / "a" / "__pycache__" / "file.pyc").write_text("compiled")
     assert file_hashes(tmp_path) == before
+    assert compiled_code(tmp_path) == ["a/__pycache__/file.pyc"]
     assert list(before) == ["a/file"]
     (tmp_path / "a" / "file").write_text("two")
     assert file_hashes(tmp_path)["a/file"] != before["a/file"]

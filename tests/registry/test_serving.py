@@ -11,15 +11,17 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from mlflow.exceptions import MlflowException
 from PIL import Image
 
+from pikavae.production.smoke import consumer_environment
 from pikavae.registry.package import build_package
-from pikavae.registry.smoke import consumer_environment
-from tests.mlflow_server import free_port
+from tests.support.mlflow_server import free_port
 
 IMAGES = np.random.default_rng(0).uniform(-1, 1, (2, 3, 9, 14)).astype(np.float32)
 
@@ -83,8 +85,27 @@ def test_tensors_come_back_as_tensors(ask, model, key):
         {"dataframe_records": [{"png": text} for text in TEXTS]},
         {"dataframe_split": {"columns": ["png"], "data": [[text] for text in TEXTS]}},
         {"inputs": [base64.encodebytes(file).decode() for file in FILES]},
+        {"inputs": [f"data:image/png;base64,{text}" for text in TEXTS]},
+        {"dataframe_records": [{"png": f" DATA:image/png;charset=utf-8;Base64,\n{text}\n"} for text in TEXTS]},
+        {"inputs": [f"data:;base64,{quote(text, safe='')}" for text in TEXTS]},
+        {"inputs": [base64.urlsafe_b64encode(file).decode() for file in FILES]},
+        {"inputs": [base64.urlsafe_b64encode(file).decode().rstrip("=") for file in FILES]},
+        {"inputs": [f"data:image/png;base64,{base64.urlsafe_b64encode(file).decode().rstrip('=')}" for file in FILES]},
+        {"inputs": [text.rstrip("=") + " \r\n" for text in TEXTS]},
     ],
-    ids=["inputs", "records", "split", "in lines"],
+    ids=[
+        "inputs",
+        "records",
+        "split",
+        "in lines",
+        "data URI",
+        "data URI with parameters and space",
+        "data URI escaped for a link",
+        "url-safe",
+        "url-safe without padding",
+        "url-safe data URI",
+        "without padding",
+    ],
 )
 def test_picture_files_come_back_as_picture_files(ask, model, body):
     status, answer = ask(body)
@@ -112,6 +133,11 @@ def test_files_of_several_sizes_and_kinds_are_read_as_a_person_sees_them(model):
         ({"dataframe_records": [{"png": TEXTS[0]}, {"png": TEXTS[1][:160]}]}, "picture 2: PNG is cut short"),
         ({"inputs": [base64.b64encode(b"not a picture").decode()]}, "picture 1: not a picture that can be read"),
         ({"inputs": ["not base64!"]}, "picture 1: its text is not base64"),
+        ({"inputs": ["A"]}, "picture 1: its text is not base64"),
+        ({"inputs": ["AB=CD="]}, "picture 1: its text is not base64"),
+        ({"inputs": ["data:image/png;base64,not base64!"]}, "picture 1: its text is not base64"),
+        ({"inputs": ["data:image/svg+xml,%3Csvg/%3E"]}, "picture 1: a data URI that is not in base64"),
+        ({"inputs": ["data:image/png;base64,"]}, "picture 1: empty file"),
         ({"inputs": [""]}, "picture 1: empty file"),
         ({"dataframe_records": [{"png": 5}]}, "picture 1 is a int; expected (B, 3, H, W) float32"),
         ({"inputs": np.zeros((1, 4, 8, 8)).tolist()}, "shape (1, 4, 8, 8); expected (B, 3, H, W) float32"),
@@ -125,6 +151,42 @@ def test_what_is_neither_is_a_bad_request_that_says_what_is_wrong(ask, body, sai
     status, answer = ask(body)
     assert status == 400
     assert said in answer["message"]
+
+
+def test_the_files_use_what_the_two_alphabets_and_padding_differ_by():
+    text = "".join(TEXTS)
+    assert "+" in text
+    assert "/" in text
+    assert any(one.endswith("=") for one in TEXTS)
+
+
+PIXELS = np.round((IMAGES + 1) * 127.5)
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        (PIXELS.astype(np.float32), "values from 0 to 255; expected (B, 3, H, W) float32 in [-1, 1]"),
+        (PIXELS.astype(np.float32) * 0.01, "values from 0 to 2.55; expected"),
+        (IMAGES * 0.5 - 1.0, "; expected"),
+        (IMAGES * 2.0, "; expected"),
+        (PIXELS.astype(np.uint8), "dtype uint8; expected"),
+        (PIXELS.astype(np.int64), "dtype int64; expected"),
+    ],
+    ids=["0 to 255", "dark, 0 to 2.55", "below -1", "deviations", "uint8", "int64"],
+)
+def test_tensors_of_another_range_are_refused_with_the_range_that_is_expected(model, ask, images, said):
+    with pytest.raises(MlflowException) as refused:
+        model.predict(images)
+    assert said in str(refused.value)
+    assert "in [-1, 1] (of pixels in 0 to 255: pixels / 127.5 - 1)" in str(refused.value)
+    status, answer = ask({"inputs": images.tolist()})
+    assert status == 400
+    assert "; expected (B, 3, H, W) float32 in [-1, 1]" in answer["message"]
+
+
+def test_what_rounding_and_interpolation_put_a_little_outside_the_range_is_taken(model):
+    assert model.predict(IMAGES * np.float32(1.03)).shape == IMAGES.shape
 
 
 @pytest.mark.slow

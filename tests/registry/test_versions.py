@@ -9,12 +9,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pikavae import tracking
 from pikavae.errors import DamagedFileError, UserError
-from pikavae.model.snapshot import read_snapshot
 from pikavae.registry import versions
 from pikavae.registry.package import file_hashes
-from pikavae.registry.store import local_folder
+from pikavae.tracker import run_log
+from pikavae.tracker.client import Workspace
+from pikavae.tracker.mlflow_files import local_folder
+from pikavae.weights.published import read_snapshot
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def test_registering_makes_no_store_where_one_stands(client, run, snapshot, tmp_
 
 
 def test_the_snapshot_of_a_version_is_read_where_it_lies(client, run, snapshot, name, tmp_path):
-    found = versions.snapshot_of(client, register(client, run, snapshot, name), tmp_path / "downloads")
+    found = versions.snapshot_folder_of(client, register(client, run, snapshot, name), tmp_path / "downloads")
     ours, theirs = read_snapshot(snapshot).state_dict(), read_snapshot(found).state_dict()
     assert all(np.array_equal(ours[key], theirs[key]) for key in ours)
     assert not (tmp_path / "downloads").exists()
@@ -72,9 +73,9 @@ def test_the_snapshot_of_a_version_is_read_where_it_lies(client, run, snapshot, 
 
 def test_files_that_are_gone_are_told_with_their_version(client, run, snapshot, name, tmp_path):
     made = register(client, run, snapshot, name)
-    shutil.rmtree(versions.snapshot_of(client, made, tmp_path))
+    shutil.rmtree(versions.snapshot_folder_of(client, made, tmp_path))
     with pytest.raises(DamagedFileError, match=f"{name} version 1 are gone"):
-        versions.snapshot_of(client, made, tmp_path)
+        versions.snapshot_folder_of(client, made, tmp_path)
 
 
 def test_registering_the_same_again_gives_the_version_that_is_there(client, run, snapshot, name):
@@ -134,7 +135,7 @@ def test_versions_are_listed_newest_first_with_their_aliases(client, run, snapsh
     client.set_registered_model_alias(name, "champion", "2")
     listed = versions.list_versions(client, name)
     assert [(version.version, version.aliases) for version in listed] == [(3, ()), (2, ("champion",)), (1, ())]
-    assert versions.get_version(client, name, 2) == versions.get_champion(client, name) == listed[1]
+    assert versions.get_version(client, name, 2) == versions.get_by_alias(client, name, "champion") == listed[1]
 
 
 def test_a_version_that_is_not_there_is_told_with_those_that_are(client, run, snapshot, name):
@@ -142,7 +143,7 @@ def test_a_version_that_is_not_there_is_told_with_those_that_are(client, run, sn
     with pytest.raises(UserError, match=f"version 7 of '{name}': no such version; none is registered yet"):
         versions.get_version(client, name, 7)
     with pytest.raises(UserError, match=f"champion of '{name}'"):
-        versions.get_champion(client, name)
+        versions.get_by_alias(client, name, "champion")
     register(client, run, snapshot, name)
     with pytest.raises(UserError, match=r"there are 1$"):
         versions.get_version(client, name, 7)
@@ -157,9 +158,9 @@ def test_all_of_it_works_through_a_server(server, snapshot, tmp_path, monkeypatc
     import mlflow
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
-    client = tracking.connect(tmp_path)
-    experiment = tracking.experiment_id(client, tmp_path, "remote")
-    run = tracking.RunLog.start(client, experiment, "a run", tags={}, params={})
+    client = Workspace(tmp_path).client
+    experiment = Workspace(tmp_path).experiment_id("remote")
+    run = run_log.RunLog.start(client, experiment, "a run", tags={}, params={})
     run.log({"train/loss": math.nan, "val/psnr": 21.5}, 400)
     kept, _ = (run.log_checkpoint(snapshot, step, {"val/psnr": 21.5}) for step in (400, 300))
     run.drop_checkpoint(300)
@@ -168,11 +169,14 @@ def test_all_of_it_works_through_a_server(server, snapshot, tmp_path, monkeypatc
     assert register(client, run, snapshot, "remote") == made
     run.end("FINISHED")
 
-    copy = versions.snapshot_of(client, made, tmp_path / "downloads")
+    copy = versions.snapshot_folder_of(client, made, tmp_path / "downloads")
     assert copy.is_relative_to(tmp_path / "downloads")
     assert set(read_snapshot(copy).state_dict()) == set(read_snapshot(snapshot).state_dict())
     (copy / "config.json").write_text("{}")
-    assert json.loads((versions.snapshot_of(client, made, tmp_path / "downloads") / "config.json").read_text()) != {}
+    assert (
+        json.loads((versions.snapshot_folder_of(client, made, tmp_path / "downloads") / "config.json").read_text())
+        != {}
+    )
 
     monkeypatch.chdir(tmp_path)
     model = mlflow.pyfunc.load_model("models:/remote/1")
@@ -187,8 +191,8 @@ def test_no_edited_tag_leads_a_download_out_of_its_folder(client, run, snapshot,
     elsewhere.parent.mkdir()
     elsewhere.write_text("")
     monkeypatch.setattr(versions, "local_folder", lambda location: None)  # as on a server
-    copy = versions.snapshot_of(client, made, tmp_path / "home" / "downloads" / "below")
+    copy = versions.snapshot_folder_of(client, made, tmp_path / "home" / "downloads" / "below")
     assert copy.parent == tmp_path / "home" / "downloads" / "below"
     assert elsewhere.exists()
     assert set(read_snapshot(copy).state_dict()) == set(read_snapshot(snapshot).state_dict())
-    assert versions.snapshot_of(client, made, copy.parent) == copy
+    assert versions.snapshot_folder_of(client, made, copy.parent) == copy

@@ -5,7 +5,7 @@ import torch
 
 from pikavae.config import Config
 from pikavae.presets import parse_config
-from tests.data.prepared import make_prepared, random_pictures
+from tests.support.prepared_sets import make_prepared, random_pictures
 
 
 @pytest.fixture(scope="session")

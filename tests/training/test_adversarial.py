@@ -54,7 +54,7 @@ def test_the_initial_weights_are_a_function_of_the_seed_and_draw_from_no_global_
     assert torch.equal(torch.random.get_rng_state(), before)
     for name, weight in first.state_dict().items():
         assert torch.equal(weight, again.state_dict()[name])
-    assert not torch.equal(first.layers[0].weight, other.layers[0].weight)
+    assert not torch.equal(first.get_parameter("layers.0.weight"), other.get_parameter("layers.0.weight"))
 
 
 def test_the_initial_weights_are_distributed_as_in_pix2pix(discriminator):

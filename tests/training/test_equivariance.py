@@ -25,7 +25,8 @@ def test_the_same_size_and_no_turn_is_the_identity():
 @pytest.mark.parametrize("turns", [0, 1, 2, 3])
 @pytest.mark.parametrize("sides", [(3, 5), (8, 12), (2, 3)])
 def test_a_constant_stays_constant(sides, turns):
-    transform = Transform(*sides, turns)
+    height, width = sides
+    transform = Transform(height, width, turns)
     torch.testing.assert_close(
         transform.of_latent(torch.full((1, 4, 8, 12), 0.7)),
         torch.full((1, 4, *(sides[::-1] if turns % 2 else sides)), 0.7),

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from pikavae.data.sprites import draw_sprite
-from pikavae.model.snapshot import read_snapshot
+from pikavae.data.sprites.draw import draw_sprite
 from pikavae.presets import load_config
-from pikavae.training.loop import train, validate
-from tests.data.prepared import make_prepared
+from pikavae.training.loop import train
+from pikavae.training.validation import Validation
+from pikavae.weights.published import read_snapshot
+from tests.support.prepared_sets import make_prepared
 
 CPU = torch.device("cpu")
 SMALL = {
@@ -44,11 +45,12 @@ def test_the_decoder_learns_other_pictures_and_the_latents_stay_bit_for_bit(tmp_
     # The preset's rate and warm-up are for the full model, and LPIPS needs a file that is not here
     small = {"optimizer.learning_rate": 1e-3, "optimizer.warmup_steps": 5, "loss.perceptual_weight": 0.0}
     config = load_config("finetune", {**SMALL, **small})
-    before = validate(read_snapshot(start), other.validation, config, CPU)["val/psnr"]
+    validation = Validation(other.validation, config, CPU)
+    before = validation.measure(read_snapshot(start))[0]["val/psnr"]
     result = train(config, other, tmp_path / "finetune", CPU, start=start)
     model, begun = read_snapshot(result.snapshot), read_snapshot(start)
 
-    assert validate(model, other.validation, config, CPU)["val/psnr"] > before + 1.0
+    assert validation.measure(model)[0]["val/psnr"] > before + 1.0
     assert result.snapshot.name == f"step-{result.best_step:08d}"
     expected = begun.state_dict()
     moved = {name for name, value in model.state_dict().items() if not torch.equal(value, expected[name])}

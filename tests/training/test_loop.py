@@ -4,6 +4,8 @@ import itertools
 import json
 import math
 import time
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -11,13 +13,17 @@ from safetensors.torch import load_file
 from torch._dynamo.backends.debugging import aot_eager
 
 from pikavae.errors import NonFiniteLossError, UserError
-from pikavae.model.autoencoder import AutoencoderKL
-from pikavae.model.snapshot import WEIGHTS_NAME, read_snapshot
+from pikavae.model.snapshot import WEIGHTS_NAME
 from pikavae.presets import load_config
-from pikavae.training import loop
-from pikavae.training.loop import Observer, Stopwatch, best_step, progress_of, train
+from pikavae.training import compiling, loop
+from pikavae.training.loop import Stopwatch, progress_of, train
+from pikavae.training.observer import Observer
+from pikavae.training.precision import resolve_precision
+from pikavae.training.saving import best_step
 from pikavae.training.state import TrainState, restore_latest
 from pikavae.training.step import Stepper
+from pikavae.training.validation import Validation
+from pikavae.weights.published import read_snapshot
 from tests.training.conftest import make_config
 
 CPU = torch.device("cpu")
@@ -34,10 +40,10 @@ class Notes(Observer):
         self.kill_at = kill_at
         self.points, self.previews, self.kept_steps, self.dropped_steps, self.begun = [], [], [], [], None
 
-    def started(self, step):
+    def on_start(self, step):
         self.begun = step
 
-    def stepped(self, state, loss, progress):
+    def on_step(self, state, loss, progress):
         if state.step == self.kill_at:
             raise Killed
 
@@ -47,10 +53,10 @@ class Notes(Observer):
     def preview(self, reconstructions, step):
         self.previews.append((step, reconstructions))
 
-    def kept(self, step, metrics):
+    def on_checkpoint(self, step, metrics):
         self.kept_steps.append(step)
 
-    def dropped(self, step):
+    def on_drop(self, step):
         self.dropped_steps.append(step)
 
     def values(self, name):
@@ -61,7 +67,8 @@ def step_of(state, config, prepared, total):
     """One optimizer step, with a loader of its own."""
     stepper = Stepper(state, config, CPU)
     with stepper.open_loader(prepared.train) as loader:
-        return stepper.step(loader, progress_of(state, config, total))
+        stepper.step(loader, progress_of(state, config, total))
+        return stepper.read()
 
 
 def weights(folder, step=6):
@@ -73,7 +80,7 @@ def assert_equal_weights(a, b):
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "adamw": {},
     "muon": {"optimizer.name": "muon"},
     "ema": {"training.ema_decay": 0.9},
@@ -89,7 +96,7 @@ VARIANTS = {
     },
     "equivariance": {"loss.equivariance": 0.5, "loss.kl_warmup": 1.0, "loss.reconstruction": "charbonnier"},
     "decoder alone": {"training.trainable": "decoder"},
-    "recomputed": {"training.gradient_checkpointing": True},
+    "recomputed": {"training.activations": "checkpoint"},
     "fp16": {"training.precision": "fp16"},
     "cosine": {"optimizer.schedule": "cosine", "optimizer.warmup_steps": 2, "optimizer.max_grad_norm": 0.1},
 }
@@ -135,7 +142,8 @@ def test_the_discriminator_learns_alone_before_the_autoencoder_sees_it(larger, p
         states[weight] = state = TrainState.fresh(config, CPU)
         stepper = Stepper(state, config, CPU)
         with stepper.open_loader(larger.train) as loader:
-            metrics = stepper.step(loader, progress)
+            stepper.step(loader, progress)
+            metrics = stepper.read()
     network = states[1.0].adversary.network.state_dict()
     fresh = TrainState.fresh(config, CPU).adversary.network.state_dict()
     moved = any(not torch.equal(value, fresh[name]) for name, value in network.items())
@@ -152,7 +160,8 @@ def test_every_term_is_told_raw_and_weighted(prepared):
     config = make_config(**{"loss.kl_weight": 0.25, "loss.kl_warmup": 0.5, "loss.reconstruction": "l1"})
     stepper = Stepper(TrainState.fresh(config, CPU), config, CPU)
     with stepper.open_loader(prepared.train) as loader:
-        metrics = stepper.step(loader, 0.25)
+        stepper.step(loader, 0.25)
+        metrics = stepper.read()
     assert metrics["weighted/l1"] == metrics["train/l1"]
     assert metrics["weighted/kl_nats_per_image"] == pytest.approx(0.125 * metrics["train/kl_nats_per_image"])
     assert metrics["train/loss"] == pytest.approx(metrics["weighted/l1"] + metrics["weighted/kl_nats_per_image"])
@@ -166,7 +175,7 @@ def test_pictures_too_small_for_a_loss_are_refused(prepared):
 
 def test_training_ends_when_patience_does_and_keeps_the_best(tmp_path, prepared, monkeypatch):
     scores = iter([10.0, 12.0, 11.0, 11.5, 13.0])
-    monkeypatch.setattr(loop, "validate", lambda *_: {"val/psnr": next(scores)})
+    monkeypatch.setattr(Validation, "measure", lambda *_, show: ({"val/psnr": next(scores)}, torch.zeros(1, 3, 8, 8)))
     config = make_config(**{"training.steps": 100, "training.patience": 2})
     notes = Notes()
     result = train(config, prepared, tmp_path, CPU, notes)
@@ -295,7 +304,8 @@ def test_pruning_keeps_the_last_and_the_best(tmp_path, prepared):
     assert set(notes.dropped_steps) == set(notes.kept_steps) - kept
     checkpoints = sorted((tmp_path / "checkpoints").iterdir())
     assert len(checkpoints) == 2
-    assert all(load_config(folder / "pikavae.yaml") == config for folder in checkpoints)
+    resolved = resolve_precision(config, CPU)
+    assert all(load_config(folder / "pikavae.yaml") == resolved for folder in checkpoints)
 
 
 def test_a_budget_in_minutes_ends_the_run_and_the_learning_rate_with_it(tmp_path, prepared, monkeypatch):
@@ -319,13 +329,13 @@ def test_a_budget_in_minutes_ends_the_run_and_the_learning_rate_with_it(tmp_path
 
 def test_a_budget_that_ends_while_scores_are_measured_is_used_up_by_one_more_step(tmp_path, prepared, monkeypatch):
     """So that the last step is measured and saved as every other."""
-    measure = loop.validate
+    measure = Validation.measure
 
-    def slow(*arguments):
+    def slow(*arguments, **more):
         time.sleep(0.4)
-        return measure(*arguments)
+        return measure(*arguments, **more)
 
-    monkeypatch.setattr(loop, "validate", slow)
+    monkeypatch.setattr(Validation, "measure", slow)
     endless = {"training.steps": 10**6, "training.checkpoint_every": 10**6, "training.validate_every": 1}
     result = train(make_config(**endless, **{"training.minutes": 0.3 / 60}), prepared, tmp_path, CPU)
     read_snapshot(result.snapshot)
@@ -346,13 +356,26 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path, prepared, 
     assert "optimizer.pt" in caplog.text
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_other_threads_than_the_checkpoints_are_told(tmp_path, prepared, config, caplog, threads):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        train(config, prepared, tmp_path, CPU)
+        torch.set_num_threads(threads)
+        restore_latest(TrainState.fresh(config, CPU), tmp_path / "checkpoints")
+    finally:
+        torch.set_num_threads(before)
+    assert ("resumes with 2 CPU threads instead of 1" in caplog.text) is (threads == 2)
+
+
 def test_fp16_skips_an_overflowing_step_and_lowers_the_scale(prepared):
     config = make_config(**{"training.precision": "fp16"})
     state = TrainState.fresh(config, CPU)
     state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
-    before = state.model.quant_conv.weight.clone()
+    before = state.model.get_parameter("quant_conv.weight").clone()
     step_of(state, config, prepared, 6)
-    assert torch.equal(state.model.quant_conv.weight, before)
+    assert torch.equal(state.model.get_parameter("quant_conv.weight"), before)
     assert state.scaler.get_scale() < 2.0**60
 
 
@@ -381,7 +404,8 @@ def test_a_compiled_model_trains_to_the_same_weights_under_the_same_names(tmp_pa
         graphs.append(graph)
         return aot_eager(graph, inputs)
 
-    monkeypatch.setattr(AutoencoderKL, "compile", lambda model: torch.nn.Module.compile(model, backend=count))
+    monkeypatch.setattr(compiling, "compile_blocks", partial(compiling.compile_blocks, backend=count))
+    monkeypatch.setattr(compiling, "compiler_failure", lambda device: None)
     plain, compiled = make_config(), make_config(**{"training.compile": True})
     for name, config in (("plain", plain), ("compiled", compiled)):
         train(config, prepared, tmp_path / name, CPU)
@@ -391,4 +415,4 @@ def test_a_compiled_model_trains_to_the_same_weights_under_the_same_names(tmp_pa
     )
     assert weights.keys() == expected.keys()
     for name, value in expected.items():
-        torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-5, msg=lambda said, n=name: f"{n}: {said}")
+        torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-5, msg=partial("{}: {}".format, name))

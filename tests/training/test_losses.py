@@ -58,6 +58,17 @@ def test_reconstruction_losses_are_float32_whatever_the_model_computes_in(kind, 
     assert loss.item() == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_gradient_of_reconstructions_has_their_layout(kind, layout):
+    """So that the last convolution's backward pass converts nothing; torch's own losses return the contiguous one."""
+    reconstructions, images = (torch.rand(2, 3, 8, 12).contiguous(memory_format=layout) for _ in range(2))
+    reconstructions.requires_grad_()
+    loss = reconstruction_loss(kind, reconstructions, images)
+    (gradient,) = torch.autograd.grad(loss, reconstructions)  # `backward` would lay it out like the leaf
+    assert gradient.is_contiguous(memory_format=layout)
+
+
 def test_charbonnier_has_a_gradient_without_a_jump_at_zero():
     difference = torch.zeros(1, 3, 2, 2, requires_grad=True)
     reconstruction_loss("charbonnier", difference, torch.zeros(1, 3, 2, 2)).backward()

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from pikavae.training.loop import train
 from pikavae.training.order import BucketOrder, indices_at
 from pikavae.training.state import TrainState
 from pikavae.training.step import Stepper
-from tests.data.prepared import make_prepared, random_pictures
+from tests.support.prepared_sets import make_prepared, random_pictures
 from tests.training.conftest import make_config
 from tests.training.test_loop import CPU, Killed, Notes
 
@@ -73,7 +74,7 @@ def test_the_order_of_runs_that_were_begun_before_stays():
     assert indices_at(0, 12, num_images=10, seed=0) == [0, 7, 6, 2, 5, 9, 8, 3, 4, 1, 9, 2]
 
 
-CROPS = {
+CROPS: dict[str, tuple[dict[str, Any], list[tuple[int, int]]]] = {
     "buckets": ({"data.crop": "buckets", "data.flip": True}, [(16, 16), (8, 32), (32, 8)]),
     "random": ({"data.crop": "random", "data.flip": True}, [(16, 16), (16, 30), (21, 16)]),
     "flip": ({"data.flip": True}, [(16, 16)]),
@@ -111,7 +112,10 @@ def test_augmentation_changes_what_is_learned(crop):
         state = TrainState.fresh(settings, CPU)
         stepper = Stepper(state, settings, CPU)
         with stepper.open_loader(prepared.train) as loader:
-            losses.append([stepper.step(loader, step / 6)["train/loss"] for step in range(4)])
+            losses.append([])
+            for step in range(4):
+                stepper.step(loader, step / 6)
+                losses[-1].append(stepper.read()["train/loss"])
     assert losses[0] != losses[1]
 
 
@@ -120,7 +124,7 @@ def test_a_loader_opened_elsewhere_in_the_stream_is_refused(prepared, config):
     stepper = Stepper(state, config, CPU)
     with stepper.open_loader(prepared.train) as loader:
         state.images_seen += 2
-        with pytest.raises(AssertionError, match="another place"):
+        with pytest.raises(AssertionError, match="another position"):
             stepper.step(loader, 0.0)
 
 

@@ -27,7 +27,7 @@ def test_muon_steps_are_orthogonal_and_of_the_configured_size():
     """The update of a hidden matrix has singular values near the rate times sqrt(max(1, out/in))."""
     model = AutoencoderKL(ModelConfig(channels=(8, 8), norm_groups=4))
     optimizer = build_optimizer(model, OptimizerConfig(name="muon", learning_rate=0.01, weight_decay=0.0))
-    weight = model.decoder.mid_block.resnets[0].conv1.weight
+    weight = model.get_parameter("decoder.mid_block.resnets.0.conv1.weight")
     before = weight.detach().clone()
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():

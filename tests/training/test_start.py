@@ -1,13 +1,16 @@
 """Training that begins with somebody's weights."""
 
+import json
+
 import pytest
 import torch
 
 from pikavae.errors import UserError
 from pikavae.model.autoencoder import AutoencoderKL
-from pikavae.model.snapshot import read_snapshot, write_snapshot
+from pikavae.model.snapshot import write_snapshot
 from pikavae.training.loop import train
 from pikavae.training.state import TrainState
+from pikavae.weights.published import read_snapshot
 from tests.training.conftest import make_config
 
 CPU = torch.device("cpu")
@@ -19,7 +22,7 @@ def snapshot(tmp_path):
     torch.manual_seed(77)
     folder = tmp_path / "snapshot"
     folder.mkdir()
-    write_snapshot(folder, AutoencoderKL(make_config().model), image_size=16, settings="")
+    write_snapshot(folder, AutoencoderKL(make_config().model), image_size=16, config="")
     return folder
 
 
@@ -60,3 +63,30 @@ def test_the_first_step_begins_there_and_a_resumed_run_does_not_begin_again(tmp_
 def test_weights_of_other_sizes_are_refused_by_name(snapshot, override, said):
     with pytest.raises(UserError, match=said):
         TrainState.fresh(make_config(**override), CPU, snapshot)
+
+
+@pytest.mark.parametrize(("trainable", "kept"), [("decoder", True), ("all", False)])
+def test_a_decoder_without_quant_conv_learns_and_the_scaling_of_its_latents_remains(
+    tmp_path, prepared, trainable, kept
+):
+    own = {"model.quant_conv": False, "model.latent_channels": 16, "training.trainable": trainable}
+    config = make_config(**own, **{"training.steps": 2})
+    (tmp_path / "start").mkdir()
+    scaling = {"scaling_factor": 0.3611, "shift_factor": 0.1159}
+    model = AutoencoderKL(config.model)
+    write_snapshot(tmp_path / "start", model, image_size=16, config="", scaling=scaling)
+    result = train(config, prepared, tmp_path / "run", CPU, start=tmp_path / "start")
+    after = read_snapshot(result.snapshot)
+    moved = {
+        name.split(".")[0] for name, value in model.state_dict().items() if not after.state_dict()[name].equal(value)
+    }
+    assert moved == ({"decoder"} if kept else {"encoder", "decoder"})
+    sizes = json.loads((result.snapshot / "config.json").read_text())
+    assert (sizes["use_quant_conv"], sizes["use_post_quant_conv"], sizes["latent_channels"]) == (False, False, 16)
+    stated = {name: sizes[name] for name in ("scaling_factor", "shift_factor") if name in sizes}
+    assert stated == (scaling if kept else {"scaling_factor": 0.18215})
+
+
+def test_weights_without_quant_conv_are_refused_by_a_model_with_it(snapshot):
+    with pytest.raises(UserError, match=r"section model: quant_conv True instead of False$"):
+        TrainState.fresh(make_config(**{"model.quant_conv": False}), CPU, snapshot)

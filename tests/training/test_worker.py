@@ -6,23 +6,23 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
+from functools import partial
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from pikavae.errors import UserError
-from pikavae.files import exclusive
 from pikavae.model.snapshot import WEIGHTS_NAME
 from pikavae.training import worker
 from pikavae.training.journal import JOURNAL_NAME, read_events
 from pikavae.training.processes import Processes
 from pikavae.training.worker import OUTCOME_NAME, Job
-from tests.data.prepared import make_prepared, random_pictures
+from pikavae.workspace.files import exclusive
+from tests.support.places import ROOT
+from tests.support.prepared_sets import make_prepared, random_pictures
 from tests.training.conftest import make_config
 
-ROOT = Path(__file__).parents[2]
 EVERYTHING = {
     "data.image_size": 32,
     "data.flip": True,
@@ -103,7 +103,7 @@ def test_two_processes_train_what_one_trains(tmp_path, pictures, alone):
     run(folder)
     ours, theirs = weights(folder), weights(alone)
     for name, expected in theirs.items():
-        torch.testing.assert_close(ours[name], expected, rtol=0, atol=1e-4, msg=lambda said, n=name: f"{n}: {said}")
+        torch.testing.assert_close(ours[name], expected, rtol=0, atol=1e-4, msg=partial("{}: {}".format, name))
     points, expected = curves(folder), curves(alone)
     assert [point[:2] for point in points] == [point[:2] for point in expected]  # told once, not once by each
     for (name, step, value), (_, _, other) in zip(points, expected, strict=True):
@@ -116,7 +116,7 @@ def test_a_run_goes_on_with_another_number_of_processes_and_says_so(tmp_path, pi
     shutil.rmtree(folder / "checkpoints" / "step-00000006")
     shutil.rmtree(folder / "snapshots" / "step-00000006")
     write_job(folder, pictures, processes=1)
-    assert "goes on with 1 instead of 2 processes" in run(folder)
+    assert "resumes with 1 processes instead of 2" in run(folder)
     for name, expected in weights(alone).items():
         torch.testing.assert_close(weights(folder)[name], expected, rtol=0, atol=2e-4)
 
@@ -182,5 +182,5 @@ def test_a_second_writer_is_refused_and_leaves_the_outcome_to_the_first(tmp_path
         command = [sys.executable, "-c", program, folder]
         second = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
     assert second.returncode == worker.REFUSED
-    assert "another process trains in this run" in second.stderr
+    assert "another process trains this run" in second.stderr
     assert (folder / OUTCOME_NAME).read_text() == "{}"

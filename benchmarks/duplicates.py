@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pikavae.data.duplicates import components, near_pairs
+from pikavae.data.split.duplicates import components, near_pairs
 
 Looks = tuple[np.ndarray, np.ndarray]
 BLANK_SHARE = 0.2

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +24,11 @@ import torch
 from torch import Tensor
 
 from pikavae.config import EvaluationConfig, ModelConfig
-from pikavae.data.sprites import draw_sprite
-from pikavae.evaluation.evaluate import evaluate, exact_float32, measurements_of
-from pikavae.evaluation.measurement import Batch, images_of
+from pikavae.data.sprites.draw import draw_sprite
+from pikavae.evaluation.evaluate import measure, measurements_of
+from pikavae.evaluation.measure.measurement import MeasuredBatch, images_of
 from pikavae.model.autoencoder import AutoencoderKL
+from pikavae.model.inference import exact_float32
 from pikavae.presets import load_config
 
 MODELS: dict[str, Callable[[], ModelConfig]] = {"full": ModelConfig, "demo": lambda: load_config("demo").model}
@@ -91,8 +93,8 @@ def main() -> None:
     for number in range(arguments.rounds):
         times["own"].append(own(model, pictures, config, device))
         times["whole"].append(whole(model, pictures, config, device))
-        seconds = ", ".join(f"{name} {values[-1]:.2f} s" for name, values in times.items())
-        print(f"round {number + 1}: {seconds}, ratio {times['whole'][-1] / times['own'][-1]:.3f}")
+        shown = ", ".join(f"{name} {values[-1]:.2f} s" for name, values in times.items())
+        print(f"round {number + 1}: {shown}, ratio {times['whole'][-1] / times['own'][-1]:.3f}")
     medians = {name: statistics.median(values) for name, values in times.items()}
     print(f"medians: own {medians['own']:.2f} s, whole {medians['whole']:.2f} s: ", end="")
     print(f"an evaluation takes {medians['whole'] / medians['own']:.3f} times the model's own passes")
@@ -115,7 +117,7 @@ def whole(model: AutoencoderKL, pictures: Sprites, config: EvaluationConfig, dev
     """Seconds of an evaluation."""
     with tempfile.TemporaryDirectory(prefix="pikavae-evaluating-") as out:
         began = time.perf_counter()
-        evaluate(model, pictures, config, Path(out), device=device, provenance={})
+        measure(model, pictures, config, Path(out), device=device, provenance={})
         return time.perf_counter() - began
 
 
@@ -133,15 +135,17 @@ def parts(model: AutoencoderKL, pictures: Sprites, config: EvaluationConfig, dev
         measurements = measurements_of(model, pictures, config, device)
         for indices in pictures.batches(config.batch_size):
             images = images_of(pictures, indices).to(device)
-            made: list[Batch] = []
+            made: list[MeasuredBatch] = []
 
-            def pass_through(images: Tensor = images, made: list[Batch] = made, indices: list[int] = indices) -> None:
+            def pass_through(
+                images: Tensor = images, made: list[MeasuredBatch] = made, indices: list[int] = indices
+            ) -> None:
                 posterior = model.encode(images)
-                made.append(Batch(indices, images, model.decode(posterior.mode()), posterior))
+                made.append(MeasuredBatch(indices, images, model.decode(posterior.mode()), posterior))
 
             timed("model", pass_through)
             for measurement in measurements:
-                timed(type(measurement).__name__, lambda one=measurement, batch=made[0]: one.update(batch))
+                timed(type(measurement).__name__, partial(measurement.update, made[0]))
     return spent
 
 

@@ -31,9 +31,9 @@ import pyarrow as pa
 import torch
 from PIL import Image
 
-from pikavae.data.dataset import PictureSet, to_float
-from pikavae.data.loader import Loader, Way
-from pikavae.data.shards import INDEX_SCHEMA, ShardWriter
+from pikavae.data.prepared.dataset import PictureSet, to_float
+from pikavae.data.prepared.loader import Loader, Way
+from pikavae.data.shards.files import INDEX_SCHEMA, ShardWriter
 from pikavae.presets import parse_config
 from pikavae.training.order import indices_at
 

@@ -1,42 +1,37 @@
-"""What a training step of the tutorial's model keeps in memory, by estimate; nothing is computed.
+"""What a training step of the tutorial's model needs in memory, by estimate; nothing is computed.
 
     python -m benchmarks.memory
 
-One row for each combination of size, precision, what is trained and checkpointing: GiB kept at the end of the forward
-pass beside weights, gradients and AdamW's moments, which is what `pikavae.training.memory.estimate` counts under CUDA's
-rules of autocast. The last column is the same model without any recomputation, which is what its forward pass would
-keep as written.
+One row for each combination of size, precision, what is trained and what is kept: GiB alive after the forward pass
+beside weights and AdamW's moments, and the most that is alive at once, as `pikavae.training.memory.estimate` counts it
+under CUDA's rules of autocast.
 """
 
 from __future__ import annotations
 
 import argparse
 from itertools import product
-from unittest import mock
 
-from pikavae.model import autoencoder
 from pikavae.presets import load_config
 from pikavae.training.memory import GIB, Memory, estimate
 
 
-def rows(preset: str, batch_size: int, sizes: list[int]) -> list[tuple[str, Memory, Memory]]:
-    """Each combination's name, its memory, and its memory without recomputation."""
+def rows(preset: str, batch_size: int, sizes: list[int]) -> list[tuple[str, Memory]]:
+    """Each combination's name and its memory."""
     found = []
-    for size, precision, trainable, checkpointing in product(
-        sizes, ("float32", "bf16"), ("all", "decoder"), (False, True)
+    for size, precision, trainable, activations in product(
+        sizes, ("float32", "bf16"), ("all", "decoder"), ("keep", "recompute", "checkpoint")
     ):
         fields = {
             "data.image_size": size,
             "training.batch_size": batch_size,
             "training.precision": precision,
             "training.trainable": trainable,
+            "training.activations": activations,
             "training.device": "cuda",
         }
-        counted = estimate(load_config(preset, {**fields, "training.gradient_checkpointing": checkpointing}))
-        with mock.patch.object(autoencoder, "RECOMPUTE_ABOVE", float("inf")):
-            plain = estimate(load_config(preset, {**fields, "training.gradient_checkpointing": False}))
-        name = f"{size} | {precision} | {trainable} | {'yes' if checkpointing else 'no'}"
-        found.append((name, counted, plain))
+        name = f"{size} | {precision} | {trainable} | {activations}"
+        found.append((name, estimate(load_config(preset, fields))))
     return found
 
 
@@ -48,13 +43,10 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512], help="pixels along a side")
     arguments = parser.parse_args()
     print(f"{arguments.preset}, batch {arguments.batch_size}, GiB\n")
-    print("| size | precision | trained | checkpointing | activations | total | total without recomputation |")
-    print("| ---: | --- | --- | --- | ---: | ---: | ---: |")
-    for name, counted, plain in rows(arguments.preset, arguments.batch_size, arguments.sizes):
-        print(
-            f"| {name} | {counted.activations / GIB:.2f} | {counted.total / GIB:.2f} | {plain.total / GIB:.2f} |",
-            flush=True,
-        )
+    print("| size | precision | trained | training.activations | after the forward pass | at most |")
+    print("| ---: | --- | --- | --- | ---: | ---: |")
+    for name, counted in rows(arguments.preset, arguments.batch_size, arguments.sizes):
+        print(f"| {name} | {counted.activations / GIB:.2f} | {counted.total / GIB:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torchvision import transforms
-from pikavae.data.dataset import open_prepared
+from pikavae.data.prepared.dataset import open_prepared
 source, prepared, size = Path(sys.argv[1]), open_prepared(Path(sys.argv[2])), int(sys.argv[3])
 compose = transforms.Compose([
     transforms.Resize(size, transforms.InterpolationMode.BILINEAR), transforms.CenterCrop(size),
@@ -85,9 +85,9 @@ def main() -> None:
         pixels = subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     for name in seconds:
-        work = medians[name] - idle[name]
+        speed = arguments.count / (medians[name] - idle[name])
         print(
-            f"{name:<9} {medians[name]:7.2f} s, of which imports {idle[name]:5.2f} s; {arguments.count / work:7.1f} "
+            f"{name:<9} {medians[name]:7.2f} s, of which imports {idle[name]:5.2f} s; {speed:7.1f} "
             f"pictures/s without them; {sizes[name] / arguments.count / 1000:8.1f} kB a picture"
         )
     work = {name: medians[name] - idle[name] for name in seconds}

@@ -36,7 +36,7 @@ import torch
 from torch import Tensor
 
 from pikavae.config import Config
-from pikavae.data.dataset import PictureSet, open_prepared
+from pikavae.data.prepared.dataset import PictureSet, open_prepared
 from pikavae.model.autoencoder import AutoencoderKL
 from pikavae.operations.supervision import KEEP_FREED_MEMORY
 from pikavae.presets import load_config
@@ -209,8 +209,8 @@ def bare(folder: Path, steps: int, threads: int) -> dict[str, float]:
                 look(model, passes)
         beside += time.perf_counter() - since
     seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
-    pictures = steps * size
-    return {"bare steps": (seconds - beside) / pictures, "bare": seconds / pictures, "bare CPU": cpu / pictures}
+    count = steps * size
+    return {"bare steps": (seconds - beside) / count, "bare": seconds / count, "bare CPU": cpu / count}
 
 
 def ready(pictures: PictureSet, count: int, first: int = 0) -> Tensor:

@@ -23,7 +23,7 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from pikavae.data.sprites import draw_sprite
+from pikavae.data.sprites.draw import draw_sprite
 
 SECONDS_BETWEEN_LOOKS = 0.05
 NUM_SPRITES = 1000

@@ -18,11 +18,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pikavae import tracking
 from pikavae.config import ModelConfig
 from pikavae.model.autoencoder import AutoencoderKL
 from pikavae.model.snapshot import write_snapshot
-from pikavae.registry import production, production_store, versions
+from pikavae.production import promote, store
+from pikavae.production.verify import verify_production
+from pikavae.registry import versions
+from pikavae.tracker import run_log
+from pikavae.tracker.client import Workspace
 
 NAME = "candidates"
 BOUNDS = {"promotion": 30.0, "rollback": 5.0}
@@ -35,19 +38,22 @@ def main() -> int:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="pikavae-promoting-") as name:
         home = Path(name, "home")
-        client = tracking.connect(home)
-        size = register(client, home, Path(name), tuple(arguments.channels))
+        workspace = Workspace(home)
+        size = register(workspace, Path(name), tuple(arguments.channels))
         print(f"a snapshot of {size / 1e6:.0f} MB", flush=True)
         phases: dict[str, float] = {}
-        production.production_store.keep = timed(production_store.keep, "bytes into the store", phases)
-        production.published = timed(production.published, "published in MLflow", phases)
-        production.smoke_test = timed(production.smoke_test, "used by a fresh process", phases)
-        production.move = timed(production.move, "ledger and aliases", phases)
+        for module, function, phase in (
+            (store, "keep", "bytes into the store"),
+            (promote, "find_or_publish", "published in MLflow"),
+            (promote, "smoke_test", "used by a fresh process"),
+            (promote, "move", "ledger and aliases"),
+        ):
+            setattr(module, function, timed(getattr(module, function), phase, phases))
         slow = []
         for what, work in (
-            ("promotion", functools.partial(production.promote, client, home, model_name=NAME, version=1, reason="1")),
-            ("promotion", functools.partial(production.promote, client, home, model_name=NAME, version=2, reason="2")),
-            ("rollback", functools.partial(production.rollback, client, home, reason="3")),
+            ("promotion", functools.partial(promote.promote, workspace, model_name=NAME, version=1, reason="1")),
+            ("promotion", functools.partial(promote.promote, workspace, model_name=NAME, version=2, reason="2")),
+            ("rollback", functools.partial(promote.rollback, workspace, reason="3")),
         ):
             phases.clear()
             began = time.monotonic()
@@ -58,20 +64,20 @@ def main() -> int:
             if seconds > BOUNDS[what]:
                 slow.append(what)
         began = time.monotonic()
-        found = production.verify(client, home).disagreements
+        found = verify_production(workspace).disagreements
         print(f"verify     {time.monotonic() - began:6.1f} s: {len(found)} disagreements")
     return 1 if slow or found else 0
 
 
-def register(client: Any, home: Path, folder: Path, channels: tuple[int, ...]) -> int:
+def register(workspace: Workspace, folder: Path, channels: tuple[int, ...]) -> int:
     """Two candidates; the bytes of a snapshot."""
-    experiment = tracking.experiment_id(client, home, "training")
-    run = tracking.RunLog.start(client, experiment, "a run", tags={}, params={})
+    client, experiment = workspace.client, workspace.experiment_id("training")
+    run = run_log.RunLog.start(client, experiment, "a run", tags={}, params={})
     for number in (1, 2):
         snapshot = folder / f"step-{number:08d}"
         snapshot.mkdir()
         model = AutoencoderKL(ModelConfig(channels=channels))
-        write_snapshot(snapshot, model, image_size=64, settings="data: {}\n")
+        write_snapshot(snapshot, model, image_size=64, config="data: {}\n")
         versions.register(
             client,
             run_id=run.run_id,

@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 from pikavae.tracker.mlflow_files import all_pages, all_versions, delete_model, point_time
@@ -30,6 +31,7 @@ PARAMS_PER_BATCH = 100
 PARAM_LENGTH = 6000
 POINTS_PER_FLUSH = 200
 SECONDS_PER_FLUSH = 2.0
+IMAGE_FOLDER = "images"
 IMAGE_FILE = re.compile(r"(?P<key>[^/]+?)\+step\+(?P<step>-?\d+)\+timestamp\+.*\.png$")
 
 
@@ -53,7 +55,8 @@ class RunLog:
         self._last = last  # the last point of each curve
         self._buffer: list[Metric] = []
         self._flushed = time.monotonic()
-        self._images: set[tuple[str, int]] | None = None  # read from the store when first needed
+        self._images: set[tuple[str, int]] | None = None  # whole ones; read from the store when first needed
+        self._unsure: dict[tuple[str, int], str] = {}  # file names of those that may be stored in part
         self._validation_set: tuple[str, str] | None = None
 
     @classmethod
@@ -136,17 +139,45 @@ class RunLog:
     def log_image(self, key: str, image: Image.Image, step: int) -> None:
         """Add a picture to the series `key`, once for each step. MLflow shows a series with a slider over steps.
 
-        A picture whose delivery failed is sent again, since nothing tells whether the store has all of it: it may be
-        there twice.
+        A picture whose upload failed may be in the store in whole or in part. It is then written again under the name
+        that it has there. The last picture of each series that an earlier process left is treated the same way.
         """
         if self._images is None:
-            listed = self._client.list_artifacts(self.run_id, "images")
-            found = (IMAGE_FILE.match(Path(file.path).name) for file in listed)
-            self._images = {(match["key"], int(match["step"])) for match in found if match}
-        name = key.replace("/", "~")  # as MLflow writes it in file names
-        if (name, step) not in self._images:
-            self._client.log_image(self.run_id, image, key=key, step=step)
-            self._images.add((name, step))
+            self._images, self._unsure = self._stored_images()
+        place = key.replace("/", "~"), step  # as MLflow writes the key in file names
+        if place in self._images:
+            return
+        try:
+            if place in self._unsure:
+                self._replace_image(self._unsure[place], image)
+            else:
+                self._client.log_image(self.run_id, image, key=key, step=step)
+        except Exception:
+            self._images = None
+            raise
+        self._images.add(place)
+
+    def _stored_images(self) -> tuple[set[tuple[str, int]], dict[tuple[str, int], str]]:
+        """Return the pictures that the store has whole, and the file name of the last one of each series."""
+        names = [Path(file.path).name for file in self._client.list_artifacts(self.run_id, IMAGE_FOLDER)]
+        stored = {(match["key"], int(match["step"])): match[0] for name in names if (match := IMAGE_FILE.match(name))}
+        last = dict(sorted(stored))  # the key of each series, and its last step
+        unsure = {place: name for place, name in stored.items() if last[place[0]] == place[1]}
+        return stored.keys() - unsure.keys(), unsure
+
+    def _replace_image(self, name: str, image: Image.Image) -> None:
+        """Write a picture and its thumbnail over the files of an upload that may have been cut short."""
+        from mlflow.tracking.multimedia import compress_image_size
+        from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_IMAGES
+
+        with TemporaryDirectory() as folder:
+            whole = Path(folder) / name
+            thumbnail = whole.with_name(f"{whole.stem}+compressed.webp")  # both are named as `log_image` names them
+            image.save(whole)
+            compress_image_size(image).save(thumbnail)
+            for file in (whole, thumbnail):
+                self._client.log_artifact(self.run_id, str(file), IMAGE_FOLDER)
+        self._client.set_tag(self.run_id, MLFLOW_LOGGED_IMAGES, "true")
 
     def log_file(self, path: Path, folder: str = "") -> None:
         """Keep a copy of a file among the run's artifacts, under `folder`."""

@@ -181,6 +181,49 @@ def test_a_resumed_run_repeats_no_point_and_no_picture(client, experiment):
     assert sorted(steps) == [1, 2, 3, 4]
 
 
+def stored_images(client, log):
+    """The series, step and kind of each file of a picture, and its bytes."""
+    files = [Path(client.download_artifacts(log.run_id, f.path)) for f in client.list_artifacts(log.run_id, "images")]
+    return sorted((file.name.split("+timestamp")[0] + file.suffix, file.read_bytes()) for file in files)
+
+
+@pytest.mark.parametrize("call", ["picture", "thumbnail", "tag"])
+@pytest.mark.parametrize("torn", [False, True])
+@pytest.mark.parametrize("resumed", [False, True])
+def test_an_upload_that_failed_anywhere_leaves_each_picture_once_and_whole(
+    client, experiment, monkeypatch, call, torn, resumed
+):
+    pictures = [Image.effect_noise((300, 200), 60 + step) for step in range(3)]
+    undisturbed, log = start(client, experiment), start(client, experiment)
+    for step in range(3):
+        undisturbed.log_image("val/preview", pictures[step], step)
+    log.log_image("val/preview", pictures[0], 0)
+    store = client.log_artifact
+
+    def upload(run_id, path, *folder):
+        if Path(path).suffix != {"picture": ".png", "thumbnail": ".webp"}.get(call):
+            return store(run_id, path, *folder)
+        if torn:
+            Path(path).write_bytes(Path(path).read_bytes()[:100])
+            store(run_id, path, *folder)
+        raise ConnectionError("cut off")
+
+    def set_tag(*_):
+        raise ConnectionError("cut off")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(client, "log_artifact", upload)
+        broken.setattr(client, "set_tag", set_tag)
+        with pytest.raises(ConnectionError):
+            log.log_image("val/preview", pictures[1], 1)
+    if resumed:
+        log = run_log.RunLog.resume(client, log.run_id)
+    for step in range(3):
+        log.log_image("val/preview", pictures[step], step)
+    assert len(stored_images(client, log)) == 6
+    assert stored_images(client, log) == stored_images(client, undisturbed)
+
+
 def test_files_and_texts_are_kept(client, experiment, tmp_path):
     (tmp_path / "report.html").write_text("<p>")
     log = start(client, experiment)

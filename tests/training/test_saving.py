@@ -6,11 +6,13 @@ import os
 import signal
 import threading
 from functools import partial
+from multiprocessing import get_context
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from pikavae.data.prepared.dataset import open_prepared
 from pikavae.errors import PreemptedError
 from pikavae.training import saving, state
 from pikavae.training.journal import JOURNAL_NAME, Journal, gaps, read_events
@@ -80,16 +82,6 @@ def test_beside_the_next_steps_the_same_is_written(tmp_path, larger):
     assert_same_files(tmp_path / "at once", tmp_path / "beside")
 
 
-def in_a_fork(work):
-    """Run `work` in a process of its own; how that ended."""
-    if (pid := os.fork()) == 0:
-        try:
-            work()
-        finally:
-            os._exit(1)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
 def kill(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -102,9 +94,19 @@ def points(folder):
     return sorted(one for one in values if not one[0].endswith(timed)), sorted(kinds)
 
 
-@pytest.mark.parametrize("moment", ["snapshot", "on_checkpoint", "before_save", "hash", "drop"])
-def test_killed_while_it_writes_it_resumes_from_the_last_whole_checkpoint(tmp_path, prepared, moment):
-    config = make_config(**{"training.keep_checkpoints": 1, "training.ema_decay": 0.9})
+KEEPS_ONE = {"training.keep_checkpoints": 1, "training.ema_decay": 0.9}
+
+
+def train_beside(folder, prepared, journal):
+    folder.mkdir(exist_ok=True)
+    observer = journal(folder)
+    result = train(make_config(**KEEPS_ONE), prepared, folder, CPU, observer, beside=True)
+    observer.close()
+    return result
+
+
+def train_until_killed(folder, prepared, moment):
+    """Train, and kill this process while it writes the second checkpoint."""
 
     class Killing(Journal):
         def on_checkpoint(self, step, metrics):
@@ -123,30 +125,29 @@ def test_killed_while_it_writes_it_resumes_from_the_last_whole_checkpoint(tmp_pa
             if (name, step) == (moment, 4):
                 kill()
 
-    def run(folder, journal):
-        folder.mkdir(exist_ok=True)
-        observer = journal(folder)
-        result = train(config, prepared, folder, CPU, observer, beside=True)
-        observer.close()
-        return result
+    of_module, name = {"snapshot": (saving, "write_snapshot"), "hash": (state, "sha256_of")}.get(moment, (None, ""))
+    if of_module:
+        real, calls = getattr(of_module, name), []
 
-    def run_and_die():
-        of_module, name = {"snapshot": (saving, "write_snapshot"), "hash": (state, "sha256_of")}.get(moment, (None, ""))
-        if of_module:
-            real, calls = getattr(of_module, name), []
+        def kill_later(*arguments, **more):
+            calls.append(1)
+            if len(calls) > (1 if moment == "snapshot" else 5):  # in the second checkpoint, which has four files
+                kill()
+            return real(*arguments, **more)
 
-            def kill_later(*arguments, **more):
-                calls.append(1)
-                if len(calls) > (1 if moment == "snapshot" else 5):  # in the second checkpoint, which has four files
-                    kill()
-                return real(*arguments, **more)
+        setattr(of_module, name, kill_later)
+    train_beside(folder, open_prepared(prepared), Killing)
 
-            setattr(of_module, name, kill_later)
-        run(tmp_path / "killed", Killing)
 
-    run(tmp_path / "calm", Journal)
-    assert in_a_fork(run_and_die) == -signal.SIGKILL
-    assert run(tmp_path / "killed", Journal).start_step == (4 if moment == "drop" else 2)
+@pytest.mark.parametrize("moment", ["snapshot", "on_checkpoint", "before_save", "hash", "drop"])
+def test_killed_while_it_writes_it_resumes_from_the_last_whole_checkpoint(tmp_path, prepared, moment):
+    train_beside(tmp_path / "calm", prepared, Journal)
+    # A fork would inherit what earlier tests have started in this process.
+    process = get_context("spawn").Process(target=train_until_killed, args=(tmp_path / "killed", prepared.path, moment))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert train_beside(tmp_path / "killed", prepared, Journal).start_step == (4 if moment == "drop" else 2)
     assert_same_files(tmp_path / "calm", tmp_path / "killed")
     assert points(tmp_path / "calm") == points(tmp_path / "killed")
     assert gaps(tmp_path / "killed" / JOURNAL_NAME, 6) == []

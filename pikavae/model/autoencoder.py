@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..config import ModelConfig
 from .attention import attend
-from .norm import GroupNorm, to_norm_layout, uses_operator
+from .norm import GroupNorm, to_fastest_layout, uses_operator
 from .upsampling import upsample
 
 NORM_EPS = 1e-6
@@ -223,7 +223,7 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         recompute = self.activations == "checkpoint"
-        x = self.conv_in(to_norm_layout(images))  # (B, C_0, H, W)
+        x = self.conv_in(to_fastest_layout(images))  # (B, C_0, H, W)
         for block in self.down_blocks:
             x = maybe_recompute(block, x, recompute)  # (B, C_level, H/2^(level+1), W/2^(level+1)), not in the last
         x = maybe_recompute(self.mid_block, x, recompute)  # (B, C_last, H/f, W/f)
@@ -250,7 +250,7 @@ class Decoder(nn.Module):
         self.conv_out = nn.Conv2d(channels[-1], 3, 3, padding=1)
 
     def forward(self, latents: Tensor) -> Tensor:
-        x = self.conv_in(to_norm_layout(latents))  # (B, C_last, H/f, W/f)
+        x = self.conv_in(to_fastest_layout(latents))  # (B, C_last, H/f, W/f)
         x = maybe_recompute(self.mid_block, x, self.activations == "checkpoint")
         for block in self.up_blocks:
             x = block(x)

@@ -50,12 +50,28 @@ def group_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float,
     return F.silu(plain) if activate else plain
 
 
-def to_norm_layout(x: Tensor) -> Tensor:
-    """Return `x` (B, C, h, w) in the layout that its norms will have: channels innermost if the operator computes them.
+def to_fastest_layout(x: Tensor) -> Tensor:
+    """Return `x` (B, C, h, w) in the layout in which its network is fastest: channels innermost, or unchanged.
 
-    What enters a network goes through this once; each layer then keeps the layout.
+    Channels are innermost if the operator computes the norms, and in bf16 without gradients on a CPU with AMX: its
+    convolutions then take half the time. What enters a network goes through this once; each layer keeps the layout.
     """
-    return x.contiguous(memory_format=torch.channels_last) if uses_operator(x) else x
+    return x.contiguous(memory_format=torch.channels_last) if uses_operator(x) or uses_amx(x) else x
+
+
+def uses_amx(x: Tensor) -> bool:
+    """Return True if a CPU's AMX units compute the convolutions of `x`, in bf16, and no gradient is wanted."""
+    if x.device.type != "cpu" or torch.is_grad_enabled() or not has_amx():
+        return False
+    autocast = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    return autocast or x.dtype == torch.bfloat16
+
+
+@lru_cache
+def has_amx() -> bool:
+    """Return True if this machine's CPU multiplies matrices of bf16 in units of its own (Intel's AMX)."""
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # older torch has no such function
+    return bool(capabilities.get("amx_bf16", False))
 
 
 def uses_operator(x: Tensor) -> bool:

@@ -63,7 +63,7 @@ def test_no_layer_changes_the_layout(dtype, folded, shortcuts, monkeypatch):
 
 def test_what_enters_in_another_layout_is_converted_once(monkeypatch):
     """As on CUDA, where nobody has to convert pictures, latents or weights."""
-    monkeypatch.setattr(autoencoder, "to_norm_layout", lambda x: x.contiguous(memory_format=LAST))
+    monkeypatch.setattr(autoencoder, "to_fastest_layout", lambda x: x.contiguous(memory_format=LAST))
     model = AutoencoderKL(ModelConfig(channels=(8, 16), num_res_blocks=1, norm_groups=4)).eval()
 
     def run():
@@ -71,6 +71,28 @@ def test_what_enters_in_another_layout_is_converted_once(monkeypatch):
             model.decode(model.encode(torch.rand(2, 3, 16, 24)).mode().contiguous())
 
     assert {name for name, _ in layers_that_change_it(model, run)} <= {"", "encoder", "decoder", "post_quant_conv"}
+
+
+@pytest.mark.parametrize(
+    ("amx", "autocast", "gradients", "last"),
+    [(True, True, False, True), (True, False, False, False), (True, True, True, False), (False, True, False, False)],
+)
+def test_a_cpu_with_amx_computes_bf16_with_the_channels_innermost(amx, autocast, gradients, last, monkeypatch):
+    monkeypatch.setattr(norm, "has_amx", lambda: amx)
+    model = AutoencoderKL(ModelConfig(channels=(8, 16), num_res_blocks=1, norm_groups=4)).eval()
+    latents = torch.rand(2, 4, 8, 12)
+    plain = model.decode(latents).detach()
+    with torch.set_grad_enabled(gradients), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        decoded = model.decode(latents)
+    assert is_last(decoded) == last
+    assert (decoded.float() - plain).abs().max() < 0.05 * plain.abs().max()
+
+
+def test_weights_of_bf16_decide_too(monkeypatch):
+    monkeypatch.setattr(norm, "has_amx", lambda: True)
+    model = AutoencoderKL(ModelConfig(channels=(8, 16), num_res_blocks=1, norm_groups=4)).eval().bfloat16()
+    with torch.no_grad():
+        assert is_last(model.decode(torch.rand(2, 4, 8, 12, dtype=torch.bfloat16)))
 
 
 def test_a_layer_that_changes_it_is_found():

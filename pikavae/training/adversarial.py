@@ -106,7 +106,7 @@ def adaptive_weight(
         reduce: returns a tensor's mean over the processes; it gets both gradients at once: (2, *last_layer.shape).
 
     Returns:
-        A detached float32 scalar in [0, bound]; 0 if a gradient or its length is not finite.
+        A detached float32 scalar in [0, bound]; NaN if a gradient or its length is not finite.
     """
     gradients = torch.stack(
         [
@@ -116,10 +116,19 @@ def adaptive_weight(
     )
     if reduce is not None:
         gradients = reduce(gradients)
-    of_reconstruction, of_adversarial = gradients.flatten(1).norm(dim=1)
-    weight = of_reconstruction / (of_adversarial + ADAPTIVE_EPS)
-    bounded: Tensor = weight.nan_to_num(0.0, posinf=0.0, neginf=0.0).clamp(0.0, bound)
-    return bounded
+    lengths = gradients.flatten(1).norm(dim=1)
+    weight = (lengths[0] / (lengths[1] + ADAPTIVE_EPS)).clamp(0.0, bound)
+    return torch.where(lengths.isfinite().all(), weight, torch.nan)
+
+
+def overflow_if(overflowed: Tensor, weight: Tensor) -> Tensor:
+    """Return a zero whose gradient with respect to `weight` overflows if the flag, a boolean scalar, is True.
+
+    The loss scaler lowers its scale if it finds such a gradient. What overflows before the backward pass is thus
+    treated as what overflows in it.
+    """
+    slope = torch.where(overflowed, torch.finfo(torch.float32).max, 0.0)  # infinite once the scale multiplies it
+    return (weight - weight.detach()).sum() * slope
 
 
 def adversarial_phase(config: LossConfig, progress: float) -> tuple[bool, bool]:

@@ -16,7 +16,13 @@ from pikavae.data.prepared.dataset import PictureSet
 from pikavae.data.prepared.loader import Loader, Order, choose_way
 from pikavae.errors import UserError
 from pikavae.features.lpips import LPIPS
-from pikavae.training.adversarial import adaptive_weight, adversarial_phase, hinge_discriminator, hinge_generator
+from pikavae.training.adversarial import (
+    adaptive_weight,
+    adversarial_phase,
+    hinge_discriminator,
+    hinge_generator,
+    overflow_if,
+)
 from pikavae.training.compiling import Compiler
 from pikavae.training.equivariance import Transform, transform_at
 from pikavae.training.finite import StepValues, Watch
@@ -154,11 +160,12 @@ class Stepper:
             if transform is not None:
                 images = transform.of_picture(images, config.model.downsampling_factor)
             terms = autoencoder_terms(config.loss, images, reconstructions, posterior, progress, self.perceptual)
+            overflow = None
             if seen:
-                terms["adversarial"] = self._adversarial_term(terms, reconstructions)
+                terms["adversarial"], overflow = self._adversarial_term(terms, reconstructions)
             loss = sum(term.weighted for term in terms.values())
             assert isinstance(loss, Tensor)
-            self._backward(loss)
+            self._backward(loss if overflow is None else loss + overflow)
         sums.add(loss, terms, equivariant=transform is not None)
         if learns and self.discriminator is not None:
             with self.processes.averaging(self.discriminator, last=last):
@@ -169,23 +176,29 @@ class Stepper:
                 self._backward(hinge)
             sums.add_raw({"discriminator": hinge, "logits_real": real.mean(), "logits_fake": fake.mean()})
 
-    def _adversarial_term(self, terms: dict[str, Term], reconstructions: Tensor) -> Term:
-        """Return the discriminator's judgement of the reconstructions; its gradient moves only the autoencoder."""
+    def _adversarial_term(self, terms: dict[str, Term], reconstructions: Tensor) -> tuple[Term, Tensor | None]:
+        """Return the discriminator's judgement of the reconstructions; its gradient moves only the autoencoder.
+
+        If the adaptive weight cannot be measured, the term has weight 0. With a loss scale there is a second summand
+        for the loss: zero, with a gradient that overflows if the scale was too large to measure that weight.
+        """
         assert self.state.adversary is not None
         network = self.state.adversary.network.requires_grad_(False)
         with autocast(self.config, self.device):
             logits = network(reconstructions)
         network.requires_grad_(True)
         raw, of_pictures = hinge_generator(logits), [name for name in terms if name != "kl_nats_per_image"]
+        scaled = self.state.scaler.is_enabled()
         factor = adaptive_weight(
             torch.stack([terms[name].weighted for name in of_pictures]).sum(),
             raw,
             self._last_layer,
             bound=self.config.loss.adversarial_max_weight,
-            scale=self.state.scaler.scale(self._one) if self.state.scaler.is_enabled() else 1.0,
+            scale=self.state.scaler.scale(self._one) if scaled else 1.0,
             reduce=self.processes.mean,
         )
-        return Term(raw, self.config.loss.adversarial_weight * factor)
+        overflow = overflow_if(factor.isnan(), self._last_layer) if scaled else None
+        return Term(raw, self.config.loss.adversarial_weight * factor.nan_to_num(0.0)), overflow
 
     def _backward(self, loss: Tensor) -> None:
         torch.autograd.backward(self.state.scaler.scale(loss / self.config.training.accumulation))

@@ -12,6 +12,7 @@ from pikavae.training.adversarial import (
     hinge_discriminator,
     hinge_generator,
     new_discriminator,
+    overflow_if,
 )
 
 
@@ -155,11 +156,24 @@ def test_the_adaptive_weight_is_bounded(layer):
 @pytest.mark.parametrize("factors", [("inf", "1"), ("1", "inf"), ("nan", "1"), ("1", "nan"), ("inf", "inf")])
 def test_a_gradient_that_is_not_finite_gives_no_weight(layer, factors):
     reconstruction, adversarial = (float(factor) * layer.sum() for factor in factors)
-    assert adaptive_weight(reconstruction, adversarial, layer, bound=7.0).item() == 0.0
+    assert adaptive_weight(reconstruction, adversarial, layer, bound=7.0).isnan()
 
 
-def test_lengths_beyond_float32_give_a_weight_that_is_finite(layer):
-    assert adaptive_weight(1e30 * layer.sum(), 1e30 * layer.sum(), layer, bound=7.0).isfinite()
+@pytest.mark.parametrize("overflowed", [True, False])
+def test_an_overflow_found_before_the_backward_pass_is_found_by_the_loss_scaler(layer, overflowed):
+    scaler, optimizer = torch.amp.GradScaler("cpu"), torch.optim.SGD([layer], lr=0.1)
+    zero = overflow_if(torch.tensor(overflowed), layer)
+    assert zero.item() == 0.0
+    scaler.scale(layer.square().sum() + zero).backward()
+    before, scale = layer.detach().clone(), scaler.get_scale()
+    scaler.step(optimizer)
+    scaler.update()
+    assert torch.equal(layer, before) == overflowed
+    assert (scaler.get_scale() < scale) == overflowed
+
+
+def test_lengths_beyond_float32_give_no_weight(layer):
+    assert adaptive_weight(1e30 * layer.sum(), 1e30 * layer.sum(), layer, bound=7.0).isnan()
 
 
 def test_the_loss_scale_cancels_and_keeps_small_gradients_from_vanishing_in_fp16():

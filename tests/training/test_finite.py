@@ -171,6 +171,7 @@ def test_the_values_are_read_after_so_many_steps_at_the_latest(prepared, monkeyp
 def test_a_discriminator_that_overflows_in_fp16_is_skipped_alone(larger):
     config = make_config(**DISCRIMINATOR, **{"training.precision": "fp16", "optimizer.name": "muon"})
     state = TrainState.fresh(config, CPU)
+    state.scaler = torch.amp.GradScaler("cpu", init_scale=256.0)  # which the autoencoder bears
     stepper = Stepper(state, config, CPU)
     first = everything(state)
     next(state.adversary.network.parameters()).register_hook(lambda gradient: gradient * math.inf)
@@ -188,6 +189,21 @@ def test_the_discriminator_learns_without_the_scalers_factor(larger):
         moments = [of["exp_avg"] for of in state.adversary.optimizer.state.values()]
         norms.append(torch.nn.utils.get_total_norm(moments).item())
     assert norms[1] == pytest.approx(norms[0], rel=0.05)
+
+
+def test_a_scale_that_the_adaptive_weight_does_not_bear_is_lowered(larger):
+    """The adversarial gradient alone overflows. With weight 0 the loss does not, and the scaler would not notice."""
+    config = make_config(**DISCRIMINATOR, **{"training.precision": "fp16"})
+    state = TrainState.fresh(config, CPU)
+    stepper, steps = Stepper(state, config, CPU), []
+    with stepper.open_loader(larger.train) as loader:
+        for _ in range(8):
+            before = state.scaler.get_scale()
+            stepper.step(loader, 0.9)
+            steps.append((stepper.read()["weighted/adversarial"] == 0.0, state.scaler.get_scale() < before))
+    assert steps[0] == (True, True)
+    assert (False, False) in steps
+    assert all(without_weight == lowered for without_weight, lowered in steps)
 
 
 CADENCES = ("log_every", "preview_every", "validate_every", "checkpoint_every")

@@ -17,19 +17,19 @@ BLANK_SHARE = 0.2
 
 
 def random_looks(generator: np.random.Generator, count: int) -> Looks:
-    """Pictures that have nothing to do with each other."""
+    """Return looks of pictures that have nothing to do with each other."""
     hashes = generator.integers(0, 2**64, count, dtype=np.uint64)
     level = generator.integers(0, 192, (count, 1, 1, 3))
     return hashes, (level + generator.integers(0, 64, (count, 8, 8, 3))).astype(np.uint8)
 
 
 def equally_bright_looks(generator: np.random.Generator, count: int) -> Looks:
-    """The same, but all thumbnails have about the same sum, which then excludes nothing."""
+    """Return looks whose thumbnails all have about the same sum, which then excludes nothing."""
     return random_looks(generator, count)[0], generator.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
 
 
 def clustered_looks(generator: np.random.Generator, count: int) -> Looks:
-    """Ten slightly changed copies of each picture."""
+    """Return looks of ten slightly changed copies of each picture."""
     hashes, thumbnails = random_looks(generator, count // 10)
     hashes, thumbnails = np.repeat(hashes, 10), np.repeat(thumbnails, 10, axis=0)
     hashes ^= np.uint64(1) << generator.integers(0, 64, len(hashes), dtype=np.uint64)
@@ -37,17 +37,17 @@ def clustered_looks(generator: np.random.Generator, count: int) -> Looks:
 
 
 def with_equal_blanks(generator: np.random.Generator, count: int) -> Looks:
-    """A fifth are the same blank picture."""
+    """Return looks of which a fifth are the same blank picture."""
     return _with_blanks(generator, count, lambda shape: np.full(shape, 255))
 
 
 def with_noisy_blanks(generator: np.random.Generator, count: int) -> Looks:
-    """A fifth are blank, with equal hashes and thumbnails of which no two are equal."""
+    """Return looks of which a fifth are blank, with equal hashes and thumbnails of which no two are equal."""
     return _with_blanks(generator, count, lambda shape: generator.integers(250, 256, shape))
 
 
 def with_coloured_blanks(generator: np.random.Generator, count: int) -> Looks:
-    """A fifth are blank in colours of their own."""
+    """Return looks of which a fifth are blank in colours of their own."""
     return _with_blanks(generator, count, lambda shape: generator.integers(0, 256, (shape[0], 1, 1, 3)))
 
 

@@ -43,28 +43,28 @@ class Sprites:
 
     @property
     def names(self) -> list[str]:
-        """The pictures' numbers."""
+        """Return the pictures' numbers as names."""
         return [str(i) for i in range(len(self.content))]
 
     @property
     def captions(self) -> list[str]:
-        """None."""
+        """Return an empty caption for each picture."""
         return [""] * len(self.content)
 
     @property
     def image_size(self) -> int:
-        """Pixels along a side."""
+        """Return the pixels along a side."""
         return int(self.content.shape[-1])
 
     def __len__(self) -> int:
         return len(self.content)
 
     def pixels(self, indices: Sequence[int]) -> Tensor:
-        """The pictures of these indices."""
+        """Return the pictures of these indices."""
         return self.content[list(indices)]
 
     def batches(self, size: int) -> Iterator[list[int]]:
-        """All indices."""
+        """Return all indices."""
         for start in range(0, len(self), size):
             yield list(range(start, min(start + size, len(self))))
 

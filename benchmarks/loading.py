@@ -77,7 +77,7 @@ def write_float32(pictures: list[np.ndarray], folder: Path) -> None:
 
 
 def read_float32(folder: Path) -> Iterator[torch.Tensor]:
-    """The pictures one by one, as `set_format("torch")` gives them."""
+    """Read the pictures one by one, as `set_format("torch")` gives them."""
     import datasets
 
     rows = datasets.load_from_disk(str(folder))
@@ -102,7 +102,7 @@ def write_shards(pictures: list[np.ndarray], folder: Path) -> None:
 
 
 def open_shards(folder: Path, count: int, size: int) -> PictureSet:
-    """The shards as a set."""
+    """Open the shards as a set."""
     columns = {field.name: pa.nulls(count, field.type) for field in INDEX_SCHEMA}
     columns["shard"] = pa.array([i // PICTURES_PER_SHARD for i in range(count)], pa.int32())
     columns["row"] = pa.array([i % PICTURES_PER_SHARD for i in range(count)], pa.int32())
@@ -111,14 +111,14 @@ def open_shards(folder: Path, count: int, size: int) -> PictureSet:
 
 
 def loader(pictures: PictureSet, size: int, batch_size: int, way: Way, *, flip: bool = False) -> Loader:
-    """The training loader, for the CPU."""
+    """Return the training loader for the CPU."""
     config = parse_config({"data": {"image_size": size, "flip": flip}, "training": {"batch_size": batch_size}})
     order = partial(indices_at, count=batch_size, num_images=len(pictures), seed=0)
     return Loader(pictures, order, 0, config, torch.device("cpu"), way)
 
 
 def read_batches(stream: Loader, count: int, batch_size: int) -> None:
-    """One pass over all pictures."""
+    """Pass once over all pictures."""
     for _ in range(count // batch_size):
         next(stream)
 
@@ -127,7 +127,7 @@ def read_batches(stream: Loader, count: int, batch_size: int) -> None:
 
 
 def encode(pictures: list[np.ndarray], kind: str) -> list[bytes]:
-    """Each picture as a file of a lossless format."""
+    """Encode each picture as a file of a lossless format."""
     files = []
     for picture in pictures:
         memory = io.BytesIO()
@@ -156,7 +156,7 @@ def decode_with_threads(files: list[bytes], threads: int) -> None:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long it takes."""
+    """Return how long it takes."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
@@ -197,7 +197,7 @@ def peak_memory(way: str, folder: Path, arguments: argparse.Namespace) -> float:
 
 
 def report_memory(arguments: argparse.Namespace) -> None:
-    """What `peak_memory` runs: anonymous memory is counted, not pages of mapped files, which the system can drop."""
+    """Run as `peak_memory`'s process: anonymous memory counts, not pages of mapped files, which the system can drop."""
     import datasets  # noqa: F401 - loaded for both ways, so that it counts for neither
 
     before = anonymous_memory()
@@ -223,7 +223,7 @@ def anonymous_memory() -> int:
 
 
 def equal_pixels(pictures: PictureSet, floats: Path) -> bool:
-    """Whether both ways give the same float32 bits for every picture."""
+    """Return True if both ways give the same float32 bits for every picture."""
     ours = (to_float(pictures.pixels([i]))[0] for i in range(len(pictures)))
     return all(torch.equal(one, other) for one, other in zip(ours, read_float32(floats), strict=True))
 
@@ -291,7 +291,7 @@ def print_table(
     bytes_each: dict[str, float],
     memory: dict[str, float],
 ) -> None:
-    """One row for each way."""
+    """Print one row for each way."""
     print(
         f"{arguments.count} pictures of {arguments.size} px, batches of {arguments.batch}, {arguments.rounds} rounds\n"
     )

@@ -17,7 +17,7 @@ from pikavae.training.memory import GIB, Memory, estimate
 
 
 def rows(preset: str, batch_size: int, sizes: list[int]) -> list[tuple[str, Memory]]:
-    """Each combination's name and its memory."""
+    """Return each combination's name and its memory."""
     found = []
     for size, precision, trainable, activations in product(
         sizes, ("float32", "bf16"), ("all", "decoder"), ("keep", "recompute", "checkpoint")

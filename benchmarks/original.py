@@ -108,7 +108,7 @@ def draw(folder: Path, count: int, size: int) -> Path:
 
 
 def original(source: Path, out: Path, size: int) -> None:
-    """The tutorial's preparation, in as many processes as there are cores."""
+    """Run the tutorial's preparation, in as many processes as there are cores."""
     cores = str(len(os.sched_getaffinity(0)))
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     words = [sys.executable, "-c", ORIGINAL, str(source), str(out), str(size), cores]
@@ -116,7 +116,7 @@ def original(source: Path, out: Path, size: int) -> None:
 
 
 def pikavae(source: Path, out: Path, size: int) -> None:
-    """The command of a user."""
+    """Run the command of a user."""
     flags = ["--data.source", str(source), "--data.image_size", str(size), "--json"]
     words = [sys.executable, "-m", "flows.cli", "prepare", "demo", *flags]
     environment = {**os.environ, "PIKAVAE_HOME": str(out)}

@@ -85,7 +85,7 @@ def main() -> None:
 
 
 def print_row(name: str, values: dict[str, float]) -> None:
-    """A line of the table."""
+    """Print a line of the table."""
     print(f"{name} | {' | '.join(f'{values[column]:.2f}' for column in COLUMNS)}", flush=True)
 
 
@@ -104,7 +104,7 @@ class Benchmark:
     threads: int
 
     def whole(self) -> dict[str, float]:
-        """The time of a training as a person starts it, and the CPU's of both processes while it goes on."""
+        """Return the time of a training as a person starts it, and the CPU's of both processes while it goes on."""
         command = [sys.executable, "-m", "flows.cli", "run", "demo", *self._flags(), "--fresh"]
         process = psutil.Popen(command, cwd=ROOT, env=self.environment, stdout=subprocess.PIPE, text=True)
         worker, parent = cpu_of_training(process)
@@ -121,20 +121,20 @@ class Benchmark:
         }
 
     def bare(self, variables: Mapping[str, str] = KEEP_FREED_MEMORY) -> dict[str, float]:
-        """What the function `bare` measures, on the pictures that the command prepares."""
+        """Return what the function `bare` measures, on the pictures that the command prepares."""
         prepared = self._output("-m", "flows.cli", "prepare", "demo", *self._flags())["path"]
         sizes = ["--steps", str(self.steps), "--threads", str(self.threads)]
         return self._output("-m", "benchmarks.overhead", "--bare", prepared, *sizes, **variables)
 
     def plain(self) -> dict[str, float]:
-        """The time of the bare loop as Python starts it."""
+        """Return the time of the bare loop as Python starts it."""
         return {"plain": self.bare({})["bare"]}
 
     def _flags(self) -> list[str]:
         return [f"--training.steps={self.steps}", f"--training.threads={self.threads}", "--json"]
 
     def _output(self, *command: str, **variables: str) -> dict[str, Any]:
-        """The last line that Python prints, which is JSON."""
+        """Return the last line that Python prints, which is JSON."""
         environment = {**self.environment, **variables}
         done = subprocess.run(
             [sys.executable, *command], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True
@@ -161,7 +161,7 @@ def cpu_of_training(command: psutil.Popen) -> tuple[float, float]:
 
 
 def is_at_work(process: psutil.Process) -> bool:
-    """Whether it is a process that trains, and has begun to."""
+    """Return True if it is a process that trains, and has begun to."""
     try:
         words = process.cmdline()
     except psutil.Error:  # it ended meanwhile

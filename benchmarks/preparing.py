@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def draw(folder: Path, count: int) -> Path:
-    """A folder of `count` PNG files with captions beside them: each the left of a sprite and the right of another."""
+    """Draw a folder of `count` PNG files with captions: each the left of a sprite and the right of another."""
     pictures = folder / f"sprites-{count}"
     if not (pictures / "complete").is_file():
         sprites = [draw_sprite(7, index) for index in range(min(count, NUM_SPRITES))]
@@ -95,7 +95,7 @@ def measure(folder: Path, count: int, size: int) -> list[tuple[str, float, int, 
 
 
 def command(pictures: Path, size: int) -> list[str]:
-    """The preparation of a folder, as a user types it."""
+    """Return the preparation of a folder, as a user types it."""
     fields = {"source": pictures, "image_size": size, "near_duplicate_distance": 4}
     flags = [word for name, value in fields.items() for word in (f"--data.{name}", str(value))]
     return [sys.executable, "-m", "flows.cli", "prepare", "demo", *flags, "--json"]
@@ -115,7 +115,7 @@ def prepare(pictures: Path, home: Path, size: int) -> tuple[float, int, str]:
 
 
 class Watch:
-    """The peak of the memory that a process and its descendants have together."""
+    """Measures the peak of the memory that a process and its descendants have together."""
 
     def __init__(self, pid: int) -> None:
         self.pid, self._peak, self._thread = pid, 0, threading.Thread(target=self._look)
@@ -140,7 +140,7 @@ class Watch:
 
 
 def _proportional(process: psutil.Process) -> int:
-    """A process's own pages and its share of common ones; files that are merely mapped do not count."""
+    """Return a process's own pages and its share of common ones; files that are merely mapped do not count."""
     try:
         for line in Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss_Anon:"):
@@ -174,7 +174,7 @@ def kills(folder: Path, count: int, number: int, size: int) -> None:
 
 
 def content(folder: Path) -> dict[str, str]:
-    """The hash of every file of a prepared set by its name."""
+    """Return the hash of every file of a prepared set by its name."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 

@@ -70,7 +70,7 @@ def main() -> int:
 
 
 def register(workspace: Workspace, folder: Path, channels: tuple[int, ...]) -> int:
-    """Two candidates; the bytes of a snapshot."""
+    """Register two candidates, and return the bytes of a snapshot."""
     client, experiment = workspace.client, workspace.experiment_id("training")
     run = run_log.RunLog.start(client, experiment, "a run", tags={}, params={})
     for number in (1, 2):
@@ -93,7 +93,7 @@ def register(workspace: Workspace, folder: Path, channels: tuple[int, ...]) -> i
 
 
 def timed(function: Callable[..., Any], phase: str, phases: dict[str, float]) -> Callable[..., Any]:
-    """The function, which adds its seconds to a phase."""
+    """Return the function, which adds its seconds to a phase."""
 
     @functools.wraps(function)
     def wrapped(*arguments: Any, **named: Any) -> Any:

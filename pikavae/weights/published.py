@@ -196,7 +196,7 @@ def _locate(path: Path) -> tuple[Path, Path | None]:
 
 
 def _describes(description: Path, weights: Path) -> bool:
-    """Return True if a `config.json` beside a file of weights is an autoencoder's, by the file's name or by itself."""
+    """Return True if a `config.json` beside a file of weights is an autoencoder's, by the file's name or content."""
     if not description.is_file():
         return False
     if weights.name.startswith("diffusion_pytorch_model"):

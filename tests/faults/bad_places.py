@@ -4,7 +4,7 @@
 
 It needs to be root on Linux, mounts small file systems in a mount namespace of its own, and leaves nothing behind. Each
 cell begins with the same finished home (or an empty one, for the first run), breaks the place, gives the command, looks
-at what it said and at what was there before, mends the place and gives the command again. Commands are forked from one
+at what it said and at what was there before, repairs the place and gives the command again. Commands are forked from a
 process that has imported the slow libraries; servers, training and workers are processes of their own, as always.
 """
 
@@ -91,7 +91,7 @@ class Cell:
         traceback: whether there was one.
         said: the error, or its last line.
         kept: whether what was there before is as it was.
-        again: the status of the same command after the place was mended; None where it had worked already.
+        again: the status of the same command after the place was repaired; None where it had worked already.
     """
 
     command: str
@@ -107,7 +107,7 @@ class Cell:
 
     @property
     def is_good(self) -> bool:
-        """One line or success, nothing lost, and it works when the place is mended."""
+        """One line or success, nothing lost, and it works when the place is repaired."""
         works = COMMANDS[self.command].works
         told = self.lines == (1 if works else 0) if self.status == works else self.lines == 1 and "/" in self.said
         return told and self.status >= 0 and not self.traceback and self.kept and self.again in {works, None}
@@ -282,7 +282,7 @@ def num_runs(home: Path) -> int:
 
 
 def try_cell(bench: Bench, name: str, place: str, *, once: bool = False) -> Cell:
-    """Break the place, give the command, mend the place, and give it again if it failed, unless `once`."""
+    """Break the place, give the command, repair the place, and give it again if it failed, unless `once`."""
     began, command = time.monotonic(), COMMANDS[name]
     nobody, goes = place == "no permission", place == "gone while it runs"
     bench.mount()
@@ -292,12 +292,12 @@ def try_cell(bench: Bench, name: str, place: str, *, once: bool = False) -> Cell
         else:
             shutil.copytree(bench.finished, bench.home, symlinks=True)
         before, runs = settled(bench.home), num_runs(bench.home)
-        mend = break_place(bench, command, place)
+        repair = break_place(bench, command, place)
         in_process = command.goes_at if goes and "*" not in command.goes_at else None
         pid, log = bench.fork(command.words, nobody=nobody, goes_at=in_process)
         status = bench.wait(pid, log, command, goes=goes)
         text = log.read_text(errors="replace")
-        mend()
+        repair()
         kept = settled(bench.home).items() >= before.items() and num_runs(bench.home) >= runs
         again, log_again = None, None
         if status != command.works and not once:
@@ -317,7 +317,7 @@ def try_cell(bench: Bench, name: str, place: str, *, once: bool = False) -> Cell
 
 
 def break_place(bench: Bench, command: Command, place: str) -> Callable[[], object]:
-    """Break a place for a command, and return what mends it."""
+    """Break a place for a command, and return what repairs it."""
     target = bench.disk / command.writes
     aside = bench.disk / "aside"
     if place in FULL:
@@ -331,12 +331,12 @@ def break_place(bench: Bench, command: Command, place: str) -> Callable[[], obje
             target.rename(aside)
         target.write_text("in the way")
 
-        def mend() -> None:
+        def repair() -> None:
             target.unlink()
             if aside.exists():
                 aside.rename(target)
 
-        return mend
+        return repair
     if place == "no permission":
         is_new = not target.exists()
         target.mkdir(exist_ok=True)
@@ -390,7 +390,7 @@ def main() -> int:
     parser.add_argument("--commands", nargs="+", default=list(COMMANDS), choices=list(COMMANDS), metavar="NAME")
     parser.add_argument("--places", nargs="+", default=PLACES, choices=PLACES, metavar="NAME")
     parser.add_argument("--json", type=Path, help="a file for all that was said")
-    parser.add_argument("--once", action="store_true", help="do not give the command again when the place is mended")
+    parser.add_argument("--once", action="store_true", help="do not give the command again when the place is repaired")
     parser.add_argument("--port", type=int, default=1870, help="the first digits of the two ports of `up`")
     options = parser.parse_args()
     if sys.platform != "linux" or os.geteuid() != 0:

@@ -1,10 +1,10 @@
-"""Promotion, rollback, approval and repair, killed at every point where something becomes lasting, and mended.
+"""Promotion, rollback, approval and repair, killed at every point where something becomes lasting, and repaired.
 
     python -m tests.faults.crash_matrix
 
 The points are found by tracing a run and not listed by hand: each rename, sync, link, unlink, mkdir, rmdir, chmod and
 truncation below the home, and each commit of the database, which SQLAlchemy makes. A process that is forked from a
-warm one, on a home of its own, kills itself (SIGKILL) before or after the n-th of them. Another process mends: by
+warm one, on a home of its own, kills itself (SIGKILL) before or after the n-th of them. Another process repairs: by
 `repair`, by the same command again, or by `repair` after a loss of power, simulated as in `tests.faults.kills`: of what
 was not synced in `production/` a random part is gone (the database file counts as durable with its commit). Then there
 must be exactly one champion (none, where the first promotion was undone), its bytes verified, the ledger whole, nothing
@@ -43,7 +43,7 @@ from tests.support.house import NAME, House, copied
 
 TRACED = ["rename", "replace", "link", "symlink", "unlink", "remove", "mkdir", "rmdir", "chmod", "fsync", "truncate"]
 WAYS = (("before", "repair"), ("after", "the same again"), ("before", "power lost, repair"))
-"""What is done with each point: killed before or after it, and how it is mended."""
+"""What is done with each point: killed before or after it, and how it is repaired."""
 
 
 class Trace:
@@ -221,10 +221,10 @@ def build(folder: Path) -> None:
 
 
 def attempt(folder: Path, case: str, point: int, way: tuple[str, str], chance: random.Random) -> dict[str, Any]:
-    """Kill one process at one point, mend, and look."""
+    """Kill one process at one point, repair, and look."""
     home, log = folder / "home", folder / "home.sync"
     shutil.rmtree(home, ignore_errors=True)
-    moment, mended_by = way
+    moment, repaired_by = way
 
     def work() -> None:
         house = copied(folder.parent / case, home)
@@ -233,12 +233,12 @@ def attempt(folder: Path, case: str, point: int, way: tuple[str, str], chance: r
         CASES[case][1](house)
 
     code, said = in_child(work)
-    outcome: dict[str, Any] = {"case": case, "point": point, "way": f"killed {moment}, {mended_by}"}
+    outcome: dict[str, Any] = {"case": case, "point": point, "way": f"killed {moment}, {repaired_by}"}
     if code != signal.SIGKILL:
         return {**outcome, "failure": f"it was not killed, but ended with {code}: {said}"}
-    if mended_by.startswith("power lost"):
+    if repaired_by.startswith("power lost"):
         outcome["lost"] = lose_unsynced(home / "production", log, chance)
-    code, said = in_child(lambda: mend(home, case, mended_by))
+    code, said = in_child(lambda: repair_home(home, case, repaired_by))
     return {**outcome, **(json.loads(said) if code == 0 else {"failure": said})}
 
 
@@ -252,7 +252,7 @@ def notes_below(folder: Path) -> list[dict[str, Any]]:
     return notes
 
 
-def mend(home: Path, case: str, way: str) -> dict[str, Any]:
+def repair_home(home: Path, case: str, way: str) -> dict[str, Any]:
     """Mend a home, and check all that must hold."""
     house = House.at(home)
     if way == "the same again":
@@ -331,10 +331,10 @@ def work_off(folder: Path, jobs: list[Any], processes: int, seed: int) -> list[d
 
 def print_table(points: dict[str, list[str]], outcomes: list[dict[str, Any]]) -> None:
     """A line for each case and way."""
-    print(f"{'case':<16} {'points':>6}  {'killed and mended':<34} {'attempts':>8}  champion afterwards")
+    print(f"{'case':<16} {'points':>6}  {'killed and repaired':<34} {'attempts':>8}  champion afterwards")
     for case, names in points.items():
-        for moment, mended_by in WAYS:
-            way = f"killed {moment}, {mended_by}"
+        for moment, repaired_by in WAYS:
+            way = f"killed {moment}, {repaired_by}"
             found = [outcome for outcome in outcomes if (outcome["case"], outcome["way"]) == (case, way)]
             ends = collections.Counter(
                 "FAILED" if "failure" in outcome else f"version {outcome['champion'] or '-'}" for outcome in found

@@ -78,7 +78,7 @@ def wait_for_run(process, what):
 
 
 def kill_while_it_trains(server, process):
-    """Kill the server after a few steps; the run's folder, once training came to its end all the same."""
+    """Kill the server after a few steps; the run's folder, once training came to its end nevertheless."""
     wait_for_run(process, lambda journal: journal.read_text().count("\n") >= 10)
     for one in family(server.process.pid):
         one.kill()

@@ -26,7 +26,7 @@ FOLDERS = re.compile(r"(?<![\w.])/(?:[^/\s]+/)+")
 """Matches the folders of an absolute path, before its last part."""
 TASK = {"type": "image-to-image", "name": "Reconstruction by an autoencoder"}
 LIMITS = """\
-- It reconstructs pictures; it makes none by itself. A latent diffusion model that is trained on its latents does.
+- It reconstructs pictures; it makes none from nothing. A latent diffusion model that is trained on its latents does.
 - Scores hold for pictures like those that they were measured on, at that size, by that protocol; others differ.
 - Fine detail below the latent's grid (small text, far faces) is lost first.
 - Whatever the pictures' owners allow or forbid holds for a model that was trained on them."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import subprocess
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,16 +22,42 @@ from pikavae.workspace.files import make_folder
 START_SECONDS = 120.0
 STOP_SECONDS = 20.0
 TAIL_LINES = 12
+COMMAND_WIDTH = 80
 
 
-def require_free_port(port: int, flag: str = "--port") -> None:
-    """Raise a UserError if the port is taken or invalid; `flag` names the option to change."""
-    with socket.socket() as probe:
+def require_free_port(port: int, flag: str = "--port", host: str = "127.0.0.1") -> None:
+    """Check that a server can listen on a port.
+
+    Args:
+        port: its number.
+        flag: the option to change, for the message.
+        host: the address that the server listens on.
+
+    Raises:
+        UserError: the port is taken or invalid; the message names the process that holds it.
+    """
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind((host, port))
         except (OSError, OverflowError) as error:
-            raise UserError(f"{flag} {port}: {error}; choose another with {flag}") from None
+            reason: object = error
+            if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+                reason = f"taken by {holder_of(port) or 'a process that this user may not see'}"
+            raise UserError(f"{flag} {port}: {reason}; choose another with {flag}") from None
+
+
+def holder_of(port: int) -> str | None:
+    """Return the number and the command of a process that listens on a port; None if none can be seen."""
+    for process in psutil.process_iter():
+        try:
+            sockets = process.net_connections(kind="tcp")
+            if any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in sockets):
+                command = " ".join(process.cmdline()) or process.name()
+                return f"process {process.pid} ({textwrap.shorten(command, COMMAND_WIDTH, placeholder=' ...')})"
+        except (psutil.Error, OSError):
+            continue  # it has just ended, or belongs to another user
+    return None
 
 
 @dataclass

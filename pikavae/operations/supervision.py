@@ -19,10 +19,10 @@ from pikavae.training.worker import OUT_OF_ROOM, OUTCOME_NAME, PARENT, REFUSED, 
 from pikavae.workspace.disks import diagnose
 from pikavae.workspace.records import Record
 from pikavae.workspace.run_record import FinishedTraining
+from pikavae.workspace.runs import LOG_NAME
 
 logger = logging.getLogger(__name__)
 
-LOG_NAME = "training.log"
 SECONDS_BETWEEN_LOOKS = 0.2
 LEVELS = logging.getLevelNamesMapping()
 LINE = re.compile(r"(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL):(?P<name>pikavae[\w.]*):(?P<message>.*)")

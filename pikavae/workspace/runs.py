@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 RUN_NAME = "run.json"
 TRAIN_NAME = "train.json"
+LOG_NAME = "training.log"
+"""What the training process printed."""
 STEP_NAME = re.compile(r"step-(\d+)")
 
 

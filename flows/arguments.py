@@ -16,7 +16,7 @@ from flows.flags import Flag, ReadWords, flags_of, key_of, read_words, refuse_na
 from flows.options import Options
 from pikavae.config import EARLIER_SWITCH, Config
 from pikavae.errors import UserError
-from pikavae.presets import did_you_mean, explain, load_config, preset_names, unknown_field_hint
+from pikavae.presets import NOTIFY_HINT, did_you_mean, explain, load_config, preset_names, unknown_field_hint
 
 NUMBER_IN_QUOTES = re.compile(r"^(\S+) '([-+]?[\d.]+)':")
 """The start of a message about a number, which a command line gives as text in quotes."""
@@ -80,6 +80,8 @@ def read_arguments(name: str, words: list[str]) -> Arguments[Any]:
 def explain_unknown(name: str, key: str) -> str:
     """Return a message about a flag that a command does not take: the commands that do, or the nearest flag."""
     key = key_of(key)
+    if key.partition(".")[0] == "notify":
+        return f"no such flag; {NOTIFY_HINT}"
     if key == f"training.{EARLIER_SWITCH}":
         return "no such flag any more; use --training.activations checkpoint"
     own: dict[str, Flag] = {}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from flows import options
 from flows.command import Command, Positional
-from flows.commands import models, promotion, stages, upkeep, use
+from flows.commands import models, notify, promotion, stages, upkeep, use
 
 MODEL_FORMS = (
     "a version number, champion, previous, run:<id>[@step or @best], a folder or file of weights, or hub:ORG/NAME"
@@ -49,6 +49,7 @@ COMMANDS: dict[str, Command] = {
         base="preset",
         extra=ONE_PRESET,
         examples=("run demo", "run scratch-small --data.source path/to/pictures"),
+        tells=True,
     ),
     "plan": Command(
         stages.plan,
@@ -82,6 +83,7 @@ COMMANDS: dict[str, Command] = {
         base="preset",
         extra=ONE_PRESET,
         examples=("train demo --training.steps 2400", "train finetune --data.source path/to/pictures --fresh"),
+        tells=True,
     ),
     "evaluate": Command(
         stages.evaluate,
@@ -106,6 +108,7 @@ COMMANDS: dict[str, Command] = {
         settings=(*MEASURED, *IMPORTED),
         base="model",
         examples=("register run:RUN_ID@800", "register path/to/vae --data.source path/to/pictures"),
+        tells=True,
     ),
     "reconstruct": Command(
         use.reconstruct,
@@ -207,6 +210,7 @@ COMMANDS: dict[str, Command] = {
         settings=(*MEASURED, *IMPORTED, "promotion"),
         base="model",
         examples=('promote 3 --reason "sharper eyes"', 'promote 3 --reason "new data" --promotion.psnr-floor 24'),
+        tells=True,
     ),
     "approve": Command(
         promotion.approve,
@@ -219,6 +223,7 @@ COMMANDS: dict[str, Command] = {
         settings=("registry.model_name", "promotion"),
         base="model",
         examples=('approve 3 --reason "looked at the worst pictures"', 'approve 12 --reason "as agreed" --json'),
+        tells=True,
     ),
     "rollback": Command(
         promotion.rollback,
@@ -226,6 +231,7 @@ COMMANDS: dict[str, Command] = {
         about="No gate is asked: it was champion before.",
         options=options.ReasonOptions,
         examples=('rollback --reason "banding in dark pictures"', 'rollback --reason "as agreed" --json'),
+        tells=True,
     ),
     "models list": Command(
         models.list_models,
@@ -258,12 +264,14 @@ COMMANDS: dict[str, Command] = {
         "Check that ledger, bytes, versions and aliases agree.",
         options=options.VerifyOptions,
         examples=("models verify", "models verify --all"),
+        tells=True,
     ),
     "models repair": Command(
         models.repair,
         "Put back what a crash or a hand in MLflow changed.",
         options=options.RepairOptions,
         examples=("models repair", "models repair --all"),
+        tells=True,
     ),
     "prune": Command(
         upkeep.prune,
@@ -322,6 +330,13 @@ COMMANDS: dict[str, Command] = {
         options=options.UiOptions,
         settings=("tracking",),
         examples=("ui", "ui --run RUN_ID"),
+    ),
+    "notify": Command(
+        notify.notify,
+        "Show what notifications are pending, or send a test.",
+        about="Addresses are in `notify.yaml` of the state folder, or in the variable PIKAVAE_NOTIFY_URLS.",
+        options=options.NotifyOptions,
+        examples=("notify --test", "notify --send"),
     ),
     "doctor": Command(
         upkeep.doctor,

@@ -51,7 +51,8 @@ def show_help(words: list[str]) -> int:
 
 def run_command(words: list[str]) -> int:
     """Run the command of a line, show its result, and return the exit status."""
-    from flows.arguments import find_command, read_arguments
+    from flows.arguments import find_command
+    from flows.notifying import begin_telling, tell_news
     from pikavae.process.stopping import listen
     from pikavae.process.surroundings import tidy
 
@@ -61,6 +62,24 @@ def run_command(words: list[str]) -> int:
     as_json = has_json(words)
     try:
         name, rest = find_command(words)
+    except PikavaeError as error:
+        return report_failure(error, as_json=as_json)
+    if not COMMANDS[name].tells:
+        return run_named(name, rest, as_json=as_json)
+    begin_telling()
+    status = PREEMPTED  # unless it ends otherwise
+    try:
+        status = run_named(name, rest, as_json=as_json)
+    finally:
+        tell_news(hurried=status == PREEMPTED)
+    return status
+
+
+def run_named(name: str, rest: list[str], *, as_json: bool) -> int:
+    """Run a command by its full name, show its result, and return the exit status."""
+    from flows.arguments import read_arguments
+
+    try:
         result, text = COMMANDS[name].run(read_arguments(name, rest))
         show_result(result, text, as_json=as_json)
     except PikavaeError as error:

@@ -83,6 +83,7 @@ class Command:
         accepts: sections that it takes without reading them, so that one line of settings serves several commands.
         base: what the settings of the line are laid over: the defaults, the preset, or the named model's own.
         extra: the message about a word too many.
+        tells: True if it may add to the record what people are told by notifications.
     """
 
     run: Callable[[Arguments[Any]], Result]
@@ -95,6 +96,7 @@ class Command:
     accepts: tuple[str, ...] = ()
     base: Literal["defaults", "preset", "model"] = "defaults"
     extra: str = "this command takes no such word; flags begin with --"
+    tells: bool = False
 
     def reads(self, setting: str) -> bool:
         """Return True if it reads a setting, given by its dotted name."""

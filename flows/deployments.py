@@ -34,6 +34,7 @@ from prefect.utilities.callables import parameter_schema
 from pydantic import ValidationError
 
 from flows.absolute import OTHERS, refuse_relative_paths
+from flows.notifying import record_crash
 from flows.retrain import retrain
 from pikavae.config import Config, content_hash
 from pikavae.errors import PikavaeError, UserError
@@ -217,8 +218,10 @@ def crash_lost_runs() -> list[str]:
             flow_run_filter=FlowRunFilter(state=unfinished),
             work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[POOL])),
         )
+        message = "The process was killed with its services."
         for run in lost:
-            client.set_flow_run_state(run.id, Crashed(message="The process was killed with its services."), force=True)
+            client.set_flow_run_state(run.id, Crashed(message=message), force=True)
+            record_crash(run, message)
     return [run.name for run in lost]
 
 

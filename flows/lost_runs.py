@@ -14,6 +14,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.states import Crashed
 
 from flows.environment import OWNER, is_alive
+from flows.notifying import record_crash
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ def crash_runs_without_owner() -> list[str]:
             message = f"Process {owner.partition(':')[0]} on {socket.gethostname()}, which ran it, was killed."
             client.set_flow_run_state(run.id, Crashed(message=message), force=True)
             logger.info("flow run %s was cut off by a kill; it is marked as crashed", run.name)
+            record_crash(run, message)
     return [run.name for run, _ in lost]
 
 

@@ -149,6 +149,14 @@ class UpOptions(Options):
 
 
 @dataclass(frozen=True)
+class NotifyOptions(Options):
+    """Holds the options of `notify`."""
+
+    test: bool = option(False, "Send a test to every address, and say which it reached.")
+    send: bool = option(False, "Send what is pending now.")
+
+
+@dataclass(frozen=True)
 class ScheduleOptions(Options):
     """Holds the options of `schedule`."""
 

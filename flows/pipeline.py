@@ -7,12 +7,19 @@ from typing import Any
 from prefect import flow
 
 from flows.absolute import is_deployed, refuse_relative_paths
+from flows.notifying import notifying_flow, tell_end
 from pikavae.config import Config
-from pikavae.operations import ResolvedModel, Workspace, starting_weights, summary
+from pikavae.operations import ResolvedModel, Workspace, run_name, starting_weights, summary
 from tasks.stages import evaluate, prepare, register, train
 
 
-@flow(name="pipeline", flow_run_name="{config.data.source} {config.data.image_size}px", persist_result=False)
+@flow(
+    name="pipeline",
+    flow_run_name="{config.data.source} {config.data.image_size}px",
+    persist_result=False,
+    on_failure=[tell_end],
+    on_crashed=[tell_end],
+)
 def pipeline(config: Config, fresh: bool = False) -> dict[str, Any]:
     """Prepare the pictures, train the autoencoder, measure it, register it.
 
@@ -23,10 +30,11 @@ def pipeline(config: Config, fresh: bool = False) -> dict[str, Any]:
     Raises:
         UserError: a worker runs it, and a path of the configuration is relative.
     """
-    if is_deployed():
-        refuse_relative_paths(config)
     workspace = Workspace.open()
-    return run_stages(workspace, config, start=starting_weights(workspace, config), fresh=fresh)
+    with notifying_flow(workspace, run_name(config)):
+        if is_deployed():
+            refuse_relative_paths(config)
+        return run_stages(workspace, config, start=starting_weights(workspace, config), fresh=fresh)
 
 
 def run_stages(

@@ -25,11 +25,12 @@ def promote(model: Text, reason: Text, *, force: bool = False) -> dict[str, Any]
         reason: why, for the ledger.
         force: override gates that fail; it is recorded, and still waits for approval.
     """
+    workspace = operations.Workspace.open()
     try:
-        workspace = operations.Workspace.open()
-        config = operations.config_of_model(workspace, model)
-        candidate = operations.find_or_register(workspace, model, config)
-        done = operations.promote(workspace, candidate, config, reason=reason, force=force)
+        with operations.notifying(workspace):
+            config = operations.config_of_model(workspace, model)
+            candidate = operations.find_or_register(workspace, model, config)
+            done = operations.promote(workspace, candidate, config, reason=reason, force=force)
     except GateError as refusal:
         _show_gates(refusal.result.get("verdicts"))
         raise
@@ -45,8 +46,10 @@ def approve(model: Annotated[int, Field(ge=1)], reason: Text) -> dict[str, Any]:
         reason: why, for the ledger.
     """
     workspace = operations.Workspace.open()
-    config = operations.config_of_model(workspace, str(model))
-    return _show(operations.approve(workspace, model, config, reason=reason), reason)
+    with operations.notifying(workspace):
+        config = operations.config_of_model(workspace, str(model))
+        done = operations.approve(workspace, model, config, reason=reason)
+    return _show(done, reason)
 
 
 def _show(done: Promoted, reason: str) -> dict[str, Any]:

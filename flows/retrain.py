@@ -12,6 +12,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 
 from flows.absolute import refuse_relative_paths
+from flows.notifying import notifying_flow, tell_end
 from flows.pipeline import run_stages
 from pikavae import operations
 from pikavae.config import Config
@@ -20,7 +21,13 @@ from pikavae.operations import Plan
 UNCHANGED = "skipped: data and configuration are unchanged"
 
 
-@flow(name="retrain", flow_run_name="retrain {config.data.source} {config.data.image_size}px", persist_result=False)
+@flow(
+    name="retrain",
+    flow_run_name="retrain {config.data.source} {config.data.image_size}px",
+    persist_result=False,
+    on_failure=[tell_end],
+    on_crashed=[tell_end],
+)
 def retrain(config: Config, from_champion: bool = False) -> dict[str, Any] | State[dict[str, Any]]:
     """Run the pipeline again, unless data, configuration and code are those of a finished run.
 
@@ -31,8 +38,15 @@ def retrain(config: Config, from_champion: bool = False) -> dict[str, Any] | Sta
     Raises:
         UserError: a path of the configuration is relative.
     """
-    refuse_relative_paths(config)
     workspace = operations.Workspace.open()
+    with notifying_flow(workspace, f"retrain {operations.run_name(config)}"):
+        refuse_relative_paths(config)
+        return _retrain(workspace, config, from_champion=from_champion)
+
+
+def _retrain(
+    workspace: operations.Workspace, config: Config, *, from_champion: bool
+) -> dict[str, Any] | State[dict[str, Any]]:
     retraining = operations.plan_retraining(workspace, config, from_champion=from_champion)
     if not retraining.has_news:
         return report_unchanged(retraining.plans)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from flows.environment import OWNER, SERVICES_NAME, Services, end_orphans, import_prefect, set_up_prefect
+from flows.notifying import Watcher
 from pikavae import operations
 from pikavae.config import Config
 from pikavae.errors import PikavaeError, UserError
@@ -49,8 +50,10 @@ def up(mlflow_port: int, prefect_port: int, config: Config, ready: Callable[[Map
         set_up_prefect(home)
         end_orphans(home)
         servers: list[Server] = []
+        watcher = Watcher(workspace)
         try:
             ready(_start(workspace, mlflow_port, prefect_port, config, servers))
+            watcher.start()
             while True:
                 for server in servers:
                     server.require_alive()
@@ -61,6 +64,7 @@ def up(mlflow_port: int, prefect_port: int, config: Config, ready: Callable[[Map
             with ignore_stops():  # a second signal, such as a service manager's, would leave some running
                 (home / SERVICES_NAME).unlink(missing_ok=True)
                 _stop(servers)
+                watcher.stop()
 
 
 def _start(

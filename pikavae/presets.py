@@ -13,6 +13,11 @@ from pydantic import ValidationError
 from pikavae.config import FAMILIES, Config
 from pikavae.errors import UserError
 
+NOTIFY_HINT = (
+    "addresses hold secrets, and settings are recorded with every run: write them into `notify.yaml` of the state "
+    "folder, or into PIKAVAE_NOTIFY_URLS"
+)
+
 
 def presets_folder() -> Path:
     """Return the folder of presets: beside the packages in a checkout, inside the package in an installed wheel."""
@@ -55,6 +60,8 @@ def parse_config(tree: object, *, where: str = "configuration", overrides: Mappi
     """
     if not isinstance(tree, Mapping):
         raise UserError(f"{where}: expected sections such as `data:` and `training:`, found {type(tree).__name__}")
+    if "notify" in tree:
+        raise UserError(f"{where}: notify: no section of the configuration; {NOTIFY_HINT}")
     merged: dict[str, Any] = {key: dict(value) if isinstance(value, Mapping) else value for key, value in tree.items()}
     if str((overrides or {}).get("model.like")) in FAMILIES and isinstance(merged.get("model"), dict):
         merged["model"] = {name: value for name, value in merged["model"].items() if name not in FAMILIES["sd1"]}

@@ -70,7 +70,7 @@ def verify(arguments: Arguments[VerifyOptions]) -> Result:
     """
     from pikavae import operations
 
-    return verification_result(operations.verify_production(arguments.workspace, every=arguments.options.all))
+    return verification_result(operations.verify_and_tell(arguments.workspace, every=arguments.options.all))
 
 
 def repair(arguments: Arguments[RepairOptions]) -> Result:

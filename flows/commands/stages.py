@@ -25,12 +25,18 @@ def run(arguments: Arguments[RunOptions]) -> Result:
 
     config, fresh = arguments.config, arguments.options.fresh
     workspace = arguments.workspace
-    # The user's mistakes are reported before a server is started.
-    start = operations.starting_weights(workspace, config)
-    plans = operations.plan(workspace, config, start=start)
-    finished = all(stage.status == "done" for stage in plans.values()) and not fresh
-    done = operations.run(workspace, config) if finished else run_flow(workspace.home, config, fresh=fresh)
+    with operations.attempt(workspace, operations.run_name(config), attended=_is_attended()):
+        # The user's mistakes are reported before a server is started.
+        start = operations.starting_weights(workspace, config)
+        plans = operations.plan(workspace, config, start=start)
+        finished = all(stage.status == "done" for stage in plans.values()) and not fresh
+        done = operations.run(workspace, config) if finished else run_flow(workspace.home, config, fresh=fresh)
     return done, closing_lines(done)
+
+
+def _is_attended() -> bool:
+    """Return True if a person types at a terminal, who sees a mistake in the command at once."""
+    return sys.stdin is not None and sys.stdin.isatty()
 
 
 def run_flow(home: Path, config: Config, *, fresh: bool) -> dict[str, Any]:
@@ -114,9 +120,10 @@ def train(arguments: Arguments[RunOptions]) -> Result:
     from pikavae import operations
 
     workspace, config = arguments.workspace, arguments.config
-    start = operations.starting_weights(workspace, config)
-    prepared = operations.prepare(workspace, config)
-    trained = operations.train(workspace, config, prepared, start=start, fresh=arguments.options.fresh)
+    with operations.attempt(workspace, operations.run_name(config), attended=_is_attended()):
+        start = operations.starting_weights(workspace, config)
+        prepared = operations.prepare(workspace, config)
+        trained = operations.train(workspace, config, prepared, start=start, fresh=arguments.options.fresh)
     shown = ("start_step", "steps", "images_seen", "images_per_second")
     result = {"run_id": trained.run.run_id, **{name: getattr(trained.result, name) for name in shown}}
     return {**result, "snapshot": str(trained.snapshot)}, f"run {trained.run.run_id}\n{trained.snapshot}"

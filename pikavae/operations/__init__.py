@@ -2,8 +2,18 @@
 
 from pikavae.evaluation.pages.report_page import PAGE_NAME as REPORT_PAGE
 from pikavae.evaluation.report.report import Report
+from pikavae.notify.addresses import AddressState, address_states, check_recipients, send_test
+from pikavae.notify.running import attempt, record_crash
+from pikavae.notify.telling import begin_notifying, notify, notifying, verify_and_tell, watch
 from pikavae.operations.comparing import Beside, Compared, beside, compare_models
-from pikavae.operations.describing import data_lines, data_markdown, data_summary, result_markdown, summary
+from pikavae.operations.describing import (
+    data_lines,
+    data_markdown,
+    data_summary,
+    result_markdown,
+    run_name,
+    summary,
+)
 from pikavae.operations.exchange import export_model, export_target, import_model, tools_note
 from pikavae.operations.keys import Plan
 from pikavae.operations.lineage import Link, line_of, lineage
@@ -44,11 +54,12 @@ from pikavae.operations.upkeep import (
     start_mlflow,
 )
 from pikavae.production.repair import Repaired, repair_production
-from pikavae.production.verify import Verified, verify_production
+from pikavae.production.verify import Verified
 from pikavae.tracker.client import Workspace
 
 __all__ = [
     "REPORT_PAGE",
+    "AddressState",
     "Beside",
     "Check",
     "Compared",
@@ -68,8 +79,12 @@ __all__ = [
     "Trained",
     "Verified",
     "Workspace",
+    "address_states",
     "approve",
+    "attempt",
+    "begin_notifying",
     "beside",
+    "check_recipients",
     "compare_models",
     "config_of_model",
     "data_lines",
@@ -92,6 +107,8 @@ __all__ = [
     "model_to_export",
     "model_to_import",
     "model_to_register",
+    "notify",
+    "notifying",
     "number_of",
     "plan",
     "plan_retraining",
@@ -99,6 +116,7 @@ __all__ = [
     "promote",
     "prune",
     "reconstruct",
+    "record_crash",
     "register",
     "register_model",
     "registered_version",
@@ -109,7 +127,9 @@ __all__ = [
     "result_markdown",
     "rollback",
     "run",
+    "run_name",
     "sample",
+    "send_test",
     "serve_mlflow",
     "settle",
     "start_mlflow",
@@ -119,5 +139,6 @@ __all__ = [
     "tools_note",
     "train",
     "verdict_lines",
-    "verify_production",
+    "verify_and_tell",
+    "watch",
 ]

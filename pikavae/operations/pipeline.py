@@ -23,6 +23,7 @@ from pikavae.evaluation.evaluate import measure
 from pikavae.evaluation.report.model_card import CARD_NAME
 from pikavae.evaluation.tiny import TinyAutoencoder, read_measurable
 from pikavae.features.published import VGG16
+from pikavae.notify.running import note_run
 from pikavae.operations import keys
 from pikavae.operations.describing import (
     EVALUATION,
@@ -166,6 +167,7 @@ def train(
             return found
         refuse_what_cannot_begin(config, start)
         run, log = _open_run(workspace, config, prepared, inputs, fresh=fresh)
+        note_run(run.run_id)
         with recording(workspace, log):
             log.set_tags({**git_tags(CHECKOUT), **(links or {})})
             log.set_note(run_note(config, prepared.prepared_set, log, links or {}))

@@ -19,6 +19,7 @@ import torch
 from pikavae.config import Config
 from pikavae.errors import DiskError, PikavaeError, UserError
 from pikavae.features.published import INCEPTION_FIELD, LPIPS_FIELD, OF_EVALUATION, digest_of
+from pikavae.notify.addresses import check_recipients
 from pikavae.process.servers import Server, require_free_port
 from pikavae.tracker.client import Workspace
 from pikavae.tracker.relocation import BACKUP_NAME, DATABASE_NAME, moved_from, recorded_homes, rewrite
@@ -169,7 +170,7 @@ class Check:
 
 
 def doctor(workspace: Workspace) -> list[Check]:
-    """Check the interpreter, packages, device, state folder, disk, tracking store, hub and weights for evaluations."""
+    """Check interpreter, packages, device, state folder, disk, tracking store, hub, notifications and weights."""
     weights = (_weights("LPIPS weights", LPIPS_FIELD), _weights("rFID weights", INCEPTION_FIELD))
     return [
         _python(),
@@ -179,6 +180,7 @@ def doctor(workspace: Workspace) -> list[Check]:
         _space(workspace),
         _tracking(workspace),
         _hub(),
+        _notifications(workspace),
         *weights,
     ]
 
@@ -240,6 +242,15 @@ def _hub() -> Check:
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}:
         return Check("hub", "warning", "HF_HUB_OFFLINE is set", "hub data sets need it unset; folders and files do not")
     return Check("hub", "ok", os.environ.get("HF_ENDPOINT", "reached when a hub id is used"))
+
+
+def _notifications(workspace: Workspace) -> Check:
+    """Check that all addresses can be read. Nothing is sent."""
+    try:
+        labels = check_recipients(workspace.home)
+    except UserError as error:
+        return Check("notifications", "error", str(error), "`pikavae notify --test` tries it")
+    return Check("notifications", "ok", ", ".join(labels) or "no address")
 
 
 def _weights(name: str, field: str) -> Check:

@@ -63,6 +63,7 @@ def test_commands_take_what_they_read(monkeypatch, capsys, tmp_path, folder_of_p
     weights, groups = write_form("LDM file", tmp_path / "theirs"), ("--model.norm_groups", "4")
     served = Services(owner="", mlflow="http://127.0.0.1:9", prefect="")
     monkeypatch.setattr(environment, "running_services", lambda *_: served)
+    monkeypatch.setenv("PIKAVAE_NOTIFY_URLS", "http://127.0.0.1:9/")  # where nobody listens
     out, by = ("--out", tmp_path / "out"), ("--reason", "a test")
     small = ("--data.source", folder_of_pictures, "--data.image_size", "16", "--evaluation.sizes", "none")
     recorder, read = Recorder(monkeypatch), {}
@@ -99,6 +100,7 @@ def test_commands_take_what_they_read(monkeypatch, capsys, tmp_path, folder_of_p
         ("prune", "--dry-run"),
         ("store relocate", "--dry-run"),
         ("ui",),
+        ("notify",),
         ("doctor",),
     ]:
         recorder.watch(Config())

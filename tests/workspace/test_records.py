@@ -13,6 +13,8 @@ from pikavae.data.files.left_out import lost_of, missing_line
 from pikavae.data.record import CaptionCounts, NotUsed, SetRecord
 from pikavae.errors import DamagedFileError
 from pikavae.latents.record import LatentRecord
+from pikavae.notify.attempts import Attempt
+from pikavae.notify.outbox import OutboxEvent, State
 from pikavae.operations.imported import ImportRecord
 from pikavae.operations.results import StageRecord
 from pikavae.training.state import STATE_NAME, read_state
@@ -249,6 +251,54 @@ STATE = """{
 """
 UP = '{"owner": "17:1764211200", "mlflow": "http://127.0.0.1:5000", "prefect": "http://127.0.0.1:4200"}\n'
 UI = '{"owner": "17:1764211200", "mlflow": "http://127.0.0.1:5000", "prefect": null}\n'
+OUTBOX_EVENT = """{
+  "notification": {
+    "id": "ledger-2-0a1b2c3d4e5f6071",
+    "event": "promoted",
+    "time": "2026-11-27T10:00:00.000001+00:00",
+    "host": "here",
+    "title": "pikavae: version 1 of pikavae is champion",
+    "message": "me@here: sharper",
+    "data": {
+      "version": 1
+    },
+    "link": null,
+    "picture": null
+  },
+  "deliveries": {
+    "0a1b2c3d4e5f6071": {
+      "label": "https://example.org (0a1b2c)",
+      "delivered": null,
+      "tries": 1,
+      "tried": "2026-11-27T10:00:01.000+00:00",
+      "error": "it answered with status 503"
+    }
+  }
+}
+"""
+OUTBOX_STATE = """{
+  "ledger": 2,
+  "ledger_stamp": [
+    1764211200000000000,
+    2048
+  ],
+  "candidates": [
+    "0a1b2c3d4e5f6071.json"
+  ],
+  "complaint": "",
+  "is_disk_low": false
+}
+"""
+ATTEMPT = """{
+  "id": "0a1b2c3d4e5f60710a1b2c3d4e5f6071",
+  "what": "sprites 64px f4 adamw",
+  "started": "2026-11-27T10:00:00+00:00",
+  "host": "here",
+  "run": null,
+  "flow_run": null,
+  "link": null
+}
+"""
 
 FILES: Mapping[str, tuple[type[Record], str, dict[str, Any]]] = {
     "run.json": (RunRecord, RUN, {}),
@@ -261,6 +311,9 @@ FILES: Mapping[str, tuple[type[Record], str, dict[str, Any]]] = {
     "job.json": (JobRecord, JOB, {}),
     "up.json": (Services, UP, {"indent": None}),
     "ui.json": (Services, UI, {"indent": None}),
+    "outbox/events": (OutboxEvent, OUTBOX_EVENT, {}),
+    "outbox/state.json": (State, OUTBOX_STATE, {}),
+    "outbox/attempts": (Attempt, ATTEMPT, {}),
     "record.json": (SetRecord, SET, {"indent": 1, "ensure_ascii": False}),
 }
 

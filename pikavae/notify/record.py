@@ -1,0 +1,266 @@
+"""Find in the record what people are to be told: in the ledger, in the runs' folders, on the disk."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pikavae.errors import DamagedFileError
+from pikavae.notify.attempts import failure_of, lost_attempts
+from pikavae.notify.notification import Notification
+from pikavae.notify.outbox import Outbox, State
+from pikavae.notify.scores import score_lines
+from pikavae.notify.settings import Recipients
+from pikavae.production import ledger
+from pikavae.production.anchor import ledger_path
+from pikavae.production.ledger import Event
+from pikavae.production.statuses import approval_of, is_open
+from pikavae.production.verdicts import Verdicts
+from pikavae.tracker.client import Workspace
+from pikavae.tracker.ui import ui_base, ui_url
+from pikavae.workspace.disks import format_bytes, free_bytes, mount_point
+from pikavae.workspace.records import read_object, readable_files
+from pikavae.workspace.runs import RunFolder
+
+logger = logging.getLogger(__name__)
+
+GIB = 2**30
+PANEL_NAME = "panel.png"
+PAGE_NAME = "report.html"
+ROOM_AGAIN = 1.2
+"""The disk is no longer nearly full when this many times the least free space is free."""
+
+
+def begin(home: Path, outbox: Outbox) -> None:
+    """Make the outbox if it is new: what is in the record now happened before anybody asked to be told."""
+    with outbox.lock():
+        if outbox.state() is None:
+            path = ledger_path(home)
+            try:
+                events, complaint = ledger.read(path), ""
+            except DamagedFileError as error:
+                events, complaint = [], _digest(str(error))
+            known = [file.name for file in _registrations(home)]
+            outbox.save_state(
+                State(ledger=len(events), ledger_stamp=_stamp(path), candidates=known, complaint=complaint)
+            )
+
+
+def collect(workspace: Workspace, outbox: Outbox, recipients: Recipients) -> None:
+    """Add to the outbox what happened since the last call. A crash in between adds nothing twice."""
+    begin(workspace.home, outbox)
+    with outbox.lock():
+        state = outbox.state() or State()
+        found: list[Notification] = []
+        for attempt in lost_attempts(outbox):
+            reason = f"Its process on {attempt.host} was killed, or the machine stopped."
+            outbox.add(failure_of(attempt, workspace.home, reason), recipients.addresses)
+            attempt.remove(outbox)
+        state = _read_registrations(workspace, state, found)  # before what the ledger has of them
+        state = _read_ledger(workspace.home, state, found)
+        state = _look_at_disk(workspace.home, state, recipients.disk_free_gib, found)
+        for notification in found:
+            outbox.add(notification, recipients.addresses)
+        outbox.save_state(state)
+
+
+def complain(outbox: Outbox, recipients: Recipients, complaints: Sequence[str]) -> None:
+    """Record what a verification of the ledger found: what is new is added to the outbox, nothing if all is well."""
+    with outbox.lock():
+        state = outbox.state() or State()
+        text = "\n".join(complaints)
+        if text and _digest(text) != state.complaint:
+            outbox.add(_complaint(text), recipients.addresses)
+        outbox.save_state(_with(state, complaint=_digest(text) if text else ""))
+
+
+def _read_ledger(home: Path, state: State, found: list[Notification]) -> State:
+    """Append what the ledger has since it was read, and return how far it is read now."""
+    path = ledger_path(home)
+    stamp = _stamp(path)
+    if stamp == list(state.ledger_stamp):
+        return state
+    try:
+        events = ledger.read(path)
+    except DamagedFileError as error:
+        if _digest(str(error)) != state.complaint:
+            found.append(_complaint(str(error)))
+        return _with(state, ledger_stamp=stamp, complaint=_digest(str(error)))
+    for event in events[state.ledger :]:
+        found += _tell(home, event, events)
+    return _with(state, ledger=len(events), ledger_stamp=stamp)
+
+
+def _tell(home: Path, event: Event, events: Sequence[Event]) -> Iterator[Notification]:
+    """Yield what an event of the ledger means to people."""
+    if event.state != "done":
+        return
+    if event.action == "request":
+        verdicts = Verdicts.of_event(event)
+        if verdicts is not None and is_open(events, event) and _waits(event, verdicts, events):
+            yield _approval_needed(home, event, verdicts)
+    elif event.action in {"promote", "rollback"}:
+        yield _moved(event)
+
+
+def _waits(event: Event, verdicts: Verdicts, events: Sequence[Event]) -> bool:
+    """Return True if a request waits for a person: it was not refused, and no policy carries it out."""
+    is_automatic = verdicts.outcome == "pass" and (event.thresholds or {}).get("approval") == "automatic"
+    is_refused = verdicts.outcome == "fail" and not event.forced
+    return not is_automatic and not is_refused and approval_of(events, event) is None
+
+
+def _approval_needed(home: Path, event: Event, verdicts: Verdicts) -> Notification:
+    findings = [
+        f"{name}: {finding.outcome}: {finding.reason}"
+        for name, gate in verdicts.gates.items()
+        for finding in gate.findings
+        if finding.outcome != "pass"
+    ]
+    gates = [*findings] or [f"All {len(verdicts.gates)} gates pass."]
+    page = [f"Both models' pictures: {home / verdicts.comparison}"] if verdicts.comparison else []
+    return Notification.make(
+        _name_of(event),
+        "approval_needed",
+        f"pikavae: version {event.version} of {event.model} waits for approval",
+        [
+            f"{event.actor} asks: {event.reason}",
+            *gates,
+            *page,
+            f"`pikavae approve {event.version} --reason TEXT` completes it.",
+        ],
+        data=_facts(event) | {"gates": verdicts.outcome, "findings": findings, "overridden": [*event.overridden]},
+    )
+
+
+def _moved(event: Event) -> Notification:
+    is_rollback = event.action == "rollback"
+    now = f"version {event.champion_after} of {event.model} is champion{' again' if is_rollback else ''}"
+    before = f"Champion before: version {event.champion_before}." if event.champion_before else "The first champion."
+    approved = [f"Approved by {event.approver}."] if event.approver else []
+    return Notification.make(
+        _name_of(event),
+        "rolled_back" if is_rollback else "promoted",
+        f"pikavae: {now}",
+        [f"{event.actor}: {event.reason}", before, *approved],
+        data=_facts(event)
+        | {
+            "approver": event.approver,
+            "champion": event.champion_after,
+            "champion_before": event.champion_before,
+            "previous": event.previous_after,
+        },
+    )
+
+
+def _facts(event: Event) -> dict[str, Any]:
+    return {
+        "model": event.model,
+        "version": event.version,
+        "actor": event.actor,
+        "reason": event.reason,
+        "recorded": event.time,
+        "ledger_line": event.sequence,
+    }
+
+
+def _name_of(event: Event) -> str:
+    return f"ledger-{event.sequence}-{event.hash[:16]}"
+
+
+def _complaint(text: str) -> Notification:
+    now = datetime.now(UTC)
+    return Notification.make(
+        f"verify-{_digest(text)}-{now:%Y%m%dT%H%M%S}",
+        "ledger_disagrees",
+        "pikavae: the ledger does not verify",
+        [*text.splitlines()[:10], "`pikavae models verify` says more, `pikavae models repair` fixes what can be."],
+        data={"disagreements": text.splitlines()},
+    )
+
+
+def _registrations(home: Path) -> list[Path]:
+    return sorted((home / "runs").glob("*/registrations/*.json"))
+
+
+def _read_registrations(workspace: Workspace, state: State, found: list[Notification]) -> State:
+    """Append the candidates that were registered since, and return which are known now."""
+    files, known = _registrations(workspace.home), {*state.candidates}
+    new = [file for file in files if file.name not in known]
+    if not new:
+        return state
+    try:
+        events = ledger.read(ledger_path(workspace.home))
+    except DamagedFileError:  # `_read_ledger` reports it
+        events = []
+    for file, content in readable_files(new, read_object, logger):
+        found.append(_candidate(workspace, file, content, events))
+    return _with(state, candidates=[file.name for file in files])
+
+
+def _candidate(workspace: Workspace, file: Path, content: dict[str, Any], events: Sequence[Event]) -> Notification:
+    home, run = workspace.home, RunFolder(file.parents[1])
+    inputs: dict[str, Any] = content.get("inputs") or {}
+    model, version, report = inputs.get("registry.model_name"), content.get("version"), inputs.get("report")
+    lines, facts = score_lines(home, report, events)
+    base, result = ui_base(workspace), run.result
+    link = None if base is None or result is None else ui_url(base, result.experiment_id, run.run_id)
+    panel = Path("evaluations") / str(report) / PANEL_NAME
+    page = home / panel.with_name(PAGE_NAME)
+    return Notification.make(
+        f"candidate-{run.run_id}-{file.stem}",
+        "candidate_ready",
+        f"pikavae: version {version} of {model} is ready",
+        [
+            *lines,
+            *([f"Report: {page}"] if page.is_file() else []),
+            *([] if link else [f"`pikavae ui --run {run.run_id}` opens its run."]),
+            f"`pikavae promote {version} --reason TEXT` asks for its promotion.",
+        ],
+        data={"model": model, "version": version, "run_id": run.run_id, "report": report, **facts},
+        link=link,
+        picture=str(panel) if (home / panel).is_file() else None,
+    )
+
+
+def _look_at_disk(home: Path, state: State, least_gib: float, found: list[Notification]) -> State:
+    """Append that the disk is nearly full, once until there is room again."""
+    free = free_bytes(home)
+    if state.is_disk_low:
+        return _with(state, is_disk_low=free < least_gib * ROOM_AGAIN * GIB)
+    if free >= least_gib * GIB:
+        return state
+    where = mount_point(home)
+    found.append(
+        Notification.make(
+            f"disk-{datetime.now(UTC):%Y%m%dT%H%M%S}",
+            "disk_low",
+            f"pikavae: {format_bytes(free)} free on {where}",
+            [
+                f"The state folder is {home}; less than {least_gib:g} GiB are free.",
+                "`pikavae prune --dry-run` lists what can go.",
+            ],
+            data={"free_bytes": free, "least_free_bytes": int(least_gib * GIB), "mount_point": str(where)},
+        )
+    )
+    return _with(state, is_disk_low=True)
+
+
+def _with(state: State, **changes: Any) -> State:
+    return State(**{**state.model_dump(), **changes})
+
+
+def _stamp(path: Path) -> list[int]:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return []
+    return [found.st_mtime_ns, found.st_size]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,198 @@
+"""What the record means to people: moves, requests that wait, candidates, a broken ledger, a full disk."""
+
+import json
+import shutil
+
+import pytest
+
+from pikavae.notify import record
+from pikavae.notify.outbox import Outbox
+from pikavae.notify.settings import EVERY_EVENT, Address, Recipients
+from pikavae.production import ledger
+from pikavae.production.anchor import ledger_path
+from pikavae.production.ledger import Entry
+from pikavae.tracker.client import Workspace
+from pikavae.workspace.files import write_atomically
+from tests.support.places import ROOT
+
+NOBODY = Recipients((Address("http://127.0.0.1:9/", EVERY_EVENT),), disk_free_gib=0)
+EARLIER = ROOT / "tests" / "evaluation" / "report" / "earlier"
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    return Workspace(home)
+
+
+def append(workspace, action, version, **fields):
+    """Append an event to the ledger, the move of a version by default."""
+    now = {"champion": version, "previous": None}
+    values = {
+        **{"transaction": "t", "action": action, "state": "done", "actor": "me@here", "model": "pikavae"},
+        **{"version": version, "production_version": version, "champion_before": None, "champion_after": version},
+        **{"previous_after": None, "aliases_before": {}, "aliases_after": now, "fingerprint": None},
+        **{"evaluation_set": None, "commit": None, "dirty": None, "run_id": "r", "report": None, "snapshot": None},
+        **{"digest": "d", "manifest": {}, "thresholds": None, "verdicts": None, "approver": None},
+        **{"reason": "sharper", "forced": False},
+    }
+    return ledger.append(ledger_path(workspace.home), Entry(**{**values, **fields}))
+
+
+def ask(workspace, version, outcome="pass", approval="manual", **fields):
+    finding = {"outcome": outcome, "reason": "a finding"}
+    verdicts = {"outcome": outcome, "gates": {"floors": {"outcome": outcome, "findings": [finding]}}}
+    kept = {"aliases_after": {}, "production_version": None}
+    return append(workspace, "request", version, verdicts=verdicts, thresholds={"approval": approval}, **kept, **fields)
+
+
+def news(workspace, recipients=NOBODY):
+    """What is new in the outbox after another look at the record."""
+    outbox = Outbox(workspace.home)
+    before = {event.notification.id for event in outbox.events()}
+    record.collect(workspace, outbox, recipients)
+    return [event.notification for event in outbox.events() if event.notification.id not in before]
+
+
+def register(workspace, run, key, report=None, version=3):
+    inputs = {"run": run, "report": report, "registry.model_name": "pikavae"}
+    path = workspace.home / "runs" / run / "registrations" / f"{key}.json"
+    write_atomically(path, json.dumps({"key": key, "inputs": inputs, "version": version}))
+
+
+def test_what_happened_before_there_was_an_outbox_is_not_sent(workspace):
+    append(workspace, "promote", 1)
+    register(workspace, "run", "early")
+    record.begin(workspace.home, Outbox(workspace.home))
+    assert news(workspace) == []
+    register(workspace, "run", "late")
+    assert [told.event for told in news(workspace)] == ["candidate_ready"]
+
+
+def test_moves_are_told_once_with_who_and_why(workspace):
+    record.begin(workspace.home, Outbox(workspace.home))
+    append(workspace, "promote", 1, approver="you@there")
+    append(workspace, "promote", 2, state="intent")
+    append(workspace, "promote", 2, state="undone")
+    append(workspace, "rollback", 1, champion_before=2)
+    append(workspace, "repair", 1)
+    promoted, rolled_back = news(workspace)
+    assert (promoted.event, rolled_back.event) == ("promoted", "rolled_back")
+    assert promoted.title == "pikavae: version 1 of pikavae is champion"
+    assert "me@here: sharper" in promoted.message
+    assert "Approved by you@there." in promoted.message
+    assert rolled_back.data["champion_before"] == 2
+    assert news(workspace) == []
+
+
+def test_a_request_is_told_only_while_it_waits_for_a_person(workspace):
+    record.begin(workspace.home, Outbox(workspace.home))
+    ask(workspace, 1, "fail")  # refused
+    ask(workspace, 2, approval="automatic")  # the policy carries it out
+    approved = ask(workspace, 3)
+    append(workspace, "approve", 3, request=approved.hash, production_version=None, aliases_after={})
+    ask(workspace, 4)
+    ask(workspace, 5, "hold", approval="automatic")
+    ask(workspace, 6, "fail", forced=True, overridden=["floors"])
+    found = news(workspace)
+    assert [told.data["version"] for told in found] == [4, 5, 6]
+    assert {told.event for told in found} == {"approval_needed"}
+    assert "All 1 gates pass." in found[0].message
+    assert "floors: hold: a finding" in found[1].message
+    assert "`pikavae approve 6 --reason TEXT`" in found[2].message
+
+
+def test_a_crash_before_the_state_is_saved_adds_nothing_twice(workspace, monkeypatch):
+    record.begin(workspace.home, Outbox(workspace.home))
+    append(workspace, "promote", 1)
+    with monkeypatch.context() as killed:
+        killed.setattr(Outbox, "save_state", lambda *_: None)
+        assert len(news(workspace)) == 1
+    assert news(workspace) == []
+
+
+def test_a_ledger_that_does_not_verify_is_told_once_until_it_does_again(workspace):
+    outbox = Outbox(workspace.home)
+    record.begin(workspace.home, outbox)
+    append(workspace, "promote", 1)
+    assert len(news(workspace)) == 1
+    path, whole = ledger_path(workspace.home), ledger_path(workspace.home).read_bytes()
+    path.write_bytes(whole.replace(b"sharper", b"blurred"))
+    (told,) = news(workspace)
+    assert told.event == "ledger_disagrees"
+    assert "line 1 was edited" in told.message
+    path.touch()
+    assert news(workspace) == []
+    path.write_bytes(whole)
+    assert news(workspace) == []
+    record.complain(outbox, NOBODY, [])
+    record.complain(outbox, NOBODY, ["alias 'champion': nobody has it"])
+    record.complain(outbox, NOBODY, ["alias 'champion': nobody has it"])
+    complaints = [one.notification for one in outbox.events() if one.notification.event == "ledger_disagrees"]
+    assert [told.data["disagreements"][0][:5] for told in complaints] == [str(path)[:5], "alias"]
+
+
+def test_a_disk_that_is_nearly_full_is_told_once_until_there_is_room_again(workspace, monkeypatch):
+    free = {"bytes": 3 * record.GIB}
+    monkeypatch.setattr(record, "free_bytes", lambda _: free["bytes"])
+    least = Recipients(NOBODY.addresses, disk_free_gib=2)
+    assert news(workspace, least) == []
+    free["bytes"] = record.GIB
+    (told,) = news(workspace, least)
+    assert (told.event, told.data["free_bytes"]) == ("disk_low", record.GIB)
+    free["bytes"] = int(2.1 * record.GIB)
+    assert news(workspace, least) == []
+    free["bytes"] = record.GIB
+    assert news(workspace, least) == []  # there was hardly room in between
+    free["bytes"] = 3 * record.GIB
+    assert news(workspace, least) == []
+    assert not Outbox(workspace.home).state().is_disk_low
+
+
+def report(workspace, name, psnr=None, evaluation_set=None):
+    folder = workspace.home / "evaluations" / name
+    shutil.copytree(EARLIER / "with_sizes", folder)
+    content = json.loads((folder / "report.json").read_text())
+    content["metrics"]["psnr"] = content["metrics"]["psnr"] if psnr is None else psnr
+    content["evaluation_set"] = evaluation_set or content["evaluation_set"]
+    (folder / "report.json").write_text(json.dumps(content))
+    (folder / "panel.png").write_bytes(b"PNG")
+
+
+def test_a_candidate_is_told_with_its_scores_beside_the_champions_and_its_picture(workspace):
+    record.begin(workspace.home, Outbox(workspace.home))
+    report(workspace, "own", 23.4)
+    register(workspace, "run", "first", "own", 3)
+    (told,) = news(workspace)
+    assert told.title == "pikavae: version 3 of pikavae is ready"
+    assert "PSNR: 23.40 dB" in told.message
+    assert "There is no champion yet." in told.message
+    assert "`pikavae ui --run run`" in told.message
+    assert told.picture == "evaluations/own/panel.png"
+    report(workspace, "theirs", 21.3)
+    append(workspace, "promote", 2, report="theirs")
+    register(workspace, "run", "second", "own", 4)
+    told, _ = news(workspace)
+    assert "PSNR: 23.40 dB (champion 21.30 dB)" in told.message
+    assert "both were measured on the same pictures" in told.message
+    assert told.data["champion"]["version"] == 2
+    assert told.data["champion"]["scores"]["psnr"] == 21.3
+    assert told.data["champion"]["same_pictures"] is True
+    report(workspace, "others", 25.0, "another set")
+    append(workspace, "promote", 5, report="others")
+    register(workspace, "run", "third", "own", 6)
+    told, _ = news(workspace)
+    assert "was measured on other pictures" in told.message
+    assert told.data["champion"]["same_pictures"] is False
+
+
+def test_the_link_of_a_candidate_is_that_of_the_server_that_runs(workspace, monkeypatch):
+    monkeypatch.setenv("PIKAVAE_MLFLOW_UI", "http://127.0.0.1:5000")
+    record.begin(workspace.home, Outbox(workspace.home))
+    finished = {"snapshot": "s", "start_step": 0, "steps": 1, "best_step": 1, "snapshot_sha256": {}}
+    write_atomically(workspace.home / "runs" / "run" / "train.json", json.dumps({**finished, "experiment_id": "7"}))
+    register(workspace, "run", "key")
+    (told,) = news(workspace)
+    assert told.link == "http://127.0.0.1:5000/#/experiments/7/runs/run?workflowType=machine_learning"
+    assert "Its report is gone." in told.message

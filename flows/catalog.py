@@ -194,6 +194,24 @@ COMMANDS: dict[str, Command] = {
         extra="export takes one model and one new folder or file",
         examples=("export champion path/to/new/folder", "export champion vae.safetensors"),
     ),
+    "half-safe": Command(
+        use.half_safe,
+        "Write a copy of a model that stays finite in fp16.",
+        about="Layers that come near fp16's largest number on the pictures are rescaled by powers of two, and the next "
+        "layers take it back: the reconstructions stay the same to the error that is printed. Nothing is written if no "
+        "layer is too large, or if rescaling does not help.",
+        positionals=(
+            MODEL,
+            Positional(PICTURES, PICTURES_HELP, "name at least one picture file or folder after the model"),
+        ),
+        options=options.HalfSafeOptions,
+        settings=(*COMPUTE, *NAMED),
+        base="model",
+        examples=(
+            "half-safe champion path/to/pictures --out vae-fp16",
+            "half-safe path/to/vae picture.png --out vae-fp16",
+        ),
+    ),
     "promote": Command(
         promotion.promote,
         "Ask for a version to become champion.",

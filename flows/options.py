@@ -79,6 +79,15 @@ class EncodeOptions(Options):
 
 
 @dataclass(frozen=True)
+class HalfSafeOptions(Options):
+    """Holds the options of `half-safe`."""
+
+    out: str = option(
+        "", "The new folder for the model.", missing="--out: it is missing; name a new folder for the rescaled model"
+    )
+
+
+@dataclass(frozen=True)
 class ReasonOptions(Options):
     """Holds the options of `approve` and `rollback`."""
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from flows.command import Arguments, Result
-from flows.options import InterpolateOptions, Options, ReconstructOptions, SampleOptions
+from flows.options import HalfSafeOptions, InterpolateOptions, Options, ReconstructOptions, SampleOptions
+from flows.tables import table
 from pikavae.workspace.home import expand_user
 
 ABOUT_NOISE = (
@@ -64,6 +65,34 @@ def export(arguments: Arguments[Options]) -> Result:
     if path.is_file():
         return {"path": str(path)}, f"{path}\n{operations.tools_note(path)}"
     return {"path": str(path)}, f"{path}\ndiffusers: AutoencoderKL.from_pretrained({str(path)!r})"
+
+
+def half_safe(arguments: Arguments[HalfSafeOptions]) -> Result:
+    """Write a copy of a model that stays finite in fp16."""
+    from pikavae import operations
+
+    name, *pictures = arguments.names
+    paths, out = _expand(pictures), expand_user(arguments.options.out, "--out")
+    model = operations.resolve(arguments.workspace, name, arguments.config)
+    found = operations.half_safe(arguments.workspace, model, paths, out, arguments.config)
+    result = {
+        "path": None if found.path is None else str(found.path),
+        "layers": {row.name: {"before": row.before, "after": row.after, "scale": row.scale} for row in found.layers},
+        "peak": found.peak,
+        "difference": found.difference,
+        "fp16": {"before": found.before.content(), "after": found.after.content()},
+    }
+    if found.path is None:
+        return result, "\n".join(
+            [
+                f"nothing to rescale: its largest number is {found.peak[0]:.3g} on these pictures",
+                f"fp16: {found.before.reason}",
+            ]
+        )
+    rows = [(row.name, f"{row.before:.3g}", f"{row.after:.3g}", f"{row.scale:g}") for row in found.layers]
+    lines = table(("LAYER", "LARGEST BEFORE", "AFTER", "DIVIDED BY"), rows, 3)
+    lines += [f"fp16 before: {found.before.reason}", f"fp16 after: {found.after.reason}", f"{found.error}"]
+    return result, "\n".join([*lines, str(found.path)])
 
 
 def import_(arguments: Arguments[Options]) -> Result:

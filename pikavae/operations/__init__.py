@@ -15,6 +15,7 @@ from pikavae.operations.describing import (
     summary,
 )
 from pikavae.operations.exchange import export_model, export_target, import_model, tools_note
+from pikavae.operations.half_safe import HalfSafe, half_safe
 from pikavae.operations.keys import Plan
 from pikavae.operations.lineage import Link, line_of, lineage
 from pikavae.operations.models import evaluate_model, find_or_register, list_models, register_model
@@ -64,6 +65,7 @@ __all__ = [
     "Check",
     "Compared",
     "Evaluated",
+    "HalfSafe",
     "Link",
     "Listed",
     "Plan",
@@ -97,6 +99,7 @@ __all__ = [
     "export_model",
     "export_target",
     "find_or_register",
+    "half_safe",
     "history",
     "import_model",
     "interpolate",

@@ -134,25 +134,29 @@ def export_model(workspace: Workspace, model: ResolvedModel, out: Path, config: 
     return out
 
 
-def export_target(out: Path) -> Path:
+def export_target(out: Path, *, field: str = "export") -> Path:
     """Return the absolute path to export to, after checking that nothing is there: a new folder or a new file.
+
+    Args:
+        out: the path.
+        field: what gave it, for messages.
 
     Raises:
         UserError: something is there, or it is the name of a file that is not written.
     """
-    out = expand_user(out, "export").absolute()
+    out = expand_user(out, field).absolute()
     if out.suffix.lower() in FILE_SUFFIXES:
         if out.suffix.lower() != WRITTEN_SUFFIX:
             raise UserError(
-                f"export {str(out)!r}: a file is written as {WRITTEN_SUFFIX} alone; name {out.stem}{WRITTEN_SUFFIX}"
+                f"{field} {str(out)!r}: a file is written as {WRITTEN_SUFFIX} alone; name {out.stem}{WRITTEN_SUFFIX}"
             )
         if out.exists():
-            raise UserError(f"export {str(out)!r}: it is there; name a new file")
+            raise UserError(f"{field} {str(out)!r}: it is there; name a new file")
         return out
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise UserError(f"export {str(out)!r}: it is there and not empty; name a new folder")
+        raise UserError(f"{field} {str(out)!r}: it is there and not empty; name a new folder")
     if is_file_name(out):
-        raise UserError(f"export {str(out)!r}: expected a new folder, or a file that ends in {WRITTEN_SUFFIX}")
+        raise UserError(f"{field} {str(out)!r}: expected a new folder, or a file that ends in {WRITTEN_SUFFIX}")
     return out
 
 

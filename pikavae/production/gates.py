@@ -272,7 +272,8 @@ def half_precision(report: Report, policy: PromotionConfig) -> Gate:
         if found is None:
             findings.append(GateFinding("hold", f"{name}: not measured"))
         else:
-            findings.append(GateFinding(found.verdict, f"{name}: {found.verdict}, {found.reason}"))
+            remedy = "; pikavae half-safe makes a copy whose layers stay below" if found.beyond else ""
+            findings.append(GateFinding(found.verdict, f"{name}: {found.verdict}, {found.reason}{remedy}"))
     thresholds = {"half_precision": list(policy.half_precision)}
     return Gate.of("half precision", findings or [GateFinding("pass", "no format is asked for")], thresholds)
 

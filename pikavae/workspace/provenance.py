@@ -81,9 +81,11 @@ NOT_DECIDING = frozenset(
         "training/observer.py",
         "training/peak.py",
         "training/precision.py",
+        "weights/rescale.py",
     }
 )
-"""Files in the table's folders that no result depends on: records, estimates, and the search for files of weights."""
+"""Files in the table's folders that no result depends on: records, estimates, the search for files of weights, and what
+makes another model."""
 
 
 def code_of(result: Result, root: Path = PACKAGE) -> dict[str, str]:

@@ -20,11 +20,13 @@ from pikavae.production.gates import Integrity, MeasuredModel, TrainingPictures
 from tests.evaluation.compare.test_comparison import report
 
 
-def half(verdict="pass", reason="as float32"):
+def half(verdict="pass", reason="as float32", **others):
     """A half format with this verdict."""
     psnr = dict.fromkeys(("psnr", "psnr_min", "psnr_in_float32", "psnr_to_float32", "psnr_to_float32_min"), 40.0)
     shares = dict.fromkeys(("max_difference", "latents_non_finite", "pictures_non_finite"), 0.0)
-    return HalfPrecision(num_images=8, native=False, **psnr, **shares, verdict=verdict, reason=reason)
+    return HalfPrecision.model_validate(
+        {"num_images": 8, "native": False, **psnr, **shares, **others, "verdict": verdict, "reason": reason}
+    )
 
 
 COUNT = 60
@@ -221,6 +223,13 @@ def test_half_precision_is_safe_where_the_report_says_so(precision, formats, out
     assert gate.outcome == outcome
     if outcome == "fail":
         assert words(gate).startswith("fp16: fail, overflows")
+
+
+def test_layers_beyond_fp16_come_with_the_command_that_rescales_them():
+    precision = {**HALVES, "fp16": half("fail", "overflows", beyond={"decoder.conv_in": 1e6})}
+    gate = judge(measured(precision=precision), half_precision=("fp16",))["half precision"]
+    remedy = "fp16: fail, overflows; pikavae half-safe makes a copy whose layers stay below"
+    assert [finding.reason for finding in gate.findings] == [remedy]
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,10 @@ can be read.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
+
+from pydantic import Field
 
 from pikavae.workspace.records import Record
 
@@ -94,6 +96,10 @@ class HalfPrecision(Record):
         max_difference: from the float32 reconstructions, on [-1, 1].
         latents_non_finite: the share of the latents' numbers that are not finite.
         pictures_non_finite: the share of the pictures' numbers that are not finite.
+        peak: the largest magnitude inside the model in float32; None if it is not finite, or for a format with the
+            range of float32.
+        peak_layer: the layer with this peak.
+        beyond: the peak of each layer that goes beyond the format's largest number, None if it is not finite.
         verdict: `fail` if the format is not to be used.
         reason: why, in words.
     """
@@ -108,6 +114,9 @@ class HalfPrecision(Record):
     max_difference: float | None
     latents_non_finite: float
     pictures_non_finite: float
+    peak: float | None = None
+    peak_layer: str | None = None
+    beyond: Mapping[str, float | None] = Field(default_factory=dict)
     verdict: Literal["pass", "fail"]
     reason: str
 

@@ -7,12 +7,14 @@ pictures black.
 A GPU computes in the format itself. Elsewhere every operation runs in float32 and its result is rounded to the format,
 like the kernels of a GPU, which add up in float32. A CPU's own fp16 is up to sixty times slower, and its results
 depend on the processor's instructions.
+
+For fp16, the layers that go beyond its range are found by their numbers in float32; `pikavae half-safe` rescales them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from typing import Any
@@ -24,6 +26,7 @@ from torch.overrides import TorchFunctionMode
 from pikavae.evaluation.measure.measurement import MOST_STUDIED, Measured, Sample
 from pikavae.evaluation.metrics.similarity import psnr
 from pikavae.evaluation.report.sections import HalfPrecision, finite
+from pikavae.evaluation.studies.peaks import Peaks, beyond, describe, largest, measure_peaks
 from pikavae.model.autoencoder import AutoencoderKL
 
 FORMATS = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -34,7 +37,8 @@ MIN_AGREEMENT = 30.0
 PROTOCOL = {
     "half_precision": f"weights and pictures cast to bf16 and fp16; at most {MOST_STUDIED} pictures, half of them the "
     f"first, half the worst; fails where a number is not finite, where the mean PSNR loses over {MAX_LOSS:g} dB, or "
-    f"where a picture is under {MIN_AGREEMENT:g} dB from its float32 reconstruction",
+    f"where a picture is under {MIN_AGREEMENT:g} dB from its float32 reconstruction; for fp16 also the largest "
+    f"magnitude of each layer's result in float32",
 }
 
 
@@ -65,24 +69,50 @@ def study_precision(model: AutoencoderKL, sample: Sample) -> Measured:
     return Measured(precision=found, protocol=PROTOCOL)
 
 
-def of_format(model: AutoencoderKL, sample: Sample, dtype: torch.dtype) -> HalfPrecision:
+def of_format(model: AutoencoderKL, sample: Sample, dtype: torch.dtype, *, peaks: Peaks | None = None) -> HalfPrecision:
     """Measure a sample in a half format.
 
     Args:
         model: in float32; it remains unchanged.
         sample: pictures and their float32 reconstructions.
         dtype: torch.bfloat16 or torch.float16.
+        peaks: those of the model's layers on the sample, if they were measured before; only fp16 needs them.
     """
     native = sample.device.type == "cuda"
     latents, pictures = _reconstruct(model, sample, dtype, native=native)
-    truth = list(zip(pictures, sample.images, strict=True))
+    numbers = _numbers(sample, pictures)
+    shares = {"latents_non_finite": _non_finite(latents), "pictures_non_finite": _non_finite(pictures)}
+    if dtype == torch.float16 and peaks is None:
+        peaks = measure_peaks(model, sample.images)
+    peak_layer, peak = largest(peaks or {})
+    layers = beyond(peaks or {})
+    failures, tried = _failures({**numbers, **shares}), f"(on the {_count_pictures(len(pictures))} tried)"
+    passed = f"{_in_words(numbers, dtype)} {tried}; every picture at least {numbers['psnr_to_float32_min']:.1f} dB "
+    passed += "from its float32 reconstruction"
+    reason = f"{'; '.join(failures)} {tried}" if failures else passed
+    return HalfPrecision(
+        num_images=len(pictures),
+        native=native,
+        **{name: finite(value) for name, value in numbers.items()},
+        latents_non_finite=shares["latents_non_finite"],
+        pictures_non_finite=shares["pictures_non_finite"],
+        peak=finite(peak),
+        peak_layer=peak_layer,
+        beyond={name: finite(value) for name, value in layers.items()},
+        verdict="fail" if failures else "pass",
+        reason="; ".join(part for part in (reason, describe(layers)) if part),
+    )
+
+
+def _numbers(sample: Sample, pictures: Sequence[Tensor]) -> dict[str, float]:
+    """Compare pictures, made in a half format, with the originals and with their float32 reconstructions."""
     float32 = [x.clamp(-1.0, 1.0) for x in sample.reconstructions]
     pairs = list(zip(pictures, float32, strict=True))
-    own = torch.cat([psnr(made, image) for made, image in truth])
+    own = torch.cat([psnr(made, image) for made, image in zip(pictures, sample.images, strict=True)])
     before = torch.cat([psnr(x, image) for x, image in zip(float32, sample.images, strict=True)])
     agreement = torch.cat([psnr(made, x) for made, x in pairs])
     furthest = torch.stack([(made.clamp(-1.0, 1.0) - x).abs().max() for made, x in pairs]).max()
-    numbers = {
+    return {
         "psnr": own.mean().item(),
         "psnr_min": own.min().item(),
         "psnr_in_float32": before.mean().item(),
@@ -90,20 +120,6 @@ def of_format(model: AutoencoderKL, sample: Sample, dtype: torch.dtype) -> HalfP
         "psnr_to_float32_min": agreement.min().item(),
         "max_difference": furthest.item(),
     }
-    shares = {"latents_non_finite": _non_finite(latents), "pictures_non_finite": _non_finite(pictures)}
-    failures, tried = _failures({**numbers, **shares}), f"(on the {_count_pictures(len(pictures))} tried)"
-    return HalfPrecision(
-        num_images=len(pictures),
-        native=native,
-        **{name: finite(value) for name, value in numbers.items()},
-        latents_non_finite=shares["latents_non_finite"],
-        pictures_non_finite=shares["pictures_non_finite"],
-        verdict="fail" if failures else "pass",
-        reason=f"{'; '.join(failures)} {tried}"
-        if failures
-        else f"{_in_words(numbers, dtype)} {tried}; every picture at least {numbers['psnr_to_float32_min']:.1f} dB "
-        f"from its float32 reconstruction",
-    )
 
 
 def _in_words(numbers: Mapping[str, float], dtype: torch.dtype) -> str:

@@ -62,7 +62,11 @@ def test_activations_beyond_fp16_fail_there_and_pass_in_bf16(tmp_path):
     assert (fp16.latents_non_finite, fp16.pictures_non_finite) == (0.0, 1.0)
     assert fp16.psnr is fp16.psnr_to_float32 is fp16.max_difference is None
     broken = "0.00% of the latents' numbers and 100.00% of the pictures' are not finite"
-    assert fp16.reason == f"{broken} (on the 3 pictures tried)"
+    beyond = f"12 layers go beyond fp16's 65504, the first decoder.conv_in ({fp16.beyond['decoder.conv_in']:.3g})"
+    assert fp16.reason == f"{broken} (on the 3 pictures tried); {beyond}"
+    assert len(fp16.beyond) == 12
+    assert fp16.peak == max(fp16.beyond.values()) == fp16.beyond[fp16.peak_layer]
+    assert (bf16.peak, bf16.peak_layer, bf16.beyond) == (None, None, {})
     assert bf16.reason.startswith(f"{bf16.psnr:.2f} dB in bf16, ")
     assert Report.load(tmp_path) == report
     assert ("check", f"Not to be used in fp16: {fp16.reason}.") in conclusions(report)

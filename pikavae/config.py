@@ -187,6 +187,9 @@ class ModelConfig(Section):
     """Use a self-attention block at the bottleneck."""
     quant_conv: bool = True
     """Use a 1x1 convolution before and after the latent, as Stable Diffusion 1 and SDXL do; SD3 and FLUX.1 do not."""
+    padding: Literal["zeros", "reflect", "replicate", "circular"] = "zeros"
+    """What convolutions read beyond a border: `zeros`, as in published autoencoders; the map, by `reflect` or
+    `replicate`; or by `circular` its other side, for textures without seams. Other programs know `zeros` alone."""
     resample_shortcuts: bool = False
     """Train with residual shortcuts around down- and upsampling; snapshots have them folded into the convolutions."""
     zero_init_residuals: bool = False

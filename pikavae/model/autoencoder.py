@@ -24,6 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from ..config import ModelConfig
 from .attention import attend
 from .norm import GroupNorm, to_fastest_layout, uses_operator
+from .padding import Conv3x3, Padding, pad_border
 from .upsampling import upsample
 
 NORM_EPS = 1e-6
@@ -82,12 +83,12 @@ class ResnetBlock2D(nn.Module):
 
     activations: Activations = "keep"
 
-    def __init__(self, in_channels: int, out_channels: int, groups: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, groups: int, padding: Padding) -> None:
         super().__init__()
         self.norm1 = GroupNorm(groups, in_channels, NORM_EPS, activate=True)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.conv1 = Conv3x3(in_channels, out_channels, padding)
         self.norm2 = GroupNorm(groups, out_channels, NORM_EPS, activate=True)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv2 = Conv3x3(out_channels, out_channels, padding)
         self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -116,18 +117,19 @@ class Attention(nn.Module):
 
 
 class Downsample2D(nn.Module):
-    """Halves the size by a stride-2 convolution, after a pad of one zero at the right and at the bottom.
+    """Halves the size by a stride-2 convolution, after a pad of one cell at the right and at the bottom.
 
     With `shortcut`, the average of each 2x2 cell is added; `fold` moves it into the convolution.
     """
 
-    def __init__(self, channels: int, *, shortcut: bool) -> None:
+    def __init__(self, channels: int, *, shortcut: bool, padding: Padding) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
         self.shortcut = shortcut
+        self.padding = padding
 
     def forward(self, x: Tensor) -> Tensor:
-        half: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)))  # (B, C, h/2, w/2)
+        half: Tensor = self.conv(pad_border(x, 0, 1, 0, 1, self.padding))  # (B, C, h/2, w/2)
         return half + F.avg_pool2d(x, 2) if self.shortcut else half
 
 
@@ -137,22 +139,24 @@ class Upsample2D(nn.Module):
     With `shortcut`, the convolution's input is added to its output; `fold` moves it into the convolution.
     """
 
-    def __init__(self, channels: int, *, shortcut: bool) -> None:
+    def __init__(self, channels: int, *, shortcut: bool, padding: Padding) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = Conv3x3(channels, channels, padding)
         self.shortcut = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
-        return upsample(x, self.conv.weight, self.conv.bias, shortcut=self.shortcut)  # (B, C, 2h, 2w)
+        weight, bias = self.conv.weight, self.conv.bias
+        return upsample(x, weight, bias, shortcut=self.shortcut, padding=self.conv.border)  # (B, C, 2h, 2w)
 
 
 class MidBlock2D(nn.Module):
     """Applies the bottleneck: residual block, self-attention if configured, residual block."""
 
-    def __init__(self, channels: int, groups: int, *, attention: bool) -> None:
+    def __init__(self, channels: int, config: ModelConfig) -> None:
         super().__init__()
-        self.attentions = nn.ModuleList([Attention(channels, groups)] if attention else [])
-        self.resnets = nn.ModuleList([ResnetBlock2D(channels, channels, groups) for _ in range(2)])
+        groups = config.norm_groups
+        self.attentions = nn.ModuleList([Attention(channels, groups)] if config.mid_attention else [])
+        self.resnets = nn.ModuleList([ResnetBlock2D(channels, channels, groups, config.padding) for _ in range(2)])
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.resnets[0](x)
@@ -169,10 +173,12 @@ class DownEncoderBlock2D(nn.Module):
         super().__init__()
         widths = [in_channels] + [out_channels] * config.num_res_blocks
         self.resnets = nn.ModuleList(
-            [ResnetBlock2D(before, after, config.norm_groups) for before, after in pairwise(widths)]
+            [ResnetBlock2D(before, after, config.norm_groups, config.padding) for before, after in pairwise(widths)]
         )
         self.downsamplers = nn.ModuleList(
-            [Downsample2D(out_channels, shortcut=config.resample_shortcuts)] if downsample else []
+            [Downsample2D(out_channels, shortcut=config.resample_shortcuts, padding=config.padding)]
+            if downsample
+            else []
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -190,10 +196,10 @@ class UpDecoderBlock2D(nn.Module):
         super().__init__()
         widths = [in_channels] + [out_channels] * (config.num_res_blocks + 1)
         self.resnets = nn.ModuleList(
-            [ResnetBlock2D(before, after, config.norm_groups) for before, after in pairwise(widths)]
+            [ResnetBlock2D(before, after, config.norm_groups, config.padding) for before, after in pairwise(widths)]
         )
         self.upsamplers = nn.ModuleList(
-            [Upsample2D(out_channels, shortcut=config.resample_shortcuts)] if upsample else []
+            [Upsample2D(out_channels, shortcut=config.resample_shortcuts, padding=config.padding)] if upsample else []
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -210,16 +216,16 @@ class Encoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         channels, last = config.channels, len(config.channels) - 1
-        self.conv_in = nn.Conv2d(3, channels[0], 3, padding=1)
+        self.conv_in = Conv3x3(3, channels[0], config.padding)
         self.down_blocks = nn.ModuleList(
             [
                 DownEncoderBlock2D(channels[max(level - 1, 0)], channels[level], config, downsample=level < last)
                 for level in range(len(channels))
             ]
         )
-        self.mid_block = MidBlock2D(channels[-1], config.norm_groups, attention=config.mid_attention)
+        self.mid_block = MidBlock2D(channels[-1], config)
         self.conv_norm_out = GroupNorm(config.norm_groups, channels[-1], NORM_EPS, activate=True)
-        self.conv_out = nn.Conv2d(channels[-1], 2 * config.latent_channels, 3, padding=1)
+        self.conv_out = Conv3x3(channels[-1], 2 * config.latent_channels, config.padding)
 
     def forward(self, images: Tensor) -> Tensor:
         recompute = self.activations == "checkpoint"
@@ -238,8 +244,8 @@ class Decoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         channels, last = config.channels[::-1], len(config.channels) - 1
-        self.conv_in = nn.Conv2d(config.latent_channels, channels[0], 3, padding=1)
-        self.mid_block = MidBlock2D(channels[0], config.norm_groups, attention=config.mid_attention)
+        self.conv_in = Conv3x3(config.latent_channels, channels[0], config.padding)
+        self.mid_block = MidBlock2D(channels[0], config)
         self.up_blocks = nn.ModuleList(
             [
                 UpDecoderBlock2D(channels[max(level - 1, 0)], channels[level], config, upsample=level < last)
@@ -247,7 +253,7 @@ class Decoder(nn.Module):
             ]
         )
         self.conv_norm_out = GroupNorm(config.norm_groups, channels[-1], NORM_EPS, activate=True)
-        self.conv_out = nn.Conv2d(channels[-1], 3, 3, padding=1)
+        self.conv_out = Conv3x3(channels[-1], 3, config.padding)
 
     def forward(self, latents: Tensor) -> Tensor:
         x = self.conv_in(to_fastest_layout(latents))  # (B, C_last, H/f, W/f)

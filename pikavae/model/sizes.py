@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
 from ..config import ModelConfig
 from ..errors import UserError
+from .padding import Padding
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
@@ -29,6 +30,8 @@ THEIR_NAMES = {
 """The name of each size in diffusers."""
 POST_QUANT_CONV = "use_post_quant_conv"
 """diffusers' field for the convolution after the latent, which pikavae has if it has the one before the latent."""
+PADDING = "padding_mode"
+"""The field for what convolutions read beyond a border, in PyTorch's words; diffusers does not know it."""
 THEIR_DEFAULTS: dict[str, Any] = {
     "channels": [64],
     "num_res_blocks": 1,
@@ -92,6 +95,7 @@ def diffusers_config(config: ModelConfig, image_size: int) -> dict[str, Any]:
         "scaling_factor": STABLE_DIFFUSION_SCALING_FACTOR,
         "up_block_types": ["UpDecoderBlock2D"] * levels,
         **({} if config.quant_conv else {POST_QUANT_CONV: False, THEIR_NAMES["quant_conv"]: False}),
+        **({} if config.padding == "zeros" else {PADDING: config.padding}),
     }
 
 
@@ -112,6 +116,7 @@ def model_config(sizes: Mapping[str, Any], *, where: str) -> ModelConfig:
             f"{where}: use_quant_conv is {given['quant_conv']} and {POST_QUANT_CONV} is {short(after)}; pikavae reads "
             f"models with both convolutions or with neither"
         )
+    padding = checked_padding(sizes.get(PADDING, "zeros"), f"{where}: {PADDING}")
     for key, default in BLOCKS.items():
         types, channels = sizes.get(key, [default]), given["channels"]
         if not isinstance(types, list) or len(types) != len(channels):
@@ -121,7 +126,7 @@ def model_config(sizes: Mapping[str, Any], *, where: str) -> ModelConfig:
         if unknown := [kind for kind in types if kind != default]:
             raise UserError(f"{where}: {key} has {short(unknown[0])}; only {default} is read")
     try:
-        return ModelConfig(**{**given, "channels": tuple(given["channels"])})
+        return ModelConfig(**{**given, "channels": tuple(given["channels"]), "padding": padding})
     except ValidationError as error:
         raise UserError(f"{where}: {complaint_of(error)}") from None
 
@@ -137,6 +142,19 @@ def _refuse_other_kind(name: str, value: Any, where: str) -> None:
         kind, expected = bool, "true or false"
     if not all(type(number) is kind for number in numbers):
         raise UserError(f"{where}: {THEIR_NAMES[name]} is {short(value)}; expected {expected}")
+
+
+def checked_padding(value: object, where: str) -> Padding:
+    """Return what a file states about padding.
+
+    Raises:
+        UserError: it is no padding that pikavae knows.
+    """
+    for known in get_args(Padding):
+        if value == known:
+            padding: Padding = known
+            return padding
+    raise UserError(f"{where} is {short(value)}; expected one of {', '.join(get_args(Padding))}")
 
 
 def complaint_of(error: ValidationError) -> str:

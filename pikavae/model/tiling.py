@@ -4,6 +4,9 @@ Normalised alone, an empty tile would look full of contrast, and colours would d
 are computed twice: once to measure the input of each GroupNorm, and once with each GroupNorm's mean and deviation over
 all tiles. Attention sees only its own tile.
 
+If the model pads by the other side (`circular`), the whole is first continued there by the overlap, and cut back, so
+that what is made has no seam at the border either.
+
 Letters in shape comments are those of `autoencoder`.
 """
 
@@ -147,13 +150,12 @@ def tiled_encode(model: AutoencoderKL, images: Tensor, tiles: Tiles = TILES) -> 
     """
     model.check_images(images)
     factor = model.config.downsampling_factor
-    sides = tile_grid(images.shape[2], images.shape[3], tiles, factor)
 
     def moments(model: AutoencoderKL, part: Tensor) -> Tensor:
         posterior = model.encode(part)
         return torch.cat([posterior.mean, posterior.logvar], dim=1)  # (B, 2Z, h, w)
 
-    return DiagonalGaussian(*_blend(model, moments, images, sides, given=factor, made=1).chunk(2, dim=1))
+    return DiagonalGaussian(*_blend(model, moments, images, tiles, given=factor, made=1).chunk(2, dim=1))
 
 
 def tiled_decode(model: AutoencoderKL, latents: Tensor, tiles: Tiles = TILES) -> Tensor:
@@ -162,8 +164,7 @@ def tiled_decode(model: AutoencoderKL, latents: Tensor, tiles: Tiles = TILES) ->
     One tile gives what `decode` gives. The rest is as in `tiled_encode`.
     """
     factor = model.config.downsampling_factor
-    sides = tile_grid(factor * latents.shape[2], factor * latents.shape[3], tiles, factor)
-    return _blend(model, lambda model, part: model.decode(part), latents, sides, given=1, made=factor)
+    return _blend(model, lambda model, part: model.decode(part), latents, tiles, given=1, made=factor)
 
 
 def pad(images: Tensor, factor: int) -> Tensor:
@@ -194,7 +195,7 @@ def _blend(
     model: AutoencoderKL,
     compute: Callable[[AutoencoderKL, Tensor], Tensor],
     whole: Tensor,
-    sides: tuple[TileRow, TileRow],
+    tiles: Tiles,
     *,
     given: int,
     made: int,
@@ -205,7 +206,7 @@ def _blend(
         model: it is not changed, not even temporarily.
         compute: turns a tile into its result, with a model.
         whole: pictures or latents.
-        sides: the rows and the columns of tiles, in latent cells.
+        tiles: their size and overlap.
         given: the side of a latent cell in `whole`, in numbers.
         made: the side of a latent cell in the result, in numbers.
     """
@@ -214,13 +215,31 @@ def _blend(
     def computed(model: AutoencoderKL, part: Tensor) -> Tensor:
         return compute(model, part.to(device)).to(whole.device, torch.float32)
 
-    rows, columns = sides
+    factor = model.config.downsampling_factor
+    height, width = (side // given for side in whole.shape[2:])  # in latent cells
+    rows, columns = tile_grid(factor * height, factor * width, tiles, factor)
     if len(rows.starts) == len(columns.starts) == 1:
         return computed(model, whole)
+    beyond = [0, 0]
+    if model.config.padding == "circular":
+        overlap = tiles.overlap // factor
+        beyond = [overlap if len(side.starts) > 1 else 0 for side in (rows, columns)]
+        whole = continue_around(whole, *(given * cells for cells in beyond))
+        rows, columns = (
+            TileRow.cover(side.total + 2 * cells, side.length, overlap) if cells else side
+            for side, cells in zip((rows, columns), beyond, strict=True)
+        )
     parts = [[whole[:, :, row, column] for column in columns.scale(given).slices] for row in rows.scale(given).slices]
     normed = with_norms_over_all(model, (partial(computed, part=part) for row in parts for part in row))
     strips = (_join((computed(normed, part) for part in row), columns.scale(made), dim=3) for row in parts)
-    return _join(strips, rows.scale(made), dim=2)
+    blended = _join(strips, rows.scale(made), dim=2)
+    top, left = (made * cells for cells in beyond)
+    return blended[:, :, top : top + made * height, left : left + made * width]
+
+
+def continue_around(x: Tensor, rows: int, columns: int) -> Tensor:
+    """Return `x` (B, C, h, w) with rows and columns of its other side added at each side, at most as many as it has."""
+    return F.pad(x, (columns, columns, rows, rows), mode="circular")
 
 
 def _join(parts: Iterable[Tensor], side: TileRow, dim: int) -> Tensor:

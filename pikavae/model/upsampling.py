@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .padding import Padding, pad_border
+
 FOLDED_ON = frozenset({"cpu"})
 """The types of device that compute upsampling and convolution in one step while gradients are wanted.
 
@@ -19,23 +21,33 @@ CPU, one core, it took 0.40 to 0.80 of their time, forward and backward (`python
 to be measured."""
 
 
-def upsample(x: Tensor, weight: Tensor, bias: Tensor | None, *, shortcut: bool) -> Tensor:
-    """Return the 3x3 convolution, padded by zeros, of `x` with every cell doubled in both directions.
+def upsample(x: Tensor, weight: Tensor, bias: Tensor | None, *, shortcut: bool, padding: Padding = "zeros") -> Tensor:
+    """Return the padded 3x3 convolution of `x` with every cell doubled in both directions.
+
+    Beyond the border of the doubled map a convolution reads one number. Mirrored or repeated it is that of the border
+    cell, and circular that of the cell at the other side: so the map can be padded before it is doubled.
 
     Args:
         x: (B, C, h, w).
         weight: (C_out, C, 3, 3).
         bias: (C_out,).
         shortcut: add the doubled `x` to the result.
+        padding: what the convolution reads beyond the border of the doubled map.
 
     Returns:
         (B, C_out, 2h, 2w), in memory as `x`.
     """
     if torch.is_grad_enabled() and x.device.type in FOLDED_ON:
-        out = F.conv_transpose2d(x, fold_cells(weight), bias, stride=2, padding=1)
+        cells, cut = x, 1
+        if padding != "zeros":
+            cells, cut = pad_border(x, 1, 1, 1, 1, "circular" if padding == "circular" else "replicate"), 3
+        out = F.conv_transpose2d(cells, fold_cells(weight), bias, stride=2, padding=cut)
         return AddDoubled.apply(out, x) if shortcut else out
     double = Double.apply(x)
-    out = F.conv2d(double, weight, bias, padding=1)
+    if padding == "zeros":
+        out = F.conv2d(double, weight, bias, padding=1)
+    else:
+        out = F.conv2d(pad_border(double, 1, 1, 1, 1, padding), weight, bias)
     return out + double if shortcut else out
 
 

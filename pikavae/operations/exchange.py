@@ -15,6 +15,7 @@ from pikavae.config import Config, ModelConfig, content_hash
 from pikavae.errors import DamagedFileError, UserError
 from pikavae.model.sizes import (
     CONFIG_NAME,
+    PADDING,
     RUN_CONFIG_NAME,
     SCALING,
     STABLE_DIFFUSION_SCALING_FACTOR,
@@ -51,7 +52,7 @@ from pikavae.tracker.tags import (
     VERSION_TAG,
 )
 from pikavae.weights.keymaps import export_ldm
-from pikavae.weights.published import GROUPS_KEY, SNAPSHOT_FORM, Published, read_published
+from pikavae.weights.published import GROUPS_KEY, PADDING_KEY, SNAPSHOT_FORM, Published, read_published
 from pikavae.weights.weight_files import read_json
 from pikavae.workspace import runs
 from pikavae.workspace.disks import explain
@@ -165,6 +166,7 @@ def _export_file(workspace: Workspace, model: ResolvedModel, out: Path, config: 
     published = read_published(source)
     tensors = {name: value.contiguous() for name, value in export_ldm(published.state).items()}
     metadata = {"format": "pt", GROUPS_KEY: str(published.config.norm_groups)}
+    metadata |= {} if published.config.padding == "zeros" else {PADDING_KEY: published.config.padding}
     metadata |= {
         f"pikavae.{name}": repr(factor) for name, factor in _scaling(workspace, source, published, config).items()
     }
@@ -173,11 +175,16 @@ def _export_file(workspace: Workspace, model: ResolvedModel, out: Path, config: 
     except OSError as error:
         raise UserError(f"export {str(out)!r}: cannot be written ({error.strerror}); name another file") from None
     again = read_published(out)
-    if sizes_of(again.config) != sizes_of(published.config) or not all(
+    if _as_stated(again) != _as_stated(published) or not all(
         torch.equal(again.state[name], value) for name, value in published.state.items()
     ):
         raise DamagedFileError(f"{out}: what was written differs from {source}; check the disk")
     return out
+
+
+def _as_stated(published: Published) -> tuple[object, ...]:
+    """Return what a file of weights must say again when it is read."""
+    return sizes_of(published.config), published.config.padding
 
 
 def _scaling(workspace: Workspace, source: Path, published: Published, config: Config) -> dict[str, float]:
@@ -191,6 +198,12 @@ def _scaling(workspace: Workspace, source: Path, published: Published, config: C
 def tools_note(path: Path) -> str:
     """Explain how to use an exported file in other tools, in a line or two."""
     published = read_published(path)
+    padding = published.config.padding
+    if padding != "zeros":
+        return (
+            f"its convolutions pad by {padding}, and programs that load such files pad by zeros, which spoils borders\n"
+            f"use it in pikavae, or export a folder: its README.md has a loader for diffusers"
+        )
     sizes, factor = sizes_of(published.config), published.scaling_factor
     if sizes == sizes_of(ModelConfig()) | {"latent_channels": 16, "quant_conv": False}:
         lines = ["under LDM's names, with the sizes of SD3's and FLUX.1's autoencoders; tools that load those"]
@@ -284,7 +297,7 @@ def _same_model(workspace: Workspace, name: str, job: _Import) -> Version | None
         theirs = read_json(of_version(workspace, one).folder / CONFIG_NAME)
         told = [{sizes[name] for sizes in (own, theirs) if sizes.get(name) is not None} for name in SCALING]
         same_scaling = IMPORT_TAG not in one.tags or all(len(values) < 2 for values in told)
-        if same_scaling and all(own.get(field) == theirs.get(field) for field in THEIR_NAMES.values()):
+        if same_scaling and all(own.get(field) == theirs.get(field) for field in (*THEIR_NAMES.values(), PADDING)):
             return one
     return None
 

@@ -46,6 +46,10 @@ NOT_IN_KEYS = frozenset(
 `training.start` is among them because the content that it names is an input."""
 
 
+LATER_FIELDS: dict[str, Any] = {"model.padding": "zeros"}
+"""Fields that are inputs of a training only if they differ from these, so that keys from before them remain."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """Holds what would happen to a stage.
@@ -73,7 +77,11 @@ def train_inputs(config: Config, fingerprint: str, start: str | None = None) -> 
     if not _is_schedule_declared(config):
         del fields[SCHEDULE_STEPS]
     return {
-        **{name: value for name, value in fields.items() if name not in NOT_IN_KEYS},
+        **{
+            name: value
+            for name, value in fields.items()
+            if name not in NOT_IN_KEYS and (name not in LATER_FIELDS or value != LATER_FIELDS[name])
+        },
         "data.flip": config.data.flip,
         "prepared set": fingerprint,
         "code of the training": code_of("training"),

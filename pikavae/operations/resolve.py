@@ -14,7 +14,9 @@ from pikavae.config import Config, RegistryConfig
 from pikavae.errors import DamagedFileError, UserError
 from pikavae.evaluation.tiny import is_tiny, read_measurable
 from pikavae.model.sizes import (
+    CONFIG_NAME,
     RUN_CONFIG_NAME,
+    model_config,
     sizes_of,
 )
 from pikavae.operations.imported import DEFAULT_IMAGE_SIZE, convert, stated_sizes
@@ -30,6 +32,7 @@ from pikavae.tracker.tags import CHAMPION, PREVIOUS, SNAPSHOT_TAG
 from pikavae.weights.published import SNAPSHOT_FORM
 from pikavae.workspace import runs
 from pikavae.workspace.home import expand_user
+from pikavae.workspace.records import read_object
 from pikavae.workspace.runs import RunFolder, run_folder
 
 
@@ -100,7 +103,32 @@ def starting_weights(workspace: Workspace, config: Config) -> ResolvedModel | No
     start = config.training.start
     if start is None:
         return None
-    return _resolve_whole(workspace, start, config, field="training.start", required=sizes_of(config.model))
+    model = _resolve_whole(workspace, start, config, field="training.start", required=sizes_of(config.model))
+    _refuse_other_padding(model, config)
+    return model
+
+
+def _refuse_other_padding(model: ResolvedModel, config: Config) -> None:
+    """Refuse starting weights that pad otherwise than section `model`, unless they pad by zeros and all are trained.
+
+    Raises:
+        UserError: the weights were trained with another padding than zeros, or the encoder would change untrained.
+    """
+    name, wanted = config.training.start, config.model.padding
+    sizes = model.folder / CONFIG_NAME
+    theirs = model_config(read_object(sizes), where=str(sizes)).padding
+    if theirs == wanted:
+        return
+    if theirs != "zeros":
+        raise UserError(
+            f"training.start {name!r}: its convolutions pad by {theirs}, and model.padding is {wanted}; set "
+            f"model.padding {theirs}"
+        )
+    if config.training.trainable == "decoder":
+        raise UserError(
+            f"model.padding {wanted}: it changes the encoder's latents too, and training.trainable is decoder; set "
+            f"training.trainable all"
+        )
 
 
 def model_to_export(workspace: Workspace, name: str, config: Config) -> ResolvedModel:

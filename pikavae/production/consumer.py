@@ -57,6 +57,7 @@ def compare_with_diffusers(snapshot: Path, outputs: dict[str, np.ndarray]) -> fl
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = AutoencoderKL.from_pretrained(snapshot, local_files_only=True, use_safetensors=True).to(device).eval()
+    pad_as_stated(model, json.loads((snapshot / "config.json").read_text(encoding="utf-8")))
     factor = 2 ** (len(model.config.block_out_channels) - 1)
     largest = 0.0
     for what, expected in outputs.items():
@@ -70,6 +71,23 @@ def compare_with_diffusers(snapshot: Path, outputs: dict[str, np.ndarray]) -> fl
         check(difference <= SAME_IN_DIFFUSERS, f"{what} differ by {difference:.3g} from those of diffusers")
         largest = max(largest, difference)
     return largest
+
+
+def pad_as_stated(model: Any, sizes: dict[str, Any]) -> None:
+    """Make diffusers' model pad as `config.json` states, which diffusers does not read."""
+    pads = {
+        "reflect": torch.nn.ReflectionPad2d,
+        "replicate": torch.nn.ReplicationPad2d,
+        "circular": torch.nn.CircularPad2d,
+    }
+    if (padding := sizes.get("padding_mode", "zeros")) == "zeros":
+        return
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.Conv2d) and layer.padding == (1, 1):
+            layer.padding_mode = padding
+    for block in model.encoder.down_blocks:
+        for down in block.downsamplers or []:
+            down.padding, down.conv = 1, torch.nn.Sequential(pads[padding]((0, 1, 0, 1)), down.conv)
 
 
 def pictures(count: int, height: int, width: int) -> np.ndarray:

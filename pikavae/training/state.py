@@ -29,7 +29,7 @@ from pikavae.config import Config, ModelConfig, content_hash
 from pikavae.data.prepared.loader import choose_layout
 from pikavae.errors import DamagedFileError
 from pikavae.model.autoencoder import AutoencoderKL
-from pikavae.model.fold import unfold
+from pikavae.model.fold import unfold, with_padding
 from pikavae.model.sizes import CONFIG_NAME, RUN_CONFIG_NAME, refuse_other_sizes, scaling_in, sizes_of
 from pikavae.training.adversarial import PatchDiscriminator, new_discriminator
 from pikavae.training.optimizers import build_optimizer, load_moments
@@ -234,13 +234,14 @@ class StateCopy:
 
 
 def starting_weights(snapshot: Path, sizes: ModelConfig) -> AutoencoderKL:
-    """Return a snapshot's weights in a model to train, with the shortcuts that the configuration trains with.
+    """Return a snapshot's weights in a model to train, with the shortcuts and the padding of the configuration.
 
     Raises:
         UserError: the snapshot cannot be read, or has other sizes; the message names them.
     """
     model = read_snapshot(snapshot)
     refuse_other_sizes(model.config, sizes_of(sizes), f"starting weights {snapshot}")
+    model = with_padding(model, sizes.padding) if model.config.padding != sizes.padding else model
     model = unfold(model) if sizes.resample_shortcuts else model
     return model.train().requires_grad_(True)
 

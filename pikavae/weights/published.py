@@ -30,6 +30,7 @@ from pikavae.model.sizes import (
     RUN_CONFIG_NAME,
     SCALING,
     STABLE_DIFFUSION_SCALING_FACTOR,
+    checked_padding,
     diffusers_config,
     model_config,
     refuse_other_sizes,
@@ -51,6 +52,7 @@ NO_SCALING_OF_16 = (
     "(0.3611, 0.1159): place the config.json of the family's vae folder beside the weights"
 )
 GROUPS_KEY, SCALING_KEY, SHIFT_KEY = "pikavae.norm_groups", "pikavae.scaling_factor", "pikavae.shift_factor"
+PADDING_KEY = "pikavae.padding"
 """The keys that `pikavae export` writes to a file's metadata of safetensors."""
 FORMS: dict[Naming, str] = {"diffusers": "diffusers file", "LDM": "LDM single file", "tutorial": "tutorial file"}
 SNAPSHOT_FORM = "pikavae snapshot"
@@ -134,7 +136,9 @@ def read_published(path: Path, *, expected: ModelConfig | None = None, norm_grou
     if described is None:
         scaling_factor = _stated_in_file(metadata, SCALING_KEY, source) or _ldm_scaling_factor(tensors)
         shift_factor = _stated_in_file(metadata, SHIFT_KEY, source)
-        described = _Description(sizes_of_shapes(weights, naming, groups, source), scaling_factor, shift_factor)
+        padding = checked_padding(metadata.get(PADDING_KEY, "zeros"), f"{source}: {PADDING_KEY}")
+        sizes = sizes_of_shapes(weights, naming, groups, source).model_copy(update={"padding": padding})
+        described = _Description(sizes, scaling_factor, shift_factor)
         if GROUPS_KEY not in metadata:
             notes += [f"norm_groups {groups} is assumed: the file does not state it"]
     elif path.is_dir():

@@ -125,6 +125,21 @@ def test_other_sizes_than_the_settings_are_listed_and_nothing_is_written(tmp_pat
     assert str(caught.value).startswith(str(path))
 
 
+def test_only_weights_that_pad_by_zeros_get_another_padding_and_only_whole(tmp_path):
+    reflecting = SIZES.model_copy(update={"padding": "reflect"})
+    plain = write_form("diffusers folder", tmp_path / "plain")
+    assert_same_model(commands.starting_weights(configured(reflecting, start=str(plain))))
+    with pytest.raises(UserError, match=r"model.padding reflect: .* set training.trainable all"):
+        commands.starting_weights(configured(reflecting, start=str(plain), trainable="decoder"))
+    theirs = write_form("snapshot", tmp_path / "theirs", reflecting)
+    assert_same_model(commands.starting_weights(configured(reflecting, start=str(theirs), trainable="decoder")))
+    for wanted in ("zeros", "circular"):
+        sizes = SIZES.model_copy(update={"padding": wanted})
+        expected = f"its convolutions pad by reflect, and model.padding is {wanted}; set model.padding reflect"
+        with pytest.raises(UserError, match=expected):
+            commands.starting_weights(configured(sizes, start=str(theirs)))
+
+
 def test_names_that_do_not_fit_are_listed_and_nothing_is_written(tmp_path):
     state = dict(with_random_weights(SIZES).state_dict())
     del state["encoder.conv_in.bias"]

@@ -166,7 +166,18 @@ def _kind(config: Config) -> str:
         f"A variational autoencoder of Stable Diffusion v1's kind (diffusers' `AutoencoderKL`): one latent cell of "
         f"{model.latent_channels} numbers for {model.downsampling_factor} x {model.downsampling_factor} pixels, "
         f"channels {', '.join(map(str, model.channels))}. Any height and width that {model.downsampling_factor} "
-        f"divides."
+        f"divides.{_padding(config)}"
+    )
+
+
+def _padding(config: Config) -> str:
+    """Warn of a padding that other programs do not know; empty if they do."""
+    padding = config.model.padding
+    if padding == "zeros":
+        return ""
+    return (
+        f"\n\n**Its convolutions pad by `{padding}`.** diffusers and other programs pad by zeros, and do not read "
+        f"`padding_mode` in `config.json`: without the lines below, pictures are spoilt at their borders."
     )
 
 
@@ -257,13 +268,32 @@ def scaling_of_report(report: Report) -> Scaling | None:
     )
 
 
-def _use(config: Config) -> str:
-    factor = config.model.downsampling_factor
-    return f"""\
-```python
+PADS = {"reflect": "ReflectionPad2d", "replicate": "ReplicationPad2d", "circular": "CircularPad2d"}
+"""PyTorch's modules for the paddings that diffusers does not know."""
+PLAIN = """\
+from diffusers import AutoencoderKL
+
+vae = AutoencoderKL.from_pretrained("path/to/this/folder").eval()"""
+PADDED = """\
+import torch
 from diffusers import AutoencoderKL
 
 vae = AutoencoderKL.from_pretrained("path/to/this/folder").eval()
+for layer in vae.modules():
+    if isinstance(layer, torch.nn.Conv2d) and layer.padding == (1, 1):
+        layer.padding_mode = "{padding}"
+for block in vae.encoder.down_blocks:
+    for down in block.downsamplers or []:  # these pad by themselves: one cell, at the right and at the bottom
+        down.padding, down.conv = 1, torch.nn.Sequential(torch.nn.{pad}((0, 1, 0, 1)), down.conv)"""
+"""How diffusers loads a model of another padding than zeros."""
+
+
+def _use(config: Config) -> str:
+    factor, padding = config.model.downsampling_factor, config.model.padding
+    loading = PLAIN if padding == "zeros" else PADDED.format(padding=padding, pad=PADS[padding])
+    return f"""\
+```python
+{loading}
 latents = vae.encode(images).latent_dist.mode()  # images: (B, 3, H, W) float32 in [-1, 1], {factor} divides H and W
 reconstructions = vae.decode(latents).sample
 ```

@@ -319,6 +319,10 @@ class TrainingConfig(Section):
     """First weights: a snapshot or diffusers folder, a weights file, `hub:ORG/NAME`, a version, `champion`, `run:<id>`.
 
     By default, new weights from the seed."""
+    grow_latents: bool = False
+    """Let the weights of `training.start` have fewer latent channels than `model.latent_channels`.
+
+    The new ones change no picture at first. Their log-variance begins at `model.initial_logvar`, or -6."""
     trainable: Literal["all", "decoder"] = "all"
     """`all` weights, or only the `decoder`: the latent then stays the same, and diffusion models for it still work."""
     patience: int | None = Field(None, ge=1)
@@ -471,6 +475,17 @@ class Config(Section):
     def _size_fits_factor(self) -> Self:
         if reason := why_size_does_not_fit(self.data.image_size, self.model.downsampling_factor):
             raise ValueError(reason)
+        return self
+
+    @model_validator(mode="after")
+    def _can_grow_latents(self) -> Self:
+        training = self.training
+        if training.grow_latents and training.start is None:
+            raise ValueError("training.grow_latents adds channels to trained weights: name them by training.start")
+        if training.grow_latents and training.trainable == "decoder":
+            raise ValueError(
+                "training.grow_latents adds channels that the encoder must learn to fill: set training.trainable all"
+            )
         return self
 
     @model_validator(mode="after")

@@ -18,6 +18,15 @@ class UserError(PikavaeError):
     exit_status = 2
 
 
+class OtherSizesError(UserError):
+    """Reports weights of other sizes than section `model` has."""
+
+    def __init__(self, message: str, sizes: Mapping[str, tuple[Any, Any]]) -> None:
+        """Keep the message, and of each size that differs the weights' and the required one, by name."""
+        super().__init__(message)
+        self.sizes = sizes
+
+
 class GateError(PikavaeError):
     """Reports a gate that refused or a missing approval; nothing was moved. The message has a line for each reason."""
 

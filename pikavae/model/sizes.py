@@ -8,7 +8,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from ..config import ModelConfig
-from ..errors import UserError
+from ..errors import OtherSizesError, UserError
 from .padding import Padding
 
 CONFIG_NAME = "config.json"
@@ -59,15 +59,14 @@ def refuse_other_sizes(config: ModelConfig, required: Mapping[str, Any], where: 
         where: the place that the message names.
 
     Raises:
-        UserError: some sizes differ; the message lists them.
+        OtherSizesError: some sizes differ; the message lists them.
     """
-    differing = [
-        f"{name} {getattr(config, name)} instead of {value}"
-        for name, value in required.items()
-        if getattr(config, name) != value
-    ]
+    differing = {
+        name: (getattr(config, name), value) for name, value in required.items() if getattr(config, name) != value
+    }
     if differing:
-        raise UserError(f"{where}: other sizes than section model: {', '.join(differing)}")
+        listed = ", ".join(f"{name} {theirs} instead of {value}" for name, (theirs, value) in differing.items())
+        raise OtherSizesError(f"{where}: other sizes than section model: {listed}", differing)
 
 
 def scaling_in(sizes: Mapping[str, Any]) -> dict[str, float]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pikavae.config import Config, RegistryConfig
-from pikavae.errors import DamagedFileError, UserError
+from pikavae.errors import DamagedFileError, OtherSizesError, UserError
 from pikavae.evaluation.tiny import is_tiny, read_measurable
 from pikavae.model.sizes import (
     CONFIG_NAME,
@@ -96,6 +96,8 @@ def resolve(workspace: Workspace, name: str, config: Config, *, to_measure: bool
 def starting_weights(workspace: Workspace, config: Config) -> ResolvedModel | None:
     """Return the model that `training.start` names, whole and of the sizes in section `model`; None if it names none.
 
+    With `training.grow_latents` it has fewer latent channels, which the training adds.
+
     Raises:
         UserError: there is no such model, it cannot be read whole, or its sizes differ; nothing was written.
         DamagedFileError: a file of a version or a finished run does not have its recorded hash.
@@ -103,7 +105,24 @@ def starting_weights(workspace: Workspace, config: Config) -> ResolvedModel | No
     start = config.training.start
     if start is None:
         return None
-    model = _resolve_whole(workspace, start, config, field="training.start", required=sizes_of(config.model))
+    required = sizes_of(config.model)
+    try:
+        model = _resolve_whole(workspace, start, config, field="training.start", required=required)
+    except OtherSizesError as error:
+        before, wanted = error.sizes.get("latent_channels", (0, 0))
+        if before >= wanted or len(error.sizes) > 1:
+            raise
+        if not config.training.grow_latents:
+            raise UserError(f"{error}; training.grow_latents true adds the latent channels that are missing") from None
+        fewer = required | {"latent_channels": before}
+        model = _resolve_whole(workspace, start, config, field="training.start", required=fewer)
+        _refuse_other_padding(model, config)
+        return model
+    if config.training.grow_latents:
+        raise UserError(
+            f"training.grow_latents: the weights of training.start {start!r} have model.latent_channels "
+            f"{config.model.latent_channels} already; leave it out, or set more"
+        )
     _refuse_other_padding(model, config)
     return model
 
@@ -280,6 +299,8 @@ def _resolve_whole(
     try:
         model = _resolve_registered(workspace, name, config.registry.model_name)
         convert(workspace, model.folder, required=required)
+    except OtherSizesError as error:
+        raise OtherSizesError(f"{field} {name!r}: {error}", error.sizes) from None
     except UserError as error:
         raise UserError(f"{field} {name!r}: {error}") from None
     if not is_whole(model.folder, _recorded_hashes(model)):

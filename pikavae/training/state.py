@@ -30,6 +30,7 @@ from pikavae.data.prepared.loader import choose_layout
 from pikavae.errors import DamagedFileError
 from pikavae.model.autoencoder import AutoencoderKL
 from pikavae.model.fold import unfold, with_padding
+from pikavae.model.grow import NEW_LOGVAR, grow_latents
 from pikavae.model.sizes import CONFIG_NAME, RUN_CONFIG_NAME, refuse_other_sizes, scaling_in, sizes_of
 from pikavae.training.adversarial import PatchDiscriminator, new_discriminator
 from pikavae.training.optimizers import build_optimizer, load_moments
@@ -113,7 +114,7 @@ class TrainState:
             UserError: the snapshot cannot be read, or its sizes differ from `config.model`.
         """
         if start is not None:
-            model = starting_weights(start, config.model)
+            model = starting_weights(start, config)
         else:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(config.training.seed)
@@ -233,13 +234,18 @@ class StateCopy:
             (temporary / STATE_NAME).write_text(json.dumps({**values, "digest": content_hash(values)}, indent=2) + "\n")
 
 
-def starting_weights(snapshot: Path, sizes: ModelConfig) -> AutoencoderKL:
+def starting_weights(snapshot: Path, config: Config) -> AutoencoderKL:
     """Return a snapshot's weights in a model to train, with the shortcuts and the padding of the configuration.
+
+    With `training.grow_latents`, latent channels are added.
 
     Raises:
         UserError: the snapshot cannot be read, or has other sizes; the message names them.
     """
-    model = read_snapshot(snapshot)
+    model, sizes = read_snapshot(snapshot), config.model
+    if config.training.grow_latents:
+        logvar = NEW_LOGVAR if sizes.initial_logvar is None else sizes.initial_logvar
+        model = grow_latents(model, sizes.latent_channels, logvar=logvar, seed=config.training.seed)
     refuse_other_sizes(model.config, sizes_of(sizes), f"starting weights {snapshot}")
     model = with_padding(model, sizes.padding) if model.config.padding != sizes.padding else model
     model = unfold(model) if sizes.resample_shortcuts else model

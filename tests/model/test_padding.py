@@ -181,14 +181,15 @@ def test_a_padding_that_is_not_known_is_refused(tmp_path):
 def test_zeros_are_stated_nowhere_and_move_no_key(tmp_path):
     folder = written(tmp_path / "model", with_random_weights(SMALL))
     assert PADDING not in json.loads((folder / CONFIG_NAME).read_text())
-    assert "model.padding" not in train_inputs(Config(), "f")
+    assert not {"model.padding", "training.grow_latents"} & train_inputs(Config(), "f").keys()
     other = Config(model=ModelConfig(padding="reflect"))
     assert train_inputs(other, "f")["model.padding"] == "reflect"
 
 
 def test_a_training_pads_its_starting_weights_as_it_is_configured(tmp_path):
     folder = written(tmp_path / "model", with_random_weights(SMALL))
-    model = starting_weights(folder, SMALL.model_copy(update={"padding": "replicate", "resample_shortcuts": True}))
+    sizes = SMALL.model_copy(update={"padding": "replicate", "resample_shortcuts": True})
+    model = starting_weights(folder, Config(model=sizes))
     assert (model.config.padding, model.config.resample_shortcuts) == ("replicate", True)
     assert all(parameter.requires_grad for parameter in model.parameters())
     for value, expected in zip(

@@ -15,6 +15,7 @@ from pikavae.config import ModelConfig
 from pikavae.errors import UserError
 from pikavae.model.snapshot import RUN_CONFIG_NAME, WEIGHTS_NAME
 from pikavae.presets import load_config
+from pikavae.training.state import TrainState
 from pikavae.weights.published import read_snapshot
 from pikavae.workspace.home import home
 from tests.conftest import TINY
@@ -132,12 +133,43 @@ def test_only_weights_that_pad_by_zeros_get_another_padding_and_only_whole(tmp_p
     with pytest.raises(UserError, match=r"model.padding reflect: .* set training.trainable all"):
         commands.starting_weights(configured(reflecting, start=str(plain), trainable="decoder"))
     theirs = write_form("snapshot", tmp_path / "theirs", reflecting)
-    assert_same_model(commands.starting_weights(configured(reflecting, start=str(theirs), trainable="decoder")))
+    found = commands.starting_weights(configured(reflecting, start=str(theirs), trainable="decoder"))
+    assert_same_model(found, reflecting)
     for wanted in ("zeros", "circular"):
         sizes = SIZES.model_copy(update={"padding": wanted})
         expected = f"its convolutions pad by reflect, and model.padding is {wanted}; set model.padding reflect"
         with pytest.raises(UserError, match=expected):
             commands.starting_weights(configured(sizes, start=str(theirs)))
+
+
+def test_latent_channels_are_added_only_where_that_is_asked_for(tmp_path):
+    path = str(write_form("LDM file", tmp_path / "theirs"))
+    more = SIZES.model_copy(update={"latent_channels": 16})
+    expected = rf"latent_channels {SIZES.latent_channels} instead of 16; training.grow_latents true adds the latent"
+    with pytest.raises(UserError, match=expected):
+        commands.starting_weights(configured(more, start=path))
+    assert not (home() / "imported").exists()
+    folder = commands.starting_weights(configured(more, start=path, grow_latents=True))
+    assert_same_model(folder)
+    grown = TrainState.fresh(configured(more, start=path, grow_latents=True), torch.device("cpu"), folder).model
+    images = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.inference_mode():
+        plain = read_snapshot(folder)
+        found, expected = (model.decode(model.encode(images).mode()) for model in (grown.eval(), plain))
+    assert grown.config.latent_channels == 16
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    with pytest.raises(UserError, match=r"training.grow_latents: .* have model.latent_channels \d+ already; leave it"):
+        commands.starting_weights(configured(SIZES, start=path, grow_latents=True))
+    fewer = SIZES.model_copy(update={"latent_channels": 1})
+    with pytest.raises(UserError, match=rf"latent_channels {SIZES.latent_channels} instead of 1$"):
+        commands.starting_weights(configured(fewer, start=path, grow_latents=True))
+
+
+def test_growing_needs_weights_and_an_encoder_that_learns():
+    with pytest.raises(UserError, match=r"training.grow_latents adds channels to trained weights: name them by"):
+        configured(grow_latents=True)
+    with pytest.raises(UserError, match=r"training.grow_latents .* set training.trainable all"):
+        configured(grow_latents=True, start="champion", trainable="decoder")
 
 
 def test_names_that_do_not_fit_are_listed_and_nothing_is_written(tmp_path):

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image, ImageFile
 
 from pikavae.data.pictures.decode import UnreadablePictureError, decode
-from tests.support import hostile
-from tests.support.hostile import BACKGROUND, CASES, MAX_PIXELS, encoded
+from tests.support.hostile.cases import CASES
+from tests.support.hostile.files import TURNED, exif
+from tests.support.hostile.picture import BACKGROUND, MAX_PIXELS, PICTURE, RGBA, encoded
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -88,10 +89,10 @@ def test_pillows_limits_are_ours_meanwhile_and_others_afterwards(monkeypatch):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5)
     before = list(warnings.filters)
-    whole = encoded(hostile.PICTURE)
-    assert decode(whole, BACKGROUND, MAX_PIXELS).size == hostile.PICTURE.size
+    whole = encoded(PICTURE)
+    assert decode(whole, BACKGROUND, MAX_PIXELS).size == PICTURE.size
     for kind in ("PNG", "JPEG", "BMP", "PPM"):
-        cut = encoded(hostile.PICTURE, kind)[:-30]
+        cut = encoded(PICTURE, kind)[:-30]
         with pytest.raises(UnreadablePictureError, match=f"{kind} is cut short"):
             decode(cut, BACKGROUND, MAX_PIXELS)
     assert ImageFile.LOAD_TRUNCATED_IMAGES
@@ -111,31 +112,31 @@ def test_a_bomb_is_refused_before_it_takes_memory():
 
 
 def test_a_drawn_picture_is_left_as_it_is():
-    drawn = hostile.RGBA.copy()
-    drawn.info["exif"] = hostile.exif(6)
+    drawn = RGBA.copy()
+    drawn.info["exif"] = exif(6)
     before = drawn.tobytes(), dict(drawn.info)
     decoded = decode(drawn, BACKGROUND, MAX_PIXELS)
     assert (drawn.tobytes(), drawn.info) == before
-    plain = decode(hostile.PICTURE, BACKGROUND, MAX_PIXELS).image
-    assert plain is not hostile.PICTURE
+    plain = decode(PICTURE, BACKGROUND, MAX_PIXELS).image
+    assert plain is not PICTURE
     assert decode(decoded.image, BACKGROUND, MAX_PIXELS).changes == ()
 
 
 def test_a_picture_that_pillow_has_opened_but_not_decoded(tmp_path):
     path = tmp_path / "turned.tiff"
-    path.write_bytes(encoded(hostile.PICTURE, "TIFF", tiffinfo={274: 6}))
+    path.write_bytes(encoded(PICTURE, "TIFF", tiffinfo={274: 6}))
     with Image.open(path) as opened:
         decoded = decode(opened, BACKGROUND, MAX_PIXELS)
-    np.testing.assert_array_equal(np.asarray(decoded.image), hostile.TURNED[6])
+    np.testing.assert_array_equal(np.asarray(decoded.image), TURNED[6])
     assert decoded.changes == ("rotated by EXIF",)
-    path.write_bytes(encoded(hostile.PICTURE)[:-40])
+    path.write_bytes(encoded(PICTURE)[:-40])
     with Image.open(path) as opened, pytest.raises(UnreadablePictureError, match="picture is cut short"):
         decode(opened, BACKGROUND, MAX_PIXELS)
 
 
 def test_reasons_name_no_path(tmp_path):
     path = tmp_path / "gone.png"
-    path.write_bytes(encoded(hostile.PICTURE))
+    path.write_bytes(encoded(PICTURE))
     opened = Image.open(path)
     opened.close()
     with pytest.raises(UnreadablePictureError) as refused:

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from pikavae.data.pictures.decode import decode
-from tests.support.hostile import BACKGROUND, encoded, with_chunk
+from tests.support.hostile.files import with_chunk
+from tests.support.hostile.picture import BACKGROUND, encoded
 
 RAMP = np.arange(256, dtype=np.uint8)
 CUBE = np.stack(np.meshgrid(*[np.linspace(0, 255, 9).astype(np.uint8)] * 3), axis=-1).reshape(27, 27, 3)

@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from benchmarks import gpu_training
-from benchmarks.gpu_training import by_kind, compare, kind_of, share_of_bare, table
+from benchmarks.gpu import both
+from benchmarks.gpu.kernels import by_kind, kind_of
+from benchmarks.gpu.whole import share_of_bare
+from benchmarks.gpu_training import compare, table
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +30,7 @@ def run(capsys, *parts, minutes="6"):
 
 
 def test_parts_without_diffusers_run_on_the_cpu(capsys, monkeypatch):
-    monkeypatch.setattr(gpu_training, "has_diffusers", lambda: False)
+    monkeypatch.setattr(both, "has_diffusers", lambda: False)
     out, results = run(capsys, "training", "decoding", "memory", "breakdown", "finite")
     assert out.startswith("## CPU, torch ")
     assert [(row["what"], row["way"]) for row in results["training"]] == [

@@ -22,8 +22,8 @@ from pikavae.training.processes import backend_of
 from pikavae.training.state import TrainState
 from pikavae.training.step import Stepper
 from tests.support.places import ROOT
+from tests.support.trainings import CPU, Notes
 from tests.training.conftest import make_config
-from tests.training.test_loop import CPU, Notes
 
 DISCRIMINATOR: dict[str, Any] = {
     "data.image_size": 32,

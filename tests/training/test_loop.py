@@ -17,50 +17,14 @@ from pikavae.model.snapshot import WEIGHTS_NAME
 from pikavae.presets import load_config
 from pikavae.training import compiling, loop
 from pikavae.training.loop import Stopwatch, progress_of, train
-from pikavae.training.observer import Observer
 from pikavae.training.precision import resolve_precision
 from pikavae.training.saving import best_step
 from pikavae.training.state import TrainState, restore_latest
 from pikavae.training.step import Stepper
 from pikavae.training.validation import Validation
 from pikavae.weights.published import read_snapshot
+from tests.support.trainings import CPU, Killed, Notes, assert_equal_weights, weights
 from tests.training.conftest import make_config
-
-CPU = torch.device("cpu")
-
-
-class Killed(BaseException):
-    """Stands for the end of the process: nothing may catch it."""
-
-
-class Notes(Observer):
-    """Writes down what it is told, and ends the process at a step when asked to."""
-
-    def __init__(self, kill_at=None):
-        self.kill_at = kill_at
-        self.points, self.previews, self.kept_steps, self.dropped_steps, self.begun = [], [], [], [], None
-
-    def on_start(self, step):
-        self.begun = step
-
-    def on_step(self, state, loss, progress):
-        if state.step == self.kill_at:
-            raise Killed
-
-    def log(self, metrics, step):
-        self.points += [(step, name, value) for name, value in metrics.items()]
-
-    def preview(self, reconstructions, step):
-        self.previews.append((step, reconstructions))
-
-    def on_checkpoint(self, step, metrics):
-        self.kept_steps.append(step)
-
-    def on_drop(self, step):
-        self.dropped_steps.append(step)
-
-    def values(self, name):
-        return {step: value for step, point, value in self.points if point == name}
 
 
 def step_of(state, config, prepared, total):
@@ -69,15 +33,6 @@ def step_of(state, config, prepared, total):
     with stepper.open_loader(prepared.train) as loader:
         stepper.step(loader, progress_of(state, config, total))
         return stepper.read()
-
-
-def weights(folder, step=6):
-    return load_file(folder / "snapshots" / f"step-{step:08d}" / WEIGHTS_NAME)
-
-
-def assert_equal_weights(a, b):
-    assert a.keys() == b.keys()
-    assert all(torch.equal(a[name], b[name]) for name in a)
 
 
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -14,9 +14,9 @@ from pikavae.training.optimizers import build_optimizer
 from pikavae.training.state import TrainState
 from pikavae.training.step import Stepper
 from tests.support.prepared_sets import make_prepared, random_pictures
+from tests.support.trainings import Killed, Notes, assert_equal_weights, weights
 from tests.training.conftest import make_config
 from tests.training.test_finite import DISCRIMINATOR, assert_same, everything, poison
-from tests.training.test_loop import Killed, Notes, assert_equal_weights, weights
 
 pytestmark = pytest.mark.gpu
 

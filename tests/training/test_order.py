@@ -16,8 +16,8 @@ from pikavae.training.order import BucketOrder, indices_at
 from pikavae.training.state import TrainState
 from pikavae.training.step import Stepper
 from tests.support.prepared_sets import make_prepared, random_pictures
+from tests.support.trainings import CPU, Killed, Notes
 from tests.training.conftest import make_config
-from tests.training.test_loop import CPU, Killed, Notes
 
 BY_SHAPE = {(8, 8): list(range(0, 10)), (8, 16): list(range(10, 13)), (16, 8): [13], (24, 8): list(range(14, 31))}
 SHAPE_OF = {index: shape for shape, indices in BY_SHAPE.items() for index in indices}

@@ -10,10 +10,8 @@ from functools import partial
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from pikavae.errors import UserError
-from pikavae.model.snapshot import WEIGHTS_NAME
 from pikavae.training import worker
 from pikavae.training.journal import JOURNAL_NAME, read_events
 from pikavae.training.processes import Processes
@@ -21,6 +19,7 @@ from pikavae.training.worker import OUTCOME_NAME, Job
 from pikavae.workspace.files import exclusive
 from tests.support.places import ROOT
 from tests.support.prepared_sets import make_prepared, random_pictures
+from tests.support.trainings import weights
 from tests.training.conftest import make_config
 
 EVERYTHING = {
@@ -66,10 +65,6 @@ def run(folder, status=0):
     said, _ = process.communicate(timeout=240)
     assert process.returncode == status, said
     return said
-
-
-def weights(folder, step=6):
-    return load_file(folder / "snapshots" / f"step-{step:08d}" / WEIGHTS_NAME)
 
 
 def curves(folder):

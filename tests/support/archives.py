@@ -4,20 +4,10 @@ import io
 import tarfile
 import zipfile
 
-import numpy as np
-from PIL import Image
-
 from pikavae.config import DataConfig
 from pikavae.data.files.memo import HashMemo
 from pikavae.data.sources.open import open_sources
-
-
-def png(number):
-    buffer = io.BytesIO()
-    pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
-
+from tests.support.pictures import png
 
 PICTURES = {
     name: content for i in range(6) for name, content in ((f"{i}.png", png(i)), (f"{i}.txt", b"caption %d" % i))

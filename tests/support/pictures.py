@@ -1,12 +1,22 @@
-"""Picture sets made directly of arrays, without a source."""
+"""Picture files of noise, and picture sets made directly of arrays, without a source."""
 
 import hashlib
+import io
 
 import numpy as np
 import pyarrow as pa
+from PIL import Image
 
 from pikavae.data.prepared.dataset import PictureSet
 from pikavae.data.shards.files import INDEX_SCHEMA, ShardWriter, open_index, open_shard, write_index
+
+
+def png(number, size=8):
+    """The bytes of a PNG, another for each number."""
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(number).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def picture_set(folder, pictures, *, captions=None, names=None, image_size=None):

@@ -7,7 +7,8 @@ from pikavae.data.captions.clean import clean_caption
 from pikavae.data.files import members
 from pikavae.data.files.left_out import missing_line
 from pikavae.data.prepare import prepare
-from tests.support.archives import PICTURES, captions_of, png, sources, tar, zipped
+from tests.support.archives import PICTURES, captions_of, sources, tar, zipped
+from tests.support.pictures import png
 
 MAKERS = {
     "x.tar": tar,

@@ -14,7 +14,8 @@ import pytest
 
 from pikavae.data.files import archives, members
 from pikavae.errors import PikavaeError, UserError
-from tests.support.archives import PICTURES, captions_of, png, sources, tar, zipped
+from tests.support.archives import PICTURES, captions_of, sources, tar, zipped
+from tests.support.pictures import png
 
 
 def with_link(kind, target):

@@ -1,6 +1,5 @@
 """Pictures that do not become part of a set are counted, by kind: in the record, its line, its key and its limit."""
 
-import io
 import json
 import re
 
@@ -15,13 +14,7 @@ from pikavae.data.record import SetRecord
 from pikavae.data.split.history import INPUTS_NAME
 from pikavae.errors import UserError
 from pikavae.operations.keys import differences
-
-
-def png(number):
-    buffer = io.BytesIO()
-    pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
+from tests.support.pictures import png
 
 
 def fill(folder, count=8):

@@ -1,26 +1,18 @@
 """Layouts in which people keep pictures: links, the hub's cache, saved data sets, splits, masks beside pictures."""
 
-import io
 import json
 import shutil
 
 import datasets
-import numpy as np
 import pytest
-from PIL import Image
 
 from pikavae.config import DataConfig
 from pikavae.data.files.patterns import Patterns
 from pikavae.data.prepare import prepare, prepare_inputs
 from pikavae.data.sources.open import open_sources
 from pikavae.errors import UserError
-
-
-def png(number, size=8):
-    buffer = io.BytesIO()
-    pixels = np.random.default_rng(number).integers(0, 256, (size, size, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
+from tests.support.archives import captions_of
+from tests.support.pictures import png
 
 
 def fill(root, files):
@@ -36,10 +28,6 @@ def sources(root, **fields):
 
 def names_of(source):
     return sorted(picture.name for chunk in source.chunks(1000) for picture in chunk.pictures())
-
-
-def captions_of(source):
-    return {picture.name: picture.caption for chunk in source.chunks(1000) for picture in chunk.pictures()}
 
 
 # Patterns

@@ -10,19 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli import main
 from pikavae.operations.pictures import read_picture
+from tests.support.commands import run_cli
 from tests.support.places import ROOT
 
 HASH = re.compile(r"\b[0-9a-f]{17,}\b")
 """Longer than the 16 digits of a key, which may be a folder's name in a path."""
-
-
-def run_cli(capsys, *words):
-    """Exit status, standard output, standard error."""
-    status = main(list(words))
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ from pikavae.evaluation.report.report import Report
 from pikavae.evaluation.tiny import read_measurable
 from pikavae.model.autoencoder import AutoencoderKL
 from pikavae.model.snapshot import write_snapshot
-from tests.operations.test_comparing import run_cli, tiny
 from tests.support import commands
+from tests.support.commands import run_cli
+from tests.support.configs import tiny_on_cpu as tiny
 from tests.support.pages import Page
 
 

@@ -7,21 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from flows.cli import main
 from pikavae.evaluation.report.report import Report
 from pikavae.model.autoencoder import AutoencoderKL
 from pikavae.model.snapshot import write_snapshot
-from pikavae.presets import load_config
-from tests.conftest import TINY
 from tests.support import commands
+from tests.support.commands import run_cli
+from tests.support.configs import tiny_on_cpu as tiny
 
 METRICS = ("psnr", "ssim", "mse", "kl_nats")
 """Those that every picture has."""
-
-
-def tiny(**overrides):
-    numbers = {name: json.loads(v) if isinstance(v, str) else [int(x) for x in v] for name, v in TINY.items()}
-    return load_config("demo", {**numbers, "training.device": "cpu", **overrides})
 
 
 @pytest.fixture
@@ -35,13 +29,6 @@ def folders(tmp_path):
         write_snapshot(folder, AutoencoderKL(tiny().model), image_size=16, config=tiny().to_yaml())
         made.append(str(folder))
     return made
-
-
-def run_cli(capsys, *words):
-    """Exit status, standard output, standard error."""
-    status = main(list(words))
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
 
 
 def test_two_models_are_measured_and_compared_by_one_command(capsys, folders):

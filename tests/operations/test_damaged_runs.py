@@ -13,8 +13,10 @@ from pikavae.tracker.tags import GAPS_TAG
 from pikavae.training.journal import Event, gaps, read_events
 from pikavae.workspace import records, runs
 from pikavae.workspace.home import home
-from tests.operations.test_pipeline import client, points, tiny
+from tests.operations.test_pipeline import points
 from tests.support import commands
+from tests.support.commands import bare_client as client
+from tests.support.configs import tiny
 
 GARBAGE = {
     "empty": b"",

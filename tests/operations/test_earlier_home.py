@@ -4,8 +4,8 @@ import pytest
 
 from flows.cli import main
 from pikavae.workspace.runs import run_folder
-from tests.operations.test_pipeline import tiny
 from tests.support import commands
+from tests.support.configs import tiny
 from tests.support.earlier_home import COMMIT, has_commit, make_earlier_home
 
 pytestmark = [

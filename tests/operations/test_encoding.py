@@ -15,18 +15,12 @@ from flows.cli import main
 from pikavae.errors import UserError
 from pikavae.model.autoencoder import AutoencoderKL
 from pikavae.model.snapshot import write_snapshot
-from pikavae.presets import load_config
 from pikavae.weights.published import read_snapshot
 from pikavae.workspace.home import home
 from pikavae.workspace.runs import snapshot_digest
-from tests.conftest import TINY
 from tests.support import commands
+from tests.support.configs import tiny_on_cpu as tiny
 from tests.support.places import ROOT
-
-
-def tiny(**overrides):
-    numbers = {name: json.loads(v) if isinstance(v, str) else [int(x) for x in v] for name, v in TINY.items()}
-    return load_config("demo", {**numbers, "training.device": "cpu", **overrides})
 
 
 @pytest.fixture

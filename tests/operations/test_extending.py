@@ -22,8 +22,8 @@ from pikavae.workspace.files import sha256_of
 from pikavae.workspace.home import home
 from pikavae.workspace.run_record import ExtendedRun, TrainingResult
 from pikavae.workspace.runs import create_run_folder
-from tests.operations.test_pipeline import tiny
 from tests.support import commands
+from tests.support.configs import tiny
 from tests.support.prepared_sets import make_prepared, random_pictures
 from tests.training.conftest import make_config
 

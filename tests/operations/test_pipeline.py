@@ -1,6 +1,5 @@
 """The main job on real parts: the four stages with MLflow on SQLite, without Prefect and with it."""
 
-import json
 import os
 import subprocess
 import sys
@@ -10,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mlflow import MlflowClient
 
 from flows.commands.stages import closing_lines
 from pikavae import operations
@@ -25,18 +23,10 @@ from pikavae.tracker.run_log import RunLog
 from pikavae.workspace.files import exclusive
 from pikavae.workspace.home import home
 from pikavae.workspace.runs import run_folder
-from tests.conftest import TINY
 from tests.support import commands
+from tests.support.commands import bare_client as client
+from tests.support.configs import tiny
 from tests.support.places import ROOT
-
-
-def tiny(**overrides):
-    numbers = {name: json.loads(v) if isinstance(v, str) else [int(x) for x in v] for name, v in TINY.items()}
-    return load_config("demo", {**numbers, **overrides})
-
-
-def client():
-    return MlflowClient(Workspace(home()).tracking_uri)
 
 
 def statuses(plans):

@@ -28,8 +28,8 @@ from pikavae.workspace import runs
 from pikavae.workspace.files import sha256_of
 from pikavae.workspace.home import home
 from pikavae.workspace.run_record import RunRecord
-from tests.operations.test_pipeline import tiny
 from tests.support import commands
+from tests.support.configs import tiny
 from tests.support.house import copy_home
 from tests.support.promoting import promote
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoencoderKL as TheirAutoencoder
-from mlflow import MlflowClient
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
 from flows.catalog import COMMANDS
@@ -31,8 +30,9 @@ from pikavae.workspace import runs
 from pikavae.workspace.files import sha256_of
 from pikavae.workspace.home import home
 from tests.conftest import TINY
-from tests.operations.test_pipeline import tiny
 from tests.support import commands
+from tests.support.commands import bare_client as client
+from tests.support.configs import tiny
 from tests.support.published_forms import write_form
 
 SIZES = ModelConfig(channels=(8, 8), norm_groups=4, num_res_blocks=1)
@@ -52,10 +52,6 @@ def shared_home(tmp_path_factory):
 def finished(monkeypatch, isolated, shared_home):
     monkeypatch.setenv("PIKAVAE_HOME", str(shared_home[0]))
     return shared_home[1]
-
-
-def client():
-    return MlflowClient(Workspace(home()).tracking_uri)
 
 
 def scores_of(version):

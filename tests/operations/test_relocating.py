@@ -18,8 +18,8 @@ from pikavae.production import promote as production
 from pikavae.tracker import relocation
 from pikavae.tracker.client import Workspace
 from pikavae.workspace.files import exclusive
-from tests.operations.test_pipeline import tiny
 from tests.support import commands
+from tests.support.configs import tiny
 from tests.support.published_forms import write_form
 
 SIZES = ModelConfig(channels=(8, 8), norm_groups=4, num_res_blocks=1)

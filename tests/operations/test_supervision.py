@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 from mlflow import MlflowClient
@@ -18,10 +17,12 @@ from pikavae.tracker.client import Workspace
 from pikavae.training.journal import read_events
 from pikavae.training.worker import REFUSED
 from pikavae.workspace.home import home
-from tests.operations.test_pipeline import points, tiny
+from tests.operations.test_pipeline import points
 from tests.support import commands
+from tests.support.configs import tiny
 from tests.support.mlflow_server import free_port, mlflow_server
 from tests.support.places import ROOT
+from tests.support.waiting import wait_for
 
 LONG = {"training.steps": 10**6, "training.checkpoint_every": 10**6, "training.validate_every": 10**6}
 
@@ -36,13 +37,6 @@ def told():
     """The last step of the only journal."""
     journals = list((home() / "runs").glob("*/journal.jsonl"))
     return max((event.step for path in journals for event in read_events(path)[0]), default=-1)
-
-
-def wait_for(condition, seconds=120):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.1)
 
 
 @pytest.mark.parametrize("threshold", [None, "131072"])

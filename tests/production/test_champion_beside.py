@@ -5,8 +5,8 @@ import torch
 
 from pikavae.model.autoencoder import AutoencoderKL
 from pikavae.model.snapshot import write_snapshot
-from tests.operations.test_comparing import tiny
 from tests.support import commands
+from tests.support.configs import tiny_on_cpu as tiny
 from tests.support.house import NAME
 
 

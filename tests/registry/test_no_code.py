@@ -17,8 +17,8 @@ from pikavae.registry.package import SNAPSHOT_FOLDER
 from pikavae.tracker import tags
 from pikavae.tracker.mlflow_files import local_folder
 from pikavae.workspace.files import sha256_of
-from tests.operations.test_pipeline import tiny
 from tests.support import commands
+from tests.support.configs import tiny
 from tests.support.house import NAME
 
 CONFIG = {"registry.model_name": NAME, "model.num_res_blocks": 1}

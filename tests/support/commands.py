@@ -1,5 +1,8 @@
 """Each operation as a command does it: with the workspace of PIKAVAE_HOME, and with models by their names."""
 
+from mlflow import MlflowClient
+
+from flows.cli import main
 from pikavae import operations
 from pikavae.operations import Workspace
 
@@ -11,6 +14,18 @@ def workspace():
 
 def client():
     return workspace().client
+
+
+def bare_client():
+    """MLflow's own client of the store, without what a workspace checks and makes when it opens one."""
+    return MlflowClient(workspace().tracking_uri)
+
+
+def run_cli(capsys, *words):
+    """Exit status, standard output, standard error."""
+    status = main(list(words))
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
 
 
 def resolve(name, config, **how):

@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from functools import partial
 
 import pytest
@@ -20,6 +19,7 @@ from pikavae.workspace.files import exclusive
 from tests.support.places import ROOT
 from tests.support.prepared_sets import make_prepared, random_pictures
 from tests.support.trainings import weights
+from tests.support.waiting import wait_for
 from tests.training.conftest import make_config
 
 EVERYTHING = {
@@ -76,13 +76,6 @@ def curves(folder):
 def told(folder):
     """The last step that the journal tells of."""
     return max((event.step for event in read_events(folder / JOURNAL_NAME)[0]), default=-1)
-
-
-def wait_for(condition, seconds=120):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ from pikavae.workspace import disks
 from pikavae.workspace.disks import diagnose, explain, path_in_errors
 from pikavae.workspace.files import folder_atomically, make_folder, write_atomically
 from pikavae.workspace.home import home
-from tests.operations.test_pipeline import tiny
 from tests.support import commands
+from tests.support.configs import tiny
 
 REMEDY = {
     errno.ENOSPC: "make room there",

@@ -6,16 +6,12 @@ import sqlite3
 from contextlib import closing
 
 import pytest
-from mlflow import MlflowClient
 
-from pikavae.presets import load_config
 from pikavae.registry.package import file_hashes
-from pikavae.tracker.client import Workspace
 from pikavae.tracker.mlflow_files import local_folder
-from pikavae.workspace.home import home
 from pikavae.workspace.runs import run_folder, step_of
-from tests.conftest import TINY
-from tests.support import commands
+from tests.support import commands, configs
+from tests.support.commands import bare_client as client
 from tests.support.promoting import promote
 
 DATABASE = ("mlflow.db", "mlflow.db-wal", "mlflow.db-shm")
@@ -23,13 +19,8 @@ STEPS = [2, 4, 6, 8, 10, 12]
 
 
 def tiny(**overrides):
-    numbers = {name: json.loads(v) if isinstance(v, str) else [int(x) for x in v] for name, v in TINY.items()}
     small = {"training.steps": STEPS[-1], "training.keep_checkpoints": 6, "data.sprites_count": 8}
-    return load_config("demo", {**numbers, **small, **overrides})
-
-
-def client():
-    return MlflowClient(Workspace(home()).tracking_uri)
+    return configs.tiny(**{**small, **overrides})
 
 
 @pytest.fixture(scope="module")

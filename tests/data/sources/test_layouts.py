@@ -12,14 +12,8 @@ from pikavae.data.prepare import prepare, prepare_inputs
 from pikavae.data.sources.open import open_sources
 from pikavae.errors import UserError
 from tests.support.archives import captions_of
+from tests.support.folders import fill
 from tests.support.pictures import png
-
-
-def fill(root, files):
-    for name, content in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    return root
 
 
 def sources(root, **fields):

@@ -1,55 +1,16 @@
-"""Folders of pictures: what is taken, what is set aside and why, and how they fall into chunks."""
+"""Folders of pictures: what is taken, and what is set aside and why."""
 
 import hashlib
-import io
 import json
 import os
-import pickle
 import tempfile
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from pikavae.config import DataConfig
 from pikavae.data.files.listing import printable
-from pikavae.data.files.memo import HashMemo
-from pikavae.data.sources.folders import split_by_prefix
-from pikavae.data.sources.open import open_source
 from pikavae.errors import UserError
-
-
-def encoded(kind, colour=(200, 10, 30)):
-    buffer = io.BytesIO()
-    Image.new("RGB", (4, 3), colour).save(buffer, kind)
-    return buffer.getvalue()
-
-
-PNG = encoded("PNG")
-
-
-def picture(number):
-    return encoded("PNG", (number % 256, number // 256, 7))
-
-
-def fill(root, files):
-    for name, content in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return root
-
-
-def opened(root, **fields):
-    return open_source(str(root), DataConfig(source=str(root), **fields), "data.source")
-
-
-def pictures_of(source, size=1000):
-    return {picture.name: picture for chunk in source.chunks(size) for picture in chunk.pictures()}
-
-
-def captions_of(source):
-    return {name: picture.caption for name, picture in pictures_of(source).items()}
+from tests.support.folders import PNG, captions_of, encoded, fill, opened, picture, pictures_of
 
 
 @pytest.mark.parametrize(
@@ -318,83 +279,6 @@ def test_pictures_of_one_stem_share_a_caption_file(tmp_path):
         "x.jpg": b"all",
         "x": b"all",
     }
-
-
-# Chunks
-
-
-def names_by_chunk(source, size):
-    return [set(chunk.content) for chunk in source.chunks(size)]
-
-
-@pytest.mark.parametrize("size", [1, 3, 10, 64, 1000])
-def test_chunks_are_disjoint_cover_everything_and_are_small(tmp_path, size):
-    names = {f"{i:03d}.png" for i in range(200)}
-    source = opened(fill(tmp_path, dict.fromkeys(names, PNG)))
-    chunks = names_by_chunk(source, size)
-    assert set.union(*chunks) == names
-    assert sum(map(len, chunks)) == 200
-    assert max(map(len, chunks)) <= size
-    assert len(chunks) <= 4 * -(-200 // size)
-    assert chunks == names_by_chunk(opened(tmp_path), size)
-
-
-def test_chunks_are_pickled_small_and_read_by_themselves(tmp_path):
-    source = opened(fill(tmp_path, {f"{i}.png": picture(i) * 50 for i in range(64)}))
-    for chunk in source.chunks(16):
-        pickled = pickle.dumps(chunk)
-        assert len(pickled) < 250 * chunk.count + 500
-        again = pickle.loads(pickled)
-        assert again.content == chunk.content
-        assert [(p.name, p.content) for p in again.pictures()] == [
-            (name, picture(int(name[:-4])) * 50) for name in sorted(chunk.content)
-        ]
-
-
-def test_an_added_picture_changes_one_chunk_or_splits_one(tmp_path):
-    source = opened(fill(tmp_path, {f"{i:03d}.png": PNG for i in range(300)}))
-    before = [dict(chunk.content) for chunk in source.chunks(16)]
-    for i in range(300, 340):
-        (tmp_path / f"{i}.png").write_bytes(PNG)
-        after = [dict(chunk.content) for chunk in opened(tmp_path).chunks(16)]
-        gone = [content for content in before if content not in after]
-        new = [content for content in after if content not in before]
-        assert len(gone) == 1
-        assert sum(map(len, new)) == len(gone[0]) + 1
-        before = after
-
-
-def test_a_changed_caption_changes_one_chunk(tmp_path):
-    files = {f"{i:02d}.png": PNG for i in range(40)} | {f"{i:02d}.txt": "old" for i in range(40)}
-    before = [dict(chunk.content) for chunk in opened(fill(tmp_path, files)).chunks(8)]
-    (tmp_path / "07.txt").write_text("new")
-    source = opened(tmp_path)
-    after = [dict(chunk.content) for chunk in source.chunks(8)]
-    ((old, new),) = [(a, b) for a, b in zip(before, after, strict=True) if a != b]
-    assert [name for name in old if old[name] != new[name]] == ["07.png"]
-
-
-def test_a_moved_folder_has_the_same_content(tmp_path):
-    files = {"a/x.png": PNG, "a/x.txt": "one", "y": picture(2)}
-    here, there = (opened(fill(tmp_path / name, files)) for name in ("here", "there"))
-    assert here.content() == there.content()
-    assert [c.content for c in here.chunks(1)] == [c.content for c in there.chunks(1)]
-
-
-def test_a_memo_gives_the_same_content(tmp_path):
-    root = fill(tmp_path / "root", {"x.png": PNG, "x.txt": "one", os.fsdecode(b"\xff.png"): PNG})
-    for path in root.iterdir():
-        os.utime(path, ns=(0, 0))
-    memo = HashMemo(tmp_path / "memo")
-    config = DataConfig(source=str(root))
-    contents = [open_source(str(root), config, "data.source", memo).content() for _ in range(2)]
-    assert contents == [opened(root).content()] * 2
-
-
-def test_equal_keys_end_the_splitting():
-    assert list(split_by_prefix([5] * 4, 2)) == [(0, 4)]
-    with pytest.raises(ValueError, match="expected at least 1"):
-        list(split_by_prefix([1], 0))
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,13 @@
-"""A model that is prepared for use: float32, and the layout of its device."""
+"""A model that is prepared for use: float32 that is exact, and the layout of its device."""
 
 import re
 
+import pytest
 import torch
 
 from pikavae.config import ModelConfig
 from pikavae.model.autoencoder import AutoencoderKL
-from pikavae.model.inference import prepare_for_use
+from pikavae.model.inference import exact_float32, prepare_for_use
 from tests.support.places import ROOT
 
 SIZES = ModelConfig(channels=(8, 16), num_res_blocks=1, norm_groups=4)
@@ -50,3 +51,35 @@ def test_no_other_code_moves_a_model_to_use_it():
         if moves.search(path.read_text(encoding="utf-8"))
     }
     assert found == {"pikavae/model/inference.py", "pikavae/training/state.py"}
+
+
+@pytest.fixture
+def fast():
+    """A precision that a GPU may shorten, as a training leaves it."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+def settings():
+    """What decides how exact float32 is on a GPU."""
+    cudnn = torch.backends.cudnn
+    return torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic
+
+
+@pytest.mark.usefixtures("fast")
+def test_float32_is_exact_inside_and_as_before_afterwards():
+    before = settings()
+    assert before != ("highest", False, False, True)
+    inside = []
+
+    def fail():
+        with exact_float32():
+            inside.append(settings())
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert inside == [("highest", False, False, True)]
+    assert settings() == before

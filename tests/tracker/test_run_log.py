@@ -152,6 +152,17 @@ def test_points_do_not_wait_longer_than_two_seconds(client, experiment, monkeypa
     assert len(curve(client, log, "train/loss")) == 2
 
 
+def test_a_point_that_is_measured_again_is_the_one_that_counts(client, experiment):
+    log = start(client, experiment)
+    log.log({"val/psnr": 20.0}, 2, time_ms=1000)
+    log.log({"val/psnr": 21.0}, 2, time_ms=2000)
+    log.log({"val/psnr": 22.0}, 2, again=True, time_ms=3000)
+    log.flush()
+    points = client.get_metric_history(log.run_id, "val/psnr")
+    assert [(point.step, point.value, point.timestamp) for point in points] == [(2, 20.0, 1000), (2, 22.0, 3000)]
+    assert client.get_run(log.run_id).data.metrics == {"val/psnr": 22.0}
+
+
 def test_nan_is_kept(client, experiment):
     log = start(client, experiment)
     log.log({"train/loss": math.nan}, 1)

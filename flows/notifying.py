@@ -12,6 +12,7 @@ from pikavae.errors import PikavaeError
 from pikavae.notify.outbox import Outbox
 from pikavae.notify.settings import is_configured
 from pikavae.process.stopping import ignore_stops
+from pikavae.production.anchor import ledger_path
 from pikavae.workspace.home import home
 from pikavae.workspace.records import warn_once
 
@@ -132,6 +133,6 @@ class Watcher:
     def _look(self, *, verify: bool) -> None:
         from pikavae import operations
 
-        if verify:
+        if verify and ledger_path(self._workspace.home).is_file():
             operations.verify_and_tell(self._workspace)
         operations.watch(self._workspace)

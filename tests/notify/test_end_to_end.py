@@ -7,10 +7,12 @@ import pytest
 from flows.cli import main
 from pikavae.notify import send
 from pikavae.presets import load_config
+from pikavae.production import promote as production
 from pikavae.tracker.client import Workspace
 from pikavae.workspace.home import home
 from tests.conftest import TINY
 from tests.support import commands
+from tests.support.house import files_alone
 from tests.support.listening import listening
 
 SECRETS = (b"SECRETPATH", b"SECRETTOKEN", b"SECRETKEY", b"SECRETTOPIC")
@@ -46,6 +48,7 @@ def assert_no_secret(*texts):
 
 def test_a_version_on_its_way_to_production_and_back(tiny_flags, listener, capsys, caplog, monkeypatch):
     caplog.set_level(logging.INFO)
+    monkeypatch.setattr(production, "smoke_test", files_alone)
     config = load_config("demo", TINY)
     assert main(["train", "demo", *tiny_flags]) == 0
     done = commands.run(config)

@@ -6,6 +6,7 @@ prepared/shards/          the shards that they share
 runs/<run id>/            what a run needs to resume, and its snapshots
 imported/<key>/           weights of other makers, as snapshots
 evaluations/<key>/        reports
+notify.yaml, outbox/      whom to tell of what; what is to be sent, and what arrived
 prefect/                  Prefect's own state, unless PREFECT_HOME or PREFECT_API_URL is set
 """
 

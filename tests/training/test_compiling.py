@@ -62,10 +62,10 @@ def gradients(model, wrap=lambda model: model, *, bf16=False):
 @pytest.mark.parametrize("activations", ["keep", "recompute", "checkpoint"])
 def test_blocks_of_a_kind_share_one_graph_and_give_the_same_gradients(activations, graphs, monkeypatch):
     monkeypatch.setattr(autoencoder, "RECOMPUTE_ABOVE", 0)
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)  # the full model has more kinds than torch's limit
     expected, model = gradients(make_model(activations)), make_model(activations)
-    compile_blocks(model, varies=False, backend=graphs)
-    found = gradients(model)
+    with torch._dynamo.config.patch(recompile_limit=1):  # the full model has more kinds than torch's limit
+        compile_blocks(model, varies=False, backend=graphs)
+        found = gradients(model)
     blocks = [module for module in model.modules() if isinstance(module, ResnetBlock2D)]
     kinds = len(graphs)
     assert len(blocks) == 14

@@ -70,7 +70,7 @@ def send_test(workspace: Workspace) -> dict[str, str]:
     recipients = _require_recipients(workspace.home)
     now = datetime.now(UTC)
     test = Notification.make(
-        f"test-{now:%Y%m%dT%H%M%S}",
+        f"test-{now:%Y%m%dT%H%M%S%f}",
         TEST,
         "pikavae: a test",
         ["Notifications of pikavae reach this address."],

@@ -175,7 +175,7 @@ def _name_of(event: Event) -> str:
 def _complaint(text: str) -> Notification:
     now = datetime.now(UTC)
     return Notification.make(
-        f"verify-{_digest(text)}-{now:%Y%m%dT%H%M%S}",
+        f"verify-{_digest(text)}-{now:%Y%m%dT%H%M%S%f}",
         "ledger_disagrees",
         "pikavae: the ledger does not verify",
         [*text.splitlines()[:10], "`pikavae models verify` says more, `pikavae models repair` fixes what can be."],
@@ -237,7 +237,7 @@ def _look_at_disk(home: Path, state: State, least_gib: float, found: list[Notifi
     where = mount_point(home)
     found.append(
         Notification.make(
-            f"disk-{datetime.now(UTC):%Y%m%dT%H%M%S}",
+            f"disk-{datetime.now(UTC):%Y%m%dT%H%M%S%f}",
             "disk_low",
             f"pikavae: {format_bytes(free)} free on {where}",
             [

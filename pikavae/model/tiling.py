@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from .autoencoder import AutoencoderKL, DiagonalGaussian
 from .norm import GroupNorm
+from .padding import Padding
 
 
 @dataclass(frozen=True)
@@ -131,10 +132,22 @@ def tile_grid(height: int, width: int, tiles: Tiles, factor: int) -> tuple[TileR
     return TileRow.cover(rows, length, overlap), TileRow.cover(columns, length, overlap)
 
 
-def seams(height: int, width: int, tiles: Tiles, factor: int) -> Tensor:
+def seams(height: int, width: int, tiles: Tiles, factor: int, padding: Padding = "zeros") -> Tensor:
     """Mark the pixels that more than one tile makes: (H, W) bool, for sides that are multiples of `factor`."""
-    rows, columns = (side.scale(factor).overlaps() for side in tile_grid(height, width, tiles, factor))
+    marks = []
+    for side in tile_grid(height, width, tiles, factor):
+        around = _continued(side, tiles.overlap // factor, padding)
+        before = factor * (around.total - side.total) // 2
+        marks.append(around.scale(factor).overlaps()[before : before + factor * side.total])
+    rows, columns = marks
     return rows[:, None] | columns
+
+
+def _continued(side: TileRow, overlap: int, padding: Padding) -> TileRow:
+    """Return the tiles of a side; several of a `circular` model, of the side continued by an overlap at both ends."""
+    if padding != "circular" or len(side.starts) == 1:
+        return side
+    return TileRow.cover(side.total + 2 * overlap, side.length, overlap)
 
 
 def tiled_encode(model: AutoencoderKL, images: Tensor, tiles: Tiles = TILES) -> DiagonalGaussian:
@@ -217,18 +230,13 @@ def _blend(
 
     factor = model.config.downsampling_factor
     height, width = (side // given for side in whole.shape[2:])  # in latent cells
-    rows, columns = tile_grid(factor * height, factor * width, tiles, factor)
-    if len(rows.starts) == len(columns.starts) == 1:
+    sides = tile_grid(factor * height, factor * width, tiles, factor)
+    if all(len(side.starts) == 1 for side in sides):
         return computed(model, whole)
-    beyond = [0, 0]
-    if model.config.padding == "circular":
-        overlap = tiles.overlap // factor
-        beyond = [overlap if len(side.starts) > 1 else 0 for side in (rows, columns)]
+    rows, columns = (_continued(side, tiles.overlap // factor, model.config.padding) for side in sides)
+    beyond = [(after.total - side.total) // 2 for after, side in zip((rows, columns), sides, strict=True)]
+    if any(beyond):
         whole = continue_around(whole, *(given * cells for cells in beyond))
-        rows, columns = (
-            TileRow.cover(side.total + 2 * cells, side.length, overlap) if cells else side
-            for side, cells in zip((rows, columns), beyond, strict=True)
-        )
     parts = [[whole[:, :, row, column] for column in columns.scale(given).slices] for row in rows.scale(given).slices]
     normed = with_norms_over_all(model, (partial(computed, part=part) for row in parts for part in row))
     strips = (_join((computed(normed, part) for part in row), columns.scale(made), dim=3) for row in parts)

@@ -17,7 +17,7 @@ from pikavae.model.fold import fold, unfold, with_padding
 from pikavae.model.padding import pad_border
 from pikavae.model.sizes import CONFIG_NAME, PADDING
 from pikavae.model.snapshot import write_snapshot
-from pikavae.model.tiling import Tiles, tiled_decode, tiled_encode
+from pikavae.model.tiling import Tiles, seams, tiled_decode, tiled_encode
 from pikavae.operations.keys import train_inputs
 from pikavae.production.consumer import pad_as_stated
 from pikavae.training.state import starting_weights
@@ -155,6 +155,17 @@ def test_tiles_of_a_circular_model_have_no_seam_where_the_picture_ends(size):
     decoded_alone, encoded_alone, _ = error(model)
     assert decoded < 0.5 * decoded_alone
     assert encoded < 0.5 * encoded_alone
+
+
+def test_seams_of_a_circular_model_are_where_its_tiles_meet():
+    """Of 24 rows of cells, continued by 2 at both ends, tiles of 8 begin at -2, 3, 8, 13 and 18."""
+    cells = {
+        padding: {row // 4 for row in seams(96, 16, Tiles(32, 8), 4, padding)[:, 0].nonzero()[:, 0].tolist()}
+        for padding in ("zeros", "circular")
+    }
+    assert cells["circular"] == {3, 4, 5, 8, 9, 10, 13, 14, 15, 18, 19, 20}
+    assert cells["zeros"] == {5, 6, 7, 10, 11, 12, 16, 17}
+    assert not seams(16, 16, Tiles(32, 8), 4, "circular").any()
 
 
 @paddings

@@ -111,7 +111,8 @@ def in_tiles(model: AutoencoderKL, pairs: Sequence[Pair], size: int) -> TilingNu
     for images, whole in pairs:
         tiled = reconstruct_any_size(model, images, tiles)
         one, other = comparable(tiled, whole.clamp(-1.0, 1.0))
-        errors, seam = (one - other)[0], seams(images.shape[2], images.shape[3], tiles, factor)
+        seam = seams(images.shape[2], images.shape[3], tiles, factor, model.config.padding)
+        errors = (one - other)[0]
         against["psnr_whole"].append(psnr(whole, images))
         against["psnr_tiled"].append(psnr(tiled, images))
         against["psnr_to_whole"].append(psnr_of_mse(errors.square().mean())[None])

@@ -16,7 +16,15 @@ from flows.flags import Flag, ReadWords, flags_of, key_of, read_words, refuse_na
 from flows.options import Options
 from pikavae.config import EARLIER_SWITCH, Config
 from pikavae.errors import UserError
-from pikavae.presets import NOTIFY_HINT, did_you_mean, explain, load_config, preset_names, unknown_field_hint
+from pikavae.presets import (
+    NOTIFY_HINT,
+    did_you_mean,
+    explain,
+    load_config,
+    preset_names,
+    unknown_field_hint,
+    without_sizes,
+)
 
 NUMBER_IN_QUOTES = re.compile(r"^(\S+) '([-+]?[\d.]+)':")
 """The start of a message about a number, which a command line gives as text in quotes."""
@@ -155,6 +163,7 @@ def override(base: Config, settings: Mapping[str, Any]) -> Config:
     if not settings:
         return base
     tree = base.model_dump(mode="json")
+    tree["model"] = without_sizes(tree["model"], settings)
     for dotted, value in settings.items():
         section, _, field = dotted.partition(".")
         tree[section][field] = value

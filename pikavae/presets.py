@@ -63,8 +63,8 @@ def parse_config(tree: object, *, where: str = "configuration", overrides: Mappi
     if "notify" in tree:
         raise UserError(f"{where}: notify: no section of the configuration; {NOTIFY_HINT}")
     merged: dict[str, Any] = {key: dict(value) if isinstance(value, Mapping) else value for key, value in tree.items()}
-    if str((overrides or {}).get("model.like")) in FAMILIES and isinstance(merged.get("model"), dict):
-        merged["model"] = {name: value for name, value in merged["model"].items() if name not in FAMILIES["sd1"]}
+    if isinstance(merged.get("model"), dict):
+        merged["model"] = without_sizes(merged["model"], overrides or {})
     for dotted, value in (overrides or {}).items():
         section, _, field = dotted.partition(".")
         merged.setdefault(section, {})[field] = value
@@ -110,3 +110,9 @@ def did_you_mean(word: str, candidates: list[str]) -> str | None:
     """Return `did you mean ...?` with the nearest of `candidates`, or None if none is near."""
     near = difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)
     return f"did you mean {near[0]}?" if near else None
+
+
+def without_sizes(model: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of section `model` without the sizes that an override of `model.like` replaces."""
+    is_replaced = str(overrides.get("model.like")) in FAMILIES
+    return {name: value for name, value in model.items() if not (is_replaced and name in FAMILIES["sd1"])}

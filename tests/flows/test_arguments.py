@@ -90,6 +90,13 @@ def test_a_value_is_read_wherever_the_preset_stands(words, name, value, place):
     assert field(read(*given).config, name) == value
 
 
+def test_a_family_replaces_the_sizes_of_a_preset_and_a_size_beside_it_counts():
+    model = read("demo", "--model.like", "flux1", "--model.num-res-blocks", "1").config.model
+    assert (model.channels, model.num_res_blocks) == ((128, 256, 512, 512), 1)
+    assert (model.latent_channels, model.quant_conv) == (16, False)
+    assert model.resample_shortcuts == read("demo").config.model.resample_shortcuts
+
+
 def test_own_options_of_a_command_are_read_like_settings():
     for words in (["--fresh"], ["--fresh", "1"], ["--fresh=yes"], ["--no-fresh", "--fresh"]):
         assert read("demo", *words).options.fresh is True

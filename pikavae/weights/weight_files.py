@@ -32,6 +32,7 @@ FOLDER_FILES = (  # in the order of preference
     "diffusion_pytorch_model.bin",
     "diffusion_pytorch_model.bin.index.json",
     "diffusion_pytorch_model.fp16.bin",
+    "diffusion_pytorch_model.bin.index.fp16.json",
 )
 
 

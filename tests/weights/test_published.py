@@ -63,7 +63,11 @@ WRITTEN = {
     "safetensors": {},
     "parts": {"max_shard_size": "40KB"},
     "variant": {"variant": "fp16"},
+    "parts of a variant": {"variant": "fp16", "max_shard_size": "40KB"},
     "bin": {"safe_serialization": False},
+    "parts of bin": {"safe_serialization": False, "max_shard_size": "40KB"},
+    "variant of bin": {"safe_serialization": False, "variant": "fp16"},
+    "parts of a variant of bin": {"safe_serialization": False, "variant": "fp16", "max_shard_size": "40KB"},
 }
 FOLDERS = [*((CONFIG, options) for options in WRITTEN.values()), *((config, {}) for config in SIZES.values())]
 
@@ -331,7 +335,8 @@ def test_sizes_that_are_not_expected_are_told_by_field(tmp_path):
     path = save(state_of(), tmp_path / "vae.pt")
     other = ModelConfig(channels=(32, 64, 64), num_res_blocks=2, latent_channels=4)
     with pytest.raises(
-        UserError, match=r"channels \(32, 64, 32\) instead of \(32, 64, 64\), latent_channels 3 instead of 4$"
+        UserError,
+        match=r"channels \(32, 64, 32\) instead of \(32, 64, 64\), latent_channels 3 instead of 4$",
     ):
         read_published(path, expected=other)
 

@@ -11,8 +11,13 @@ FILE_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 WEIGHTS = "diffusion_pytorch_model"
 WANTED = (  # weights in the order of preference, so only one format is downloaded
     (f"{WEIGHTS}.safetensors", f"{WEIGHTS}.safetensors.index.json", f"{WEIGHTS}-*-of-*.safetensors"),
-    (f"{WEIGHTS}.fp16.safetensors",),
-    (f"{WEIGHTS}.bin",),
+    (
+        f"{WEIGHTS}.fp16.safetensors",
+        f"{WEIGHTS}.safetensors.index.fp16.json",
+        f"{WEIGHTS}.fp16-*-of-*.safetensors",
+    ),
+    (f"{WEIGHTS}.bin", f"{WEIGHTS}.bin.index.json", f"{WEIGHTS}-*-of-*.bin"),
+    (f"{WEIGHTS}.fp16.bin", f"{WEIGHTS}.bin.index.fp16.json", f"{WEIGHTS}.fp16-*-of-*.bin"),
 )
 OWN_WEIGHTS = "a folder or file of your own"
 

@@ -34,6 +34,11 @@ CONFIG = json.dumps(diffusers_config(SIZES, 16)).encode()
 WEIGHTS = save(STATE)
 AVERAGED = {name: value + 1 for name, value in STATE.items()}
 BOTH = save({**{f"model.{n}": v for n, v in STATE.items()}, **{f"ema.{n}": v for n, v in AVERAGED.items()}})
+PARTS = {
+    f"diffusion_pytorch_model.fp16-{part:05}-of-00002.safetensors": dict(list(STATE.items())[part - 1 :: 2])
+    for part in (1, 2)
+}
+INDEX = json.dumps({"weight_map": {name: part for part, weights in PARTS.items() for name in weights}}).encode()
 REPOSITORIES = {
     "org/pipeline": {
         "model_index.json": b"{}",
@@ -45,6 +50,12 @@ REPOSITORIES = {
         "vae/diffusion_pytorch_model.bin": b"older",
     },
     "org/half": {"config.json": CONFIG, "diffusion_pytorch_model.fp16.safetensors": WEIGHTS},
+    "org/half-parts": {
+        "config.json": CONFIG,
+        "diffusion_pytorch_model.safetensors.index.fp16.json": INDEX,
+        **{part: save(weights) for part, weights in PARTS.items()},
+        "diffusion_pytorch_model.bin": b"older",
+    },
     "org/file": {"deep/vae.safetensors": WEIGHTS},
     "org/both": {"deep/both.safetensors": BOTH},
     "org/unet": {"config.json": b'{"_class_name": "UNet2DConditionModel"}', "model.safetensors": b"large"},
@@ -131,6 +142,7 @@ def ask(name, home, **environment):
         ("org/pipeline/vae", "vae"),
         (f"org/pipeline@{COMMIT}", "vae"),
         ("org/half", COMMIT),
+        ("org/half-parts", COMMIT),
         ("org/file/deep/vae.safetensors", "vae.safetensors"),
     ],
 )

@@ -31,6 +31,8 @@ SIZES = (
     "model.norm_groups",
     "model.mid_attention",
     "model.quant_conv",
+    "model.latent_norm",
+    "model.decoder_channels",
 )
 """The sizes that weights of other makers must have."""
 MEASURED = ("data", "evaluation", "model.channels", *COMPUTE, *NAMED)

@@ -156,6 +156,8 @@ _STABLE_DIFFUSION: dict[str, Any] = {
     "norm_groups": 32,
     "mid_attention": True,
     "quant_conv": True,
+    "latent_norm": False,
+    "decoder_channels": None,
 }
 _SIXTEEN_CHANNELS = _STABLE_DIFFUSION | {"latent_channels": 16, "quant_conv": False}
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -163,6 +165,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "sdxl": _STABLE_DIFFUSION,
     "sd3": _SIXTEEN_CHANNELS,
     "flux1": _SIXTEEN_CHANNELS,
+    "flux2": _STABLE_DIFFUSION | {"latent_channels": 32, "latent_norm": True},
 }
 """The sizes of published autoencoders, fields of section `model`, by the name of their family."""
 
@@ -173,7 +176,7 @@ class ModelConfig(Section):
     # A form fills in every size, and sizes that are given win: there, a family would do nothing.
     model_config = ConfigDict(json_schema_extra=lambda schema: schema["properties"].pop("like"))
 
-    like: Literal["sd1", "sdxl", "sd3", "flux1"] | None = Field(None, exclude=True)
+    like: Literal["sd1", "sdxl", "sd3", "flux1", "flux2"] | None = Field(None, exclude=True)
     """Take the sizes of a published family; other sizes that are set too take precedence."""
     channels: tuple[Annotated[int, Field(ge=1, le=8192)], ...] = Field((128, 256, 512, 512), min_length=1, max_length=7)
     """The channels of each resolution level, from the full resolution down."""
@@ -186,7 +189,11 @@ class ModelConfig(Section):
     mid_attention: bool = True
     """Use a self-attention block at the bottleneck."""
     quant_conv: bool = True
-    """Use a 1x1 convolution before and after the latent, as Stable Diffusion 1 and SDXL do; SD3 and FLUX.1 do not."""
+    """Use a 1x1 convolution before and after the latent, as Stable Diffusion, SDXL and FLUX.2 do; not SD3, FLUX.1."""
+    latent_norm: bool = False
+    """Keep running statistics of the latents, packed in cells of 2x2, as FLUX.2 does; `encode` normalises by them."""
+    decoder_channels: tuple[Annotated[int, Field(ge=1, le=8192)], ...] | None = Field(None, min_length=1, max_length=7)
+    """The decoder's channels of each level, if they are not `channels`; only diffusers' model for FLUX.2 has this."""
     padding: Literal["zeros", "reflect", "replicate", "circular"] = "zeros"
     """What convolutions read beyond a border: `zeros`, as in published autoencoders; the map, by `reflect` or
     `replicate`; or by `circular` its other side, for textures without seams. Other programs know `zeros` alone."""
@@ -204,6 +211,16 @@ class ModelConfig(Section):
         """Return how many pixels along a side of the picture one cell of the latent covers."""
         return int(2 ** (len(self.channels) - 1))
 
+    @property
+    def size_step(self) -> int:
+        """Return what divides the sides of pictures to train on: one cell, or with `latent_norm` a packed cell."""
+        return self.downsampling_factor * (2 if self.latent_norm else 1)
+
+    @property
+    def decoder_widths(self) -> tuple[int, ...]:
+        """Return the decoder's channels of each level, from the full resolution down."""
+        return self.decoder_channels or self.channels
+
     @model_validator(mode="before")
     @classmethod
     def _sizes_of_family(cls, given: Any) -> Any:
@@ -215,17 +232,32 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _groups_divide_channels(self) -> Self:
-        for channels in self.channels:
-            if channels % self.norm_groups:
-                raise ValueError(
-                    f"model.norm_groups {self.norm_groups} does not divide the {channels} of model.channels"
-                )
+        for name in ("channels", "decoder_channels"):
+            for channels in getattr(self, name) or ():
+                if channels % self.norm_groups:
+                    raise ValueError(
+                        f"model.norm_groups {self.norm_groups} does not divide the {channels} of model.{name}"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _decoder_mirrors_encoder(self) -> Self:
+        if self.decoder_channels is None:
+            return self
+        stated = f"model.decoder_channels {self.decoder_channels}"
+        if not self.latent_norm:
+            raise ValueError(f"{stated}: only a model with model.latent_norm can have them, as FLUX.2's does")
+        if len(self.decoder_channels) != len(self.channels):
+            raise ValueError(f"{stated}: expected one for each of model.channels {self.channels}")
+        if self.decoder_channels == self.channels:
+            raise ValueError(f"{stated}: those of model.channels, which are the default; leave it out")
         return self
 
     @model_validator(mode="after")
     def _can_be_held(self) -> Self:
         # Two 3x3 convolutions in each residual block, and one to change the size, in encoder and decoder
-        weights = 36 * (self.num_res_blocks + 1) * sum(channels**2 for channels in self.channels)
+        widths = (max(pair) for pair in zip(self.channels, self.decoder_widths, strict=True))
+        weights = 36 * (self.num_res_blocks + 1) * sum(channels**2 for channels in widths)
         if weights > MAX_WEIGHTS:
             raise ValueError(
                 f"model.channels {self.channels} with model.num_res_blocks {self.num_res_blocks} make about "
@@ -473,7 +505,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _size_fits_factor(self) -> Self:
-        if reason := why_size_does_not_fit(self.data.image_size, self.model.downsampling_factor):
+        if reason := why_size_does_not_fit(self.data.image_size, self.model.size_step):
             raise ValueError(reason)
         return self
 
@@ -490,7 +522,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _buckets_fit_factor(self) -> Self:
-        factor, size = self.model.downsampling_factor, self.data.image_size
+        factor, size = self.model.size_step, self.data.image_size
         step = max(8, size // 8)
         if self.data.crop == "buckets" and step % factor:
             raise ValueError(
@@ -580,7 +612,7 @@ def why_size_does_not_fit(image_size: int, factor: int) -> str | None:
     below = max(factor, image_size - image_size % factor)
     return (
         f"data.image_size {image_size} is not a multiple of the downsampling factor {factor}: use {below} or "
-        f"{below + factor} (model.channels decides the factor)"
+        f"{below + factor} (model.channels decides the factor, and model.latent_norm doubles it)"
     )
 
 

@@ -16,6 +16,12 @@ ORIGIN = (
     "pikavae",
 )
 
+PACKED = (
+    "`latent` is the posterior's mean, not sampled: each 2x2 cell of a channel is four channels, which are normalised "
+    "by the model's statistics. `torch.nn.functional.pixel_shuffle(latent * (vae.bn.running_var + 1e-4).sqrt()"
+    "[:, None, None] + vae.bn.running_mean[:, None, None], 2)` is what the decoder takes. "
+)
+
 
 def card(record: LatentRecord) -> str:
     """Write the card: Markdown with a header that names the files of each split for `datasets.load_dataset`.
@@ -49,12 +55,17 @@ def card(record: LatentRecord) -> str:
             f"rows[0]['latent']  # {tuple(record.latent_shape)} float32",
             "```",
             "",
-            "`latent` is the posterior's mean, not sampled and not scaled. "
+            (PACKED if record.normalised else "`latent` is the posterior's mean, not sampled and not scaled. ")
             + ("With `logvar`, `latent + exp(logvar / 2) * noise` is a sample. " if record.logvar else "")
             + f"`scaling_factor` is {record.scaling_factor:.8g}, 1 / std over the train split, and `shift` is "
-            f"{record.shift:.8g}, the mean. Train on `latent * scaling_factor`, as Stable Diffusion does, or on "
-            "`(latent - shift) * scaling_factor`; undo it before decoding. `latents.json` has all digits, and the hash "
-            "of every file."
+            f"{record.shift:.8g}, the mean. "
+            + (
+                "Train on `latent` itself, as FLUX.2 does. "
+                if record.normalised
+                else "Train on `latent * scaling_factor`, as Stable Diffusion does, or on "
+                "`(latent - shift) * scaling_factor`; undo it before decoding. "
+            )
+            + "`latents.json` has all digits, and the hash of every file."
             + (
                 f" The encoder computed in {record.precision}: {record.distance.describe(record.std)}."
                 if record.distance

@@ -6,9 +6,12 @@ tokenizer/                         the tokenizer that made the input_ids, if one
 README.md                          what this is and how to load it; its header names the splits
 latents.json                       scaling factor, statistics, origin, and the hash of every file; written last
 
-A latent is the posterior's mean in float32, not sampled and not scaled. On three trained models of 64 px, float16
-changed only 0.7 to 0.9 % of the decoded 8-bit values by one step (85 to 87 dB). But its rounding reaches a third of the
-posterior's deviation, it ends at 65504, and it could not be compared with the model's output bit by bit.
+A latent is the posterior's mean in float32, not sampled and not scaled; with `model.latent_norm`, it is packed and
+normalised, as its diffusion model takes it (`model/latent_norm.py`).
+
+On three trained models of 64 px, float16 changed only 0.7 to 0.9 % of the decoded 8-bit values by one step (85 to 87
+dB). But its rounding reaches a third of the posterior's deviation, it ends at 65504, and it could not be compared with
+the model's output bit by bit.
 """
 
 from __future__ import annotations
@@ -142,7 +145,7 @@ def encode_set(
         prepare_for_use(model, device)
         with torch.inference_mode(), exact_float32():
             _write_missing(encoder, sides, shards, settings, progress)
-            statistics = _read_back(encoder, sides, shards)
+            statistics = _read_back(encoder, sides, shards, settings)
             distance = None if precision == "float32" else _distance(encoder, sides, shards)
         if tokenizer_folder is not None:
             with folder_atomically(folder / TOKENIZER_NAME) as temporary:
@@ -187,7 +190,7 @@ def _check(model: AutoencoderKL, sides: Mapping[Side, PictureSet]) -> None:
             raise UserError(f"data.source: the {side} side holds no pictures; add pictures")
         if len(picture_set.shapes) > 1:
             raise UserError("data.crop buckets: latents are stored in one shape; set data.crop to center or random")
-        if reason := why_size_does_not_fit(picture_set.image_size, model.config.downsampling_factor):
+        if reason := why_size_does_not_fit(picture_set.image_size, model.config.size_step):
             raise UserError(reason)
 
 
@@ -200,12 +203,13 @@ def _settings(
 ) -> LatentSettings:
     """Return everything that decides the shards' bytes."""
     config, image_size = encoder.model.config, sides[Side.TRAIN].image_size
-    length = image_size // config.downsampling_factor
+    length, cell = image_size // config.size_step, config.size_step // config.downsampling_factor
     return LatentSettings(
         **provenance,
         image_size=image_size,
         downsampling_factor=config.downsampling_factor,
-        latent_shape=[config.latent_channels, length, length],
+        latent_shape=[cell**2 * config.latent_channels, length, length],
+        normalised=config.latent_norm,
         logvar=logvar,
         precision=encoder.precision,
         num_images={str(side): len(picture_set) for side, picture_set in sides.items()},
@@ -228,7 +232,7 @@ def _refuse_other_content(folder: Path, settings: LatentSettings) -> None:
         made = settings_of(path)
         if made is None:
             raise UserError(f"--out {folder}: holds {path.name}, which is not a shard of latents; name another folder")
-        made = {"precision": "float32", **made}  # which shards of earlier versions do not state
+        made = {"precision": "float32", "normalised": False, **made}  # which shards of earlier versions do not state
         differing = sorted(name for name in {*made, *wanted} - ignored if made.get(name) != wanted.get(name))
         if differing:
             listed = "; ".join(f"{name} is {made.get(name)!r}, not {wanted.get(name)!r}" for name in differing[:3])
@@ -272,13 +276,15 @@ def _write_missing(
         write_shard(shard, sides[shard.side], settings, latent, logvar)
 
 
-def _read_back(encoder: RowEncoder, sides: Mapping[Side, PictureSet], shards: list[LatentShard]) -> LatentStatistics:
+def _read_back(
+    encoder: RowEncoder, sides: Mapping[Side, PictureSet], shards: list[LatentShard], settings: LatentSettings
+) -> LatentStatistics:
     """Read every shard through `datasets`, compare it with its prepared rows, and measure the train split.
 
     Raises:
         PikavaeError: a shard differs from the prepared set, or a sampled row differs from what the model gives.
     """
-    statistics = LatentStatistics(encoder.model.config.latent_channels)
+    statistics = LatentStatistics(settings.latent_shape[0])
     sample, before = _sample(sum(map(len, sides.values()))), 0
     for shard in shards:
         picture_set, start = sides[shard.side], shard.start

@@ -44,6 +44,8 @@ class RowEncoder:
     def posteriors(self, picture_set: PictureSet, shard: LatentShard) -> Iterator[DiagonalGaussian]:
         """Yield the posteriors of a shard's rows, batch by batch: each (B, Z, H/f, W/f) float32 on the CPU.
 
+        They are packed and normalised if the model has `latent_norm`: (B, 4Z, H/2f, W/2f).
+
         Raises:
             PikavaeError: a posterior holds numbers that are not finite.
         """
@@ -56,14 +58,14 @@ class RowEncoder:
             yield posterior
 
     def posterior_of_row(self, picture_set: PictureSet, shard: LatentShard, index: int) -> DiagonalGaussian:
-        """Return the posterior of the picture `index`, (1, Z, H/f, W/f), equal to that of `posteriors`."""
+        """Return the posterior of the picture `index`, equal to that of `posteriors`, with a batch of 1."""
         rows = next(rows for rows in self._batches(shard) if index in rows)
         posterior, place = self._posterior(picture_set, rows), slice(index - rows.start, index - rows.start + 1)
         return DiagonalGaussian(posterior.mean[place], posterior.logvar[place])
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Decode `latents` (B, Z, H/f, W/f) to pictures (B, 3, H, W)."""
-        return self.model.decode(latents.to(self.device))
+        """Decode latents, as `posteriors` gives them, to pictures (B, 3, H, W)."""
+        return self.model.decode(self.model.restore(latents.to(self.device)))
 
     def _batches(self, shard: LatentShard) -> Iterator[range]:
         """Yield the rows of each batch; no batch crosses a shard's border, so a shard can be made alone."""
@@ -73,7 +75,7 @@ class RowEncoder:
     def _posterior(self, picture_set: PictureSet, rows: range) -> DiagonalGaussian:
         images = picture_set.pixels(rows).contiguous().float().div_(127.5).sub_(1.0)  # (B, 3, H, W)
         with self._computing():
-            posterior = self.model.encode(images.to(self.device))
+            posterior = self.model.normalise(self.model.encode(images.to(self.device)))
         return DiagonalGaussian(posterior.mean.float().cpu(), posterior.logvar.float().cpu())
 
     def _computing(self) -> AbstractContextManager[object]:

@@ -57,6 +57,8 @@ class LatentSettings(Record):
     image_size: int = 0
     downsampling_factor: int = 0
     latent_shape: Sequence[int] = ()
+    normalised: bool = False
+    """If True, latents are packed in cells of 2x2 and normalised by the model's own statistics."""
     logvar: bool = False
     precision: str = "float32"
     """The format that the encoder computed in."""

@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..config import ModelConfig
 from .attention import attend
+from .latent_norm import LatentNorm
 from .norm import GroupNorm, to_fastest_layout, uses_operator
 from .padding import Conv3x3, Padding, pad_border
 from .upsampling import upsample
@@ -243,7 +244,7 @@ class Decoder(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        channels, last = config.channels[::-1], len(config.channels) - 1
+        channels, last = config.decoder_widths[::-1], len(config.channels) - 1
         self.conv_in = Conv3x3(config.latent_channels, channels[0], config.padding)
         self.mid_block = MidBlock2D(channels[0], config)
         self.up_blocks = nn.ModuleList(
@@ -310,6 +311,7 @@ class AutoencoderKL(nn.Module):
         latent = config.latent_channels
         self.quant_conv = nn.Conv2d(2 * latent, 2 * latent, 1) if config.quant_conv else nn.Identity()
         self.post_quant_conv = nn.Conv2d(latent, latent, 1) if config.quant_conv else nn.Identity()
+        self.bn = LatentNorm(latent) if config.latent_norm else None
         self._initialise()
 
     def choose_activations(self, activations: Activations) -> None:
@@ -362,6 +364,19 @@ class AutoencoderKL(nn.Module):
         """Return pictures (B, 3, H, W), about [-1, 1] but not clamped, of `latents` (B, Z, H/f, W/f)."""
         images: Tensor = self.decoder(self.post_quant_conv(latents))
         return images
+
+    def normalise(self, posterior: DiagonalGaussian) -> DiagonalGaussian:
+        """Return what a diffusion model gets: with `latent_norm`, the posterior packed and normalised, else unchanged.
+
+        Packed, it is (B, 4Z, H/2f, W/2f); twice the downsampling factor must divide H and W.
+        """
+        if self.bn is None:
+            return posterior
+        return DiagonalGaussian(*self.bn.normalise(posterior.mean, posterior.logvar))
+
+    def restore(self, latents: Tensor) -> Tensor:
+        """Return the latents that `decode` takes, of those that `normalise` gives."""
+        return latents if self.bn is None else self.bn.restore(latents)
 
     def forward(
         self, images: Tensor, noise: Tensor | None = None, transform: Callable[[Tensor], Tensor] | None = None

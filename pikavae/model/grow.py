@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .autoencoder import AutoencoderKL
+from .latent_norm import PATCH
 
 NEW_LOGVAR = -6.0
 """The log-variance of new channels: noise of a deviation of 0.05, and a KL of 2.5 nats for each number near zero."""
@@ -51,6 +52,10 @@ def grow_latents(model: AutoencoderKL, channels: int, *, logvar: float = NEW_LOG
     first = state["decoder.conv_in.weight"]
     state["decoder.conv_in.weight"] = first.new_zeros(len(first), channels, *first.shape[2:])
     state["decoder.conv_in.weight"][:, :before] = first
+    if model.bn is not None:  # training soon finds the statistics of the new channels
+        for name, start in (("bn.running_mean", 0.0), ("bn.running_var", 1.0)):
+            added = state[name].new_full((PATCH**2 * (channels - before),), start)
+            state[name] = torch.cat([state[name], added])
     copy.load_state_dict(state, assign=True)
     return copy.train(model.training)
 

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from ..config import ModelConfig
 from ..errors import OtherSizesError, UserError
+from .latent_norm import EPS, MOMENTUM, PATCH
 from .padding import Padding
 
 CONFIG_NAME = "config.json"
@@ -18,7 +19,16 @@ STABLE_DIFFUSION_SCALING_FACTOR = 0.18215
 SCALING = ("scaling_factor", "shift_factor")
 """The fields of a `config.json` for the latents: a diffusion model gets `(latent - shift_factor) * scaling_factor`."""
 
-SIZES = ("channels", "num_res_blocks", "latent_channels", "norm_groups", "mid_attention", "quant_conv")
+SIZES = (
+    "channels",
+    "num_res_blocks",
+    "latent_channels",
+    "norm_groups",
+    "mid_attention",
+    "quant_conv",
+    "latent_norm",
+    "decoder_channels",
+)
 THEIR_NAMES = {
     "channels": "block_out_channels",
     "num_res_blocks": "layers_per_block",
@@ -26,8 +36,9 @@ THEIR_NAMES = {
     "norm_groups": "norm_num_groups",
     "mid_attention": "mid_block_add_attention",
     "quant_conv": "use_quant_conv",
+    "decoder_channels": "decoder_block_out_channels",
 }
-"""The name of each size in diffusers."""
+"""The name of each size in diffusers, where `_class_name` says `latent_norm`."""
 POST_QUANT_CONV = "use_post_quant_conv"
 """diffusers' field for the convolution after the latent, which pikavae has if it has the one before the latent."""
 PADDING = "padding_mode"
@@ -39,9 +50,24 @@ THEIR_DEFAULTS: dict[str, Any] = {
     "norm_groups": 32,
     "mid_attention": True,
     "quant_conv": True,
+    "decoder_channels": None,
 }
 """The values that diffusers uses for fields missing from a `config.json`."""
-FIXED: dict[str, Any] = {"_class_name": "AutoencoderKL", "act_fn": "silu", "in_channels": 3, "out_channels": 3}
+KL, KL_OF_FLUX2, TINY = "AutoencoderKL", "AutoencoderKLFlux2", "AutoencoderTiny"
+KINDS = (KL, KL_OF_FLUX2)
+"""diffusers' classes of the models that are read: without and with `latent_norm`."""
+FIXED: dict[str, Any] = {"act_fn": "silu", "in_channels": 3, "out_channels": 3}
+OF_FLUX2: dict[str, Any] = {
+    "batch_norm_eps": EPS,
+    "batch_norm_momentum": MOMENTUM,
+    "patch_size": [PATCH, PATCH],
+}
+"""The fields of a `config.json` for `latent_norm`. The momentum concerns training alone, where pikavae has its own."""
+THEIR_DEFAULTS_OF_FLUX2 = THEIR_DEFAULTS | {
+    "channels": [128, 256, 512, 512],
+    "num_res_blocks": 2,
+    "latent_channels": 32,
+}
 BLOCKS = {"down_block_types": "DownEncoderBlock2D", "up_block_types": "UpDecoderBlock2D"}
 
 
@@ -69,21 +95,28 @@ def refuse_other_sizes(config: ModelConfig, required: Mapping[str, Any], where: 
         raise OtherSizesError(f"{where}: other sizes than section model: {listed}", differing)
 
 
+def is_normalised(sizes: Mapping[str, Any]) -> bool:
+    """Return True for the `config.json` of a model with `latent_norm`, which scales its latents by that alone."""
+    return bool(sizes.get("_class_name") == KL_OF_FLUX2)
+
+
 def scaling_in(sizes: Mapping[str, Any]) -> dict[str, float]:
     """Return what a `config.json` states about the latents that a diffusion model gets, by diffusers' names."""
     return {name: sizes[name] for name in SCALING if sizes.get(name) is not None}
 
 
 def diffusers_config(config: ModelConfig, image_size: int) -> dict[str, Any]:
-    """Return the content of `config.json` for diffusers' `AutoencoderKL.from_pretrained`."""
+    """Return the content of `config.json` for `from_pretrained` of diffusers' class, `AutoencoderKL` or FLUX.2's."""
     levels = len(config.channels)
-    return {
-        "_class_name": "AutoencoderKL",
-        "_diffusers_version": "0.30.0",
+    own: dict[str, Any] = {"force_upcast": True, "scaling_factor": STABLE_DIFFUSION_SCALING_FACTOR}
+    if config.latent_norm:
+        own = {THEIR_NAMES["decoder_channels"]: config.decoder_channels and [*config.decoder_channels], **OF_FLUX2}
+    fields = {
+        "_class_name": KL_OF_FLUX2 if config.latent_norm else KL,
+        "_diffusers_version": "0.36.0" if config.latent_norm else "0.30.0",
         "act_fn": "silu",
         "block_out_channels": list(config.channels),
         "down_block_types": ["DownEncoderBlock2D"] * levels,
-        "force_upcast": True,
         "in_channels": 3,
         "latent_channels": config.latent_channels,
         "layers_per_block": config.num_res_blocks,
@@ -91,11 +124,12 @@ def diffusers_config(config: ModelConfig, image_size: int) -> dict[str, Any]:
         "norm_num_groups": config.norm_groups,
         "out_channels": 3,
         "sample_size": image_size,
-        "scaling_factor": STABLE_DIFFUSION_SCALING_FACTOR,
         "up_block_types": ["UpDecoderBlock2D"] * levels,
         **({} if config.quant_conv else {POST_QUANT_CONV: False, THEIR_NAMES["quant_conv"]: False}),
         **({} if config.padding == "zeros" else {PADDING: config.padding}),
+        **own,
     }
+    return dict(sorted(fields.items()))
 
 
 def model_config(sizes: Mapping[str, Any], *, where: str) -> ModelConfig:
@@ -104,10 +138,18 @@ def model_config(sizes: Mapping[str, Any], *, where: str) -> ModelConfig:
     Raises:
         UserError: it describes a model of another kind; the message names the field.
     """
-    for key, value in FIXED.items():
-        if sizes.get(key, value) != value:
+    kind = sizes.get("_class_name", KL)
+    if kind not in KINDS:
+        advice = "; `pikavae evaluate` can measure this kind" if kind == TINY else ""
+        raise UserError(f"{where}: _class_name is {short(kind)}; expected {' or '.join(KINDS)}{advice}")
+    is_flux2 = kind == KL_OF_FLUX2
+    for key, value in (FIXED | OF_FLUX2 if is_flux2 else FIXED).items():
+        if sizes.get(key, value) != value and key != "batch_norm_momentum":
             raise UserError(f"{where}: {key} is {short(sizes[key])}; pikavae reads models with {value!r} only")
-    given = {name: sizes.get(key, THEIR_DEFAULTS[name]) for name, key in THEIR_NAMES.items()}
+    defaults = THEIR_DEFAULTS_OF_FLUX2 if is_flux2 else THEIR_DEFAULTS
+    given = {name: sizes.get(key, defaults[name]) for name, key in THEIR_NAMES.items()}
+    if not is_flux2 or given["decoder_channels"] in ([], given["channels"]):
+        given["decoder_channels"] = None  # as diffusers takes it
     for name, value in given.items():
         _refuse_other_kind(name, value, where)
     if (after := sizes.get(POST_QUANT_CONV, True)) is not given["quant_conv"]:
@@ -117,7 +159,8 @@ def model_config(sizes: Mapping[str, Any], *, where: str) -> ModelConfig:
         )
     padding = checked_padding(sizes.get(PADDING, "zeros"), f"{where}: {PADDING}")
     for key, default in BLOCKS.items():
-        types, channels = sizes.get(key, [default]), given["channels"]
+        channels = given["channels"]
+        types = sizes.get(key, [default] * 4 if is_flux2 else [default])
         if not isinstance(types, list) or len(types) != len(channels):
             raise UserError(
                 f"{where}: {key} is {short(types)}; expected one for each of block_out_channels {short(channels)}"
@@ -125,7 +168,8 @@ def model_config(sizes: Mapping[str, Any], *, where: str) -> ModelConfig:
         if unknown := [kind for kind in types if kind != default]:
             raise UserError(f"{where}: {key} has {short(unknown[0])}; only {default} is read")
     try:
-        return ModelConfig(**{**given, "channels": tuple(given["channels"]), "padding": padding})
+        own = {"latent_norm": is_flux2, "padding": padding}
+        return ModelConfig(**{**given, **own, "channels": tuple(given["channels"])})
     except ValidationError as error:
         raise UserError(f"{where}: {complaint_of(error)}") from None
 
@@ -135,7 +179,9 @@ def _refuse_other_kind(name: str, value: Any, where: str) -> None:
     kind: type = int
     expected = "a whole number"
     numbers = [value]
-    if name == "channels":
+    if name == "decoder_channels" and value is None:
+        return
+    if name in ("channels", "decoder_channels"):
         numbers, expected = value if isinstance(value, list) else [None], "a list of whole numbers"
     elif name in ("mid_attention", "quant_conv"):
         kind, expected = bool, "true or false"

@@ -1,6 +1,6 @@
 """Write snapshot folders: weights to use, in the layout of a diffusers model folder, plus the run's configuration.
 
-config.json                          sizes, in the terms of diffusers' `AutoencoderKL`
+config.json                          sizes, in the terms of diffusers' `AutoencoderKL` or `AutoencoderKLFlux2`
 diffusion_pytorch_model.safetensors  float32 weights under diffusers' names, shortcuts folded in
 pikavae.yaml                         the whole configuration of the run; absent from folders that pikavae did not write
 """
@@ -32,13 +32,16 @@ def write_snapshot(
         image_size: the side, in pixels, that the model was trained at.
         config: the run's configuration as YAML.
         scaling: what `config.json` states about the latents, as `scaling_in` returns it; by default Stable
-            Diffusion 1's scaling factor.
+            Diffusion 1's scaling factor. A model with `latent_norm` has no such factors.
     """
     plain = fold(model)
-    weights = {name: value.detach().to("cpu", torch.float32).contiguous() for name, value in plain.state_dict().items()}
+    weights = {
+        name: value.detach().to("cpu", torch.float32 if value.is_floating_point() else None).contiguous()
+        for name, value in plain.state_dict().items()
+    }
     save_file(weights, folder / WEIGHTS_NAME, metadata={"format": "pt"})
     sizes = diffusers_config(plain.config, image_size)
-    if scaling is not None:
+    if scaling is not None and not plain.config.latent_norm:
         del sizes["scaling_factor"]
         sizes |= scaling
     (folder / CONFIG_NAME).write_text(json.dumps(sizes, indent=2) + "\n")

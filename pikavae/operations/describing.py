@@ -20,7 +20,7 @@ from pikavae.evaluation.pages.lineage import About
 from pikavae.evaluation.pages.report_page import PAGE_NAME as REPORT_PAGE
 from pikavae.evaluation.report.model_card import Scaling, model_card, scaling_of_report
 from pikavae.evaluation.report.report import Report
-from pikavae.model.sizes import CONFIG_NAME, RUN_CONFIG_NAME, model_config, scaling_in
+from pikavae.model.sizes import CONFIG_NAME, RUN_CONFIG_NAME, is_normalised, model_config, scaling_in
 from pikavae.operations.results import (
     Evaluated,
     Prepared,
@@ -185,12 +185,13 @@ def about_of(workspace: Workspace, snapshot: Path, moments: Sequence[tuple[str, 
 def has_the_latents_of_others(snapshot: Path) -> bool:
     """Return True if a snapshot's latents are those of published weights, which existing diffusion models can use.
 
-    That holds for imported weights that state a scaling factor, and for weights whose decoder alone was trained. They
-    keep the scaling factor that they came with.
+    That holds for imported weights that state a scaling factor or normalise their latents, and for weights whose
+    decoder alone was trained. They keep the scaling that they came with.
     """
     settings = snapshot / RUN_CONFIG_NAME
     if not settings.is_file() or _is_marked(settings):
-        return "scaling_factor" in read_object(snapshot / CONFIG_NAME)
+        sizes = read_object(snapshot / CONFIG_NAME)
+        return "scaling_factor" in sizes or is_normalised(sizes)
     return load_config(settings).training.trainable == "decoder"
 
 

@@ -210,6 +210,11 @@ def tools_note(path: Path) -> str:
         lines += ["take scaling and shift of the latents from the diffusion model, not from this file"]
         stated = ", ".join(f"{name} {value:.5g}" for name, value in published.scaling.items())
         return "\n".join([*lines, *([f"this model's are {stated}"] if stated else [])])
+    if published.config.latent_norm:
+        return (
+            "under the names of FLUX.2's ae.safetensors, with the statistics that normalise its latents\n"
+            "ComfyUI: put it into its folder models/vae; tools from before FLUX.2, such as A1111, do not load it"
+        )
     lines = ["ComfyUI and A1111: put it into their folder models/vae or models/VAE"]
     if sizes != sizes_of(ModelConfig()):
         lines = [

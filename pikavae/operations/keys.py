@@ -46,7 +46,12 @@ NOT_IN_KEYS = frozenset(
 `training.start` is among them because the content that it names is an input."""
 
 
-LATER_FIELDS: dict[str, Any] = {"model.padding": "zeros", "training.grow_latents": False}
+LATER_FIELDS: dict[str, Any] = {
+    "model.padding": "zeros",
+    "model.latent_norm": False,
+    "model.decoder_channels": None,
+    "training.grow_latents": False,
+}
 """Fields that are inputs of a training only if they differ from these, so that keys from before them remain."""
 
 

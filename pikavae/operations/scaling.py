@@ -3,7 +3,8 @@
 The definition is that of `encode` and of latent-diffusion: mean and deviation over the latents of the pictures that the
 model was trained on, since a diffusion model trains on them too (Rombach et al. 2022, appendix G, who use the first
 batch of them). If this home does not have those pictures, the model keeps the scaling that it came with. A model that
-came with none gets that of the pictures of the newest report, and its card says so.
+came with none gets that of the pictures of the newest report, and its card says so. A model with `model.latent_norm`
+needs none: its own statistics are of its latents.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pikavae.evaluation.measure.measurement import images_of
 from pikavae.evaluation.report.model_card import Scaling, scaling_of_report
 from pikavae.evaluation.report.report import Report
 from pikavae.model.inference import exact_float32, prepare_for_use
-from pikavae.model.sizes import CONFIG_NAME, STABLE_DIFFUSION_SCALING_FACTOR
+from pikavae.model.sizes import CONFIG_NAME, STABLE_DIFFUSION_SCALING_FACTOR, is_normalised
 from pikavae.operations.runtime import choose_device, use_threads
 from pikavae.operations.training_facts import training_pictures_of
 from pikavae.tracker.client import Workspace
@@ -43,7 +44,7 @@ class ScalingRecord(Record):
 
 
 def scaling_of(workspace: Workspace, snapshot: Path, report: Report | None, config: Config) -> Scaling | None:
-    """Return the measured scaling of a snapshot's latents; None if it keeps its own, or nothing was measured.
+    """Return the measured scaling of a snapshot's latents; None if it has its own, or nothing was measured.
 
     Args:
         workspace: the state folder and its store.
@@ -51,10 +52,13 @@ def scaling_of(workspace: Workspace, snapshot: Path, report: Report | None, conf
         report: the newest report on it, used if the training pictures are unknown.
         config: batch size, device and threads.
     """
+    sizes = read_object(snapshot / CONFIG_NAME)
+    if is_normalised(sizes):
+        return None
     picture_set = training_pictures_of(workspace, snapshot)
     if picture_set is not None and len(picture_set):
         return _of_pictures(workspace, snapshot, picture_set, config)
-    came_with = read_object(snapshot / CONFIG_NAME).get("scaling_factor")
+    came_with = sizes.get("scaling_factor")
     keeps_its_own = came_with not in (None, STABLE_DIFFUSION_SCALING_FACTOR)
     return None if report is None or keeps_its_own else scaling_of_report(report)
 

@@ -50,13 +50,20 @@ def use(model: mlflow.pyfunc.PyFuncModel) -> dict[str, np.ndarray]:
 
 
 def compare_with_diffusers(snapshot: Path, outputs: dict[str, np.ndarray]) -> float | None:
-    """Return the largest difference from what diffusers makes of the same files; None if it is not installed."""
+    """Return the largest difference from what diffusers makes of the same files; None if it cannot be asked.
+
+    It cannot if it is not installed, or is older than the class that `config.json` names.
+    """
     if importlib.util.find_spec("diffusers") is None:
         return None
-    from diffusers import AutoencoderKL
+    import diffusers
 
+    kind = json.loads((snapshot / "config.json").read_text(encoding="utf-8")).get("_class_name", "AutoencoderKL")
+    if kind not in ("AutoencoderKL", "AutoencoderKLFlux2") or not hasattr(diffusers, kind):
+        return None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = AutoencoderKL.from_pretrained(snapshot, local_files_only=True, use_safetensors=True).to(device).eval()
+    known = getattr(diffusers, kind)
+    model = known.from_pretrained(snapshot, local_files_only=True, use_safetensors=True).to(device).eval()
     pad_as_stated(model, json.loads((snapshot / "config.json").read_text(encoding="utf-8")))
     factor = 2 ** (len(model.config.block_out_channels) - 1)
     largest = 0.0

@@ -239,7 +239,7 @@ def choose_activations(
 def _largest_map(config: Config) -> int:
     """Return the number of elements of the decoder's largest map, which the last level gets from the one before."""
     count = -(-config.training.batch_size // (config.training.processes or 1))
-    return count * max(config.model.channels[:2]) * config.data.image_size**2
+    return count * max(config.model.decoder_widths[:2]) * config.data.image_size**2
 
 
 def _room(device: torch.device) -> int:

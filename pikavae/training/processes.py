@@ -61,7 +61,8 @@ class Processes:
         """Return the module to call in training; its backward pass averages the gradients over all processes."""
         if self.count == 1:
             return module
-        # Weights are equal from the start: they come from the seed or from one file. There are no buffers.
+        # Weights are equal from the start: they come from the seed or from one file, and so do buffers,
+        # which change by what all processes measured.
         return DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
 
     def averaging(self, wrapped: nn.Module, *, last: bool) -> AbstractContextManager[object]:

@@ -68,6 +68,8 @@ class Stepper:
         # Listed once, because listing takes longer than averaging a small model
         self._weights: list[Tensor] = list(state.model.parameters())
         self._averaged: list[Tensor] = list(state.ema.parameters()) if state.ema else []
+        self._norms = [model.bn for model in (state.model, state.ema) if model is not None and model.bn is not None]
+        self._norms = self._norms if config.training.trainable == "all" else []  # else the latents remain as they are
         self._last_layer = state.model.decoder.conv_out.weight
         self._smallest_latent = math.ceil(smallest_side(config.loss) / config.model.downsampling_factor)
         self._waited, self._took, self._wait_fraction = 0.0, 0.0, 0.0
@@ -117,11 +119,14 @@ class Stepper:
         sums = Sums()
         for number in range(self.config.training.accumulation):
             self._batch(loader, progress, sums, last=number == self.config.training.accumulation - 1)
-        means = sums.means(self.processes)
+        means, moments = sums.means(self.processes), sums.moments(self.processes)
         norms = self._clip()
         rate = state.optimizer.param_groups[0]["lr"]
         refused, skipped = self._watch.add(StepValues(state.step + 1, before, rate, tuple(sums.values), means, norms))
         self._move(refused, skipped)
+        if moments is not None:
+            for norm in self._norms:
+                norm.move(moments, refused)
         self._waited += loader.seconds_waited - waited
         self._took += time.perf_counter() - began
         if self._watch.is_full:
@@ -167,6 +172,8 @@ class Stepper:
             assert isinstance(loss, Tensor)
             self._backward(loss if overflow is None else loss + overflow)
         sums.add(loss, terms, equivariant=transform is not None)
+        if self._norms:
+            sums.of_latents.append(self._norms[0].moments(posterior.mean))
         if learns and self.discriminator is not None:
             with self.processes.averaging(self.discriminator, last=last):
                 with autocast(config, self.device):
@@ -266,6 +273,8 @@ class Sums:
 
     def __init__(self) -> None:
         self.values: dict[str, list[Tensor]] = {}
+        self.of_latents: list[Tensor] = []
+        """What `LatentNorm.moments` returned for each batch."""
 
     def add(self, loss: Tensor, terms: dict[str, Term], *, equivariant: bool) -> None:
         """Add a batch's total and terms; the terms of a transformed batch get their own names."""
@@ -287,6 +296,10 @@ class Sums:
         """Return the mean of each name over its batches and over the processes: one vector, in the names' order."""
         means = [reduce(torch.add, values) / len(values) for values in self.values.values()]
         return processes.mean(torch.stack(means))
+
+    def moments(self, processes: Processes) -> Tensor | None:
+        """Return the mean of the latents' moments over batches and processes, (2, 4Z); None if there are none."""
+        return processes.mean(torch.stack(self.of_latents).mean(dim=0)) if self.of_latents else None
 
 
 def gradients_of(weights: Iterable[Tensor]) -> list[Tensor]:

@@ -14,9 +14,17 @@ from torch import Tensor
 from pikavae.config import ModelConfig
 from pikavae.errors import UserError
 from pikavae.model.autoencoder import AutoencoderKL
-from pikavae.model.sizes import CONFIG_NAME, complaint_of
-from pikavae.weights.keymaps import Naming, encoder_blocks, is_attention_matrix, their_names
+from pikavae.model.sizes import CONFIG_NAME, KL_OF_FLUX2, complaint_of
+from pikavae.weights.keymaps import (
+    Naming,
+    decoder_blocks,
+    encoder_blocks,
+    has_latent_norm,
+    is_attention_matrix,
+    their_names,
+)
 
+BATCHES, VARIANCE = "bn.num_batches_tracked", "bn.running_var"
 WIDTHS = r"\.(conv1|conv2|norm2|s\.2|s\.3|s\.5)\.(weight|bias)"
 
 
@@ -27,34 +35,43 @@ def sizes_of_shapes(weights: dict[str, Tensor], naming: Naming, groups: int, whe
         UserError: there are too few weights to find the sizes, or no model has such sizes.
     """
     blocks = encoder_blocks(naming, weights)
-    levels = max(blocks.values(), default=-1) + 1
-    widths: list[list[int]] = [[] for _ in range(levels)]
-    for name, value in weights.items():
-        match = re.fullmatch(rf"(.+?){WIDTHS}", name)
-        if match and match[1] in blocks and value.ndim:
-            widths[blocks[match[1]]].append(value.shape[0])
+    widths, latent_norm = _widths(weights, blocks), has_latent_norm(weights)
     latent = [
         weights[name].shape[axis]
         for name, axis in _latent_axes(naming)
         if name in weights and weights[name].ndim > axis
     ]
-    if not levels or not all(widths) or not latent:
+    if not all(widths) or not widths or not latent:
         raise UserError(
             f"{where}: too few weights of an autoencoder's encoder and latent to infer its sizes; download it again"
         )
     attention = any(re.search(r"\.(attentions\.0|attn_1)\.|\.\d+\.q\.", name) for name in weights)
+    channels = tuple(_most(level) for level in widths)
+    of_decoder = tuple(map(_most, filter(None, _widths(weights, decoder_blocks(naming, weights)))))
     try:
         return ModelConfig(
-            channels=tuple(_most(level) for level in widths),
+            channels=channels,
             num_res_blocks=_most(Counter(blocks.values()).values()),
             latent_channels=_most(latent),
             norm_groups=groups,
             mid_attention=attention,
             quant_conv=naming == "tutorial" or any(re.match(r"(post_)?quant_conv\.", name) for name in weights),
+            latent_norm=latent_norm,
+            decoder_channels=of_decoder if latent_norm and of_decoder not in ((), channels) else None,
         )
     except ValidationError as error:
         remedy = f"put a {CONFIG_NAME} beside it, or set section model"
         raise UserError(f"{where}: {complaint_of(error)}; {remedy}") from None
+
+
+def _widths(weights: Mapping[str, Tensor], blocks: Mapping[str, int]) -> list[list[int]]:
+    """Return the widths that the weights of residual blocks show, by the blocks' levels."""
+    widths: list[list[int]] = [[] for _ in range(max(blocks.values(), default=-1) + 1)]
+    for name, value in weights.items():
+        match = re.fullmatch(rf"(.+?){WIDTHS}", name)
+        if match and match[1] in blocks and value.ndim:
+            widths[blocks[match[1]]].append(value.shape[0])
+    return widths
 
 
 def _latent_axes(naming: Naming) -> list[tuple[str, int]]:
@@ -81,11 +98,14 @@ def refuse_mismatch(
     theirs = their_names(naming, config, shapes)
     matrices = {theirs[name] for name in shapes if is_attention_matrix(name)}
     weights = {name: _matrix(value) if name in matrices else value for name, value in weights.items()}
+    if config.latent_norm:
+        weights = {BATCHES: torch.tensor(0), **weights}
     if complaint := mismatch({theirs[name]: shape for name, shape in shapes.items()}, weights):
         raise UserError(
             f"{where}: nothing loaded, it does not fit a model of channels {config.channels}, {config.num_res_blocks} "
             f"residual blocks a level and {config.latent_channels} latent channels"
-            f"{'' if config.quant_conv else ' without quant_conv'}: {complaint}"
+            f"{'' if config.quant_conv else ' without quant_conv'}"
+            f"{' with the batch norm of FLUX.2' if config.latent_norm else ''}: {complaint}"
         )
     return theirs, weights
 
@@ -98,11 +118,26 @@ def checked_weights(
     Raises:
         UserError: a name is missing, unexpected or of another shape, or a weight is not finite.
     """
+    if config.latent_norm is not has_latent_norm(weights):
+        raise UserError(
+            f"{where}: has no statistics of latents (bn.running_mean, bn.running_var), which {KL_OF_FLUX2} keeps with "
+            f"its weights; nothing loaded, use the whole file"
+            if config.latent_norm
+            else f"{where}: has the statistics of FLUX.2's latents (bn), and {CONFIG_NAME} describes a model without; "
+            f"nothing loaded, its _class_name would be {KL_OF_FLUX2}"
+        )
+    counted = not config.latent_norm or BATCHES in weights
     theirs, weights = refuse_mismatch(weights, naming, config, where)
-    state = {name: dense_float32(own, weights[own], where) for name, own in theirs.items()}
-    formats = Counter(str(weights[own].dtype).removeprefix("torch.") for own in theirs.values())
+    state = {
+        name: whole_number(own, weights[own], where) if name == BATCHES else dense_float32(own, weights[own], where)
+        for name, own in theirs.items()
+    }
+    if config.latent_norm and bool((state[VARIANCE] < 0).any()):
+        raise UserError(f"{where}: {VARIANCE} holds negative numbers; nothing loaded, use another copy of the weights")
+    formats = Counter(str(weights[own].dtype).removeprefix("torch.") for own in theirs.values() if own != BATCHES)
     del formats["float32"]
-    return state, [f"{count} weights converted from {name} to float32" for name, count in formats.items()]
+    notes = [f"{count} weights converted from {name} to float32" for name, count in formats.items()]
+    return state, [*notes, *([] if counted else [f"{BATCHES} is missing, 0 is assumed"])]
 
 
 def _matrix(value: Tensor) -> Tensor:
@@ -127,6 +162,18 @@ def dense_float32(name: str, value: Tensor, where: Path) -> Tensor:
             f"{where}: {name} holds NaN or infinite numbers; nothing loaded, use another copy of the weights"
         )
     return copy
+
+
+def whole_number(name: str, value: Tensor, where: Path) -> Tensor:
+    """Return a counter of a file as int64, in its own memory; tools that convert weights may have stored a float.
+
+    Raises:
+        UserError: it is not a whole number from 0 on.
+    """
+    number = value.detach().double() if value.layout == torch.strided and not value.is_meta else torch.tensor(-1.0)
+    if not bool(torch.isfinite(number)) or number < 0 or number != number.round():
+        raise UserError(f"{where}: {name} is not a whole number from 0 on; nothing loaded")
+    return number.long()
 
 
 def mismatch(expected: Mapping[str, torch.Size], weights: Mapping[str, Tensor]) -> str | None:

@@ -77,7 +77,12 @@ def their_names(naming: Naming, config: ModelConfig, names: Iterable[str]) -> di
 
 
 def canonical_name(name: str) -> str:
-    """Return a name of an attention block as in `their_names`, also if the file has an older or newer word for it."""
+    """Return a name as in `their_names`, also if the file has an older or newer word for it.
+
+    That concerns attention blocks, and the convolutions around the latent, which FLUX.2's files name with the encoder
+    and the decoder.
+    """
+    name = re.sub(r"^(?:encoder\.(?=quant_conv\.)|decoder\.(?=post_quant_conv\.))", "", name)
     match = re.fullmatch(r"(.*\.(?:(mid_block\.attentions\.0)|mid\.attn_1))\.(.+)\.(weight|bias)", name)
     if match:
         for current, words in _ATTENTION_WORDS.items():
@@ -94,12 +99,26 @@ def export_ldm(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
     Returns:
         The same tensors as `encoder.down.0.block.0.conv1.weight` and so on; attention weights are views (C, C, 1, 1).
+        With a batch norm of latents, the names are those of FLUX.2's `ae.safetensors`.
     """
     levels = len({name.split(".")[2] for name in state if name.startswith("encoder.down_blocks.")})
+    is_flux2 = has_latent_norm(state)
     return {
-        _ldm_name(name, levels): value[:, :, None, None] if is_attention_matrix(name) else value
+        _flux2_name(_ldm_name(name, levels)) if is_flux2 else _ldm_name(name, levels): (
+            value[:, :, None, None] if is_attention_matrix(name) else value
+        )
         for name, value in state.items()
     }
+
+
+def has_latent_norm(names: Iterable[str]) -> bool:
+    """Return True if there are names of a batch norm of latents, as FLUX.2's autoencoder has it."""
+    return any(name.startswith("bn.") for name in names)
+
+
+def _flux2_name(name: str) -> str:
+    """Return the name in FLUX.2's files, where the convolutions around the latent are the encoder's and decoder's."""
+    return re.sub(r"^(post_)?quant_conv\.", lambda match: f"{'decoder' if match[1] else 'encoder'}.{match[0]}", name)
 
 
 def is_attention_matrix(name: str) -> bool:
@@ -150,6 +169,14 @@ def _tutorial_parts(module: str, place: str) -> dict[str, str]:
     if module.endswith(".downsamplers.0"):
         return {f"{module}.conv": f"{place}.1"}  # after a layer that pads
     return {} if module in ("SiLU", "Upsample", "decoder.mid_block") else {module: place}
+
+
+def decoder_blocks(naming: Naming, names: Collection[str]) -> dict[str, int]:
+    """Return what `encoder_blocks` does of the decoder, in diffusers' or LDM's names."""
+    words = r"decoder\.(?:up_blocks\.(\d+)\.resnets|up\.(\d+)\.block)\.\d+"
+    found = {match[0]: int(match[1] or match[2]) for name in names if (match := re.match(words, name))}
+    last = max(found.values(), default=0)
+    return {name: last - level for name, level in found.items()} if naming == "diffusers" else found
 
 
 def encoder_blocks(naming: Naming, names: Collection[str]) -> dict[str, int]:

@@ -25,7 +25,7 @@ from pikavae.errors import UserError
 from pikavae.model.autoencoder import AutoencoderKL
 from pikavae.model.sizes import (
     CONFIG_NAME,
-    FIXED,
+    KINDS,
     POST_QUANT_CONV,
     RUN_CONFIG_NAME,
     SCALING,
@@ -67,7 +67,8 @@ class Published:
 
     Attributes:
         config: the model's sizes.
-        state: every weight under diffusers' name: float32, finite, on the CPU, in its own memory.
+        state: every weight under diffusers' name: float32, finite, on the CPU, in its own memory. The counter of a
+            batch norm is int64.
         form: what was read: "diffusers folder", "diffusers file", "LDM single file", "tutorial file" or
             "pikavae snapshot".
         scaling_factor: the factor of latents for a diffusion model; None if it is unknown.
@@ -138,7 +139,7 @@ def read_published(path: Path, *, expected: ModelConfig | None = None, norm_grou
         shift_factor = _stated_in_file(metadata, SHIFT_KEY, source)
         padding = checked_padding(metadata.get(PADDING_KEY, "zeros"), f"{source}: {PADDING_KEY}")
         sizes = sizes_of_shapes(weights, naming, groups, source).model_copy(update={"padding": padding})
-        described = _Description(sizes, scaling_factor, shift_factor)
+        described = _Description(sizes, *((None, None) if sizes.latent_norm else (scaling_factor, shift_factor)))
         if GROUPS_KEY not in metadata:
             notes += [f"norm_groups {groups} is assumed: the file does not state it"]
     elif path.is_dir():
@@ -148,7 +149,7 @@ def read_published(path: Path, *, expected: ModelConfig | None = None, norm_grou
     else:
         notes += [*described.notes, f"sizes are those of {CONFIG_NAME} beside it"]
     config = described.config
-    if described.scaling_factor is None:
+    if described.scaling_factor is None and not config.latent_norm:
         notes += [NO_SCALING_OF_16 if config.latent_channels == 16 and not config.quant_conv else NO_SCALING]
     state, converted = checked_weights(weights, naming, config, source)
     if expected is not None:
@@ -206,7 +207,7 @@ def _describes(description: Path, weights: Path) -> bool:
     if weights.name.startswith("diffusion_pytorch_model"):
         return True
     try:
-        return bool(read_json(description).get("_class_name") == FIXED["_class_name"])
+        return bool(read_json(description).get("_class_name") in KINDS)
     except UserError:  # that of something else
         return False
 
@@ -221,12 +222,15 @@ def _read_config(path: Path) -> _Description:
                 f"shift_factor for all channels of the latent"
             )
     config = model_config(sizes, where=str(path))
-    known = {*diffusers_config(config, 0), *NEUTRAL}
+    known = {*diffusers_config(config, 0), *(NEUTRAL - set(SCALING) if config.latent_norm else NEUTRAL)}
     strangers = sorted(key for key in sizes if key not in known and not key.startswith("_"))
+    scaling_factor, shift_factor = (
+        None if config.latent_norm else _factor(sizes.get(name), name, path) for name in SCALING
+    )
     return _Description(
         config,
-        _factor(sizes.get("scaling_factor"), "scaling_factor", path),
-        _factor(sizes.get("shift_factor"), "shift_factor", path),
+        scaling_factor,
+        shift_factor,
         _picture_size(sizes.get("sample_size"), config),
         (f"unknown fields: {', '.join(strangers)}",) if strangers else (),
     )
@@ -246,7 +250,7 @@ def _factor(value: Any, name: str, path: Path) -> float | None:
 
 def _picture_size(value: Any, config: ModelConfig) -> int | None:
     """Return the side in pixels; None for a value that no setting allows, since many folders have a wrong value."""
-    usable = isinstance(value, int) and 8 <= value <= 4096 and value % config.downsampling_factor == 0
+    usable = isinstance(value, int) and 8 <= value <= 4096 and value % config.size_step == 0
     return value if usable else None
 
 
@@ -262,12 +266,10 @@ def refuse_other_families(weights: Mapping[str, Tensor], where: Path) -> None:
     """Refuse an autoencoder of another kind, if its names show the kind.
 
     Raises:
-        UserError: it has codes instead of a posterior, or normalises its latents.
+        UserError: it has codes instead of a posterior.
     """
     if "quantize.embedding.weight" in weights:
         raise UserError(f"{where}: its latents are codes of a list (quantize.embedding); only AutoencoderKL is read")
-    if "bn.running_mean" in weights:
-        raise UserError(f"{where}: its latents are normalised by FLUX.2's batch norm (bn), which pikavae does not read")
 
 
 def _norm_groups_of(metadata: Mapping[str, str], where: Path) -> int | None:

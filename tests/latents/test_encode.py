@@ -20,7 +20,7 @@ from pikavae.latents import encode as latent_set
 from pikavae.latents import shards
 from pikavae.latents.encode import RECORD_NAME, open_latent_set
 from pikavae.model.autoencoder import AutoencoderKL
-from tests.latents.conftest import FACTOR, SHAPE, SIZE, contents, encode, load, model, posterior, side, sides
+from tests.latents.conftest import CHANNELS, FACTOR, SHAPE, SIZE, contents, encode, load, model, posterior, side, sides
 
 
 def by_folder(folder, split, cache):
@@ -156,6 +156,30 @@ def test_the_factors_that_weights_were_published_with_are_recorded_beside_the_me
     assert record["scaling_factor"] == result.scaling_factor != 0.3611
     said = "Diffusion models for the published weights use scaling factor 0.3611, shift factor 0.1159."
     assert said in (result.path / "README.md").read_text()
+
+
+def test_latents_that_a_model_normalises_are_stored_as_its_diffusion_model_takes_them(tmp_path):
+    torch.manual_seed(0)
+    subject = AutoencoderKL(ModelConfig(channels=(8, 16), norm_groups=4, latent_channels=CHANNELS, latent_norm=True))
+    given, shape = sides(), (4 * CHANNELS, SHAPE[1] // 2, SHAPE[2] // 2)
+    raw = posterior(given["train"], subject.eval())
+    subject.bn.move(subject.bn.moments(raw.mean))
+    result = encode(tmp_path / "set", subject, given, logvar=True)
+    rows = load(tmp_path / "set", "train", tmp_path)
+    assert rows.features["latent"] == datasets.Array3D(shape, "float32")
+    arrays = rows.with_format("torch")[:]
+    torch.testing.assert_close(arrays["latent"], subject.normalise(raw).mean, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(arrays["logvar"], subject.normalise(raw).logvar, rtol=1e-4, atol=1e-4)
+    record = json.loads((result.path / "latents.json").read_text())
+    assert (record["latent_shape"], record["normalised"], len(record["channel_means"])) == ([*shape], True, shape[0])
+    assert result.scaling_factor == pytest.approx(1, rel=0.02)  # eps of the norm
+    assert result.shift == pytest.approx(0, abs=1e-3)
+    card = (result.path / "README.md").read_text()
+    formula = re.search(r"`(torch\.nn\.functional\.pixel_shuffle.*?)`", card)[1]
+    restored = eval(formula, {"torch": torch, "vae": subject, "latent": arrays["latent"]})
+    torch.testing.assert_close(restored, raw.mean, rtol=1e-3, atol=1e-4)
+    assert "Train on `latent` itself" in card
+    assert encode(tmp_path / "set", subject, given, logvar=True) == result
 
 
 def test_log_variance_is_stored_when_asked_for(tmp_path):

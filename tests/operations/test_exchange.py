@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoencoderKL as DiffusersAutoencoderKL
+from diffusers import AutoencoderKLFlux2
 from mlflow import MlflowClient
 from safetensors.torch import load_file, save_file
 
@@ -34,6 +35,7 @@ from tests.support.published_forms import (
     write_form,
 )
 from tests.weights.test_families import SCALING, assert_same_pictures, their_model
+from tests.weights.test_flux2 import OF_FLUX2, SMALL_DECODER, their_flux2
 from tests.weights.test_published import in_diffusers
 
 DEEPER = SIZES.model_copy(update={"num_res_blocks": 2})
@@ -367,6 +369,31 @@ def test_a_later_family_goes_out_as_it_came_in(tmp_path, capsys, family):
     assert commands.import_model(str(file), parse_config({})).reused  # another form of the same
     their_model(other).save_pretrained(tmp_path / "other")
     assert not commands.import_model(str(tmp_path / "other"), parse_config({})).reused  # its scaling differs
+
+
+def test_flux2_goes_out_as_it_came_in(tmp_path):
+    theirs = their_flux2(SMALL_DECODER)
+    theirs.save_pretrained(tmp_path / "theirs")
+    version = commands.import_model(str(tmp_path / "theirs"), parse_config({})).version.version
+    out = commands.export_model(str(version), tmp_path / "folder", parse_config({}))
+    again = AutoencoderKLFlux2.from_pretrained(out, local_files_only=True).eval()
+    assert again.state_dict().keys() == theirs.state_dict().keys()
+    for name, value in theirs.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+    images = torch.rand(1, 3, 16, 24, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.inference_mode():
+        assert torch.equal(again(images).sample, theirs(images).sample)
+    assert "scaling_factor" not in again.config
+    card = (out / "README.md").read_text()
+    assert "import AutoencoderKLFlux2\n" in card
+    assert "packed and normalised, in place of a scaling" in card
+    assert "channels 8, 16 (in the decoder 4, 12)" in card
+
+    file = commands.export_model(str(version), tmp_path / "ae.safetensors", parse_config({}))
+    assert load_file(file).keys() >= OF_FLUX2
+    assert all(torch.equal(read_published(file).state[name], value) for name, value in theirs.state_dict().items())
+    assert "FLUX.2's ae.safetensors" in exchange.tools_note(file)
+    assert commands.import_model(str(file), parse_config({})).reused  # another form of the same
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,13 @@ def test_what_decides_the_weights_moves_the_training_key(override):
     assert train_key(**override) != train_key()
 
 
+def test_the_sizes_of_flux2_are_inputs_only_of_models_that_have_them():
+    plain = stages.train_inputs(load_config("demo"), "f")
+    assert not {"model.latent_norm", "model.decoder_channels"} & plain.keys()
+    flux2 = load_config("demo", {"model.latent_norm": True, "model.decoder_channels": [8, 16, 32]})
+    assert stages.train_inputs(flux2, "f").keys() - plain.keys() == {"model.latent_norm", "model.decoder_channels"}
+
+
 def test_the_pictures_move_the_training_key():
     config = load_config("demo")
     assert len({stages.key_of(stages.train_inputs(config, name)) for name in "ab"}) == 2

@@ -211,7 +211,7 @@ def test_the_weights_of_a_tiny_autoencoder_are_finite_numbers(tmp_path, capsys, 
         words = [{"MODEL": str(tmp_path / "tiny")}.get(word, word) for word in COMMANDS[command]]
         status, out, err = say(capsys, words)
         assert (status, out, len(err)) == (2, "", 1), (command, err)
-        assert "_class_name is 'AutoencoderTiny'; pikavae reads models with 'AutoencoderKL' only" in err[0], command
+        assert "_class_name is 'AutoencoderTiny'; expected AutoencoderKL or AutoencoderKLFlux2; `pik" in err[0], command
 
 
 def test_what_import_reads_every_command_reads(tmp_path, capsys):

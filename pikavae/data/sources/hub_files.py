@@ -19,6 +19,7 @@ WANTED = (  # weights in the order of preference, so only one format is download
     (f"{WEIGHTS}.bin", f"{WEIGHTS}.bin.index.json", f"{WEIGHTS}-*-of-*.bin"),
     (f"{WEIGHTS}.fp16.bin", f"{WEIGHTS}.bin.index.fp16.json", f"{WEIGHTS}.fp16-*-of-*.bin"),
 )
+KINDS = (b'"AutoencoderKL"', b'"AutoencoderKLFlux2"')
 OWN_WEIGHTS = "a folder or file of your own"
 
 
@@ -50,7 +51,7 @@ def fetch_weights(name: str, *, field: str) -> Path:
     root = hub.download(*(_join(folder, "config.json") for folder in folders))
     for folder in folders:
         config = root / folder / "config.json"
-        if config.is_file() and b'"AutoencoderKL"' in config.read_bytes():
+        if config.is_file() and any(kind in config.read_bytes() for kind in KINDS):
             for files in WANTED:
                 root = hub.download(*(_join(folder, file) for file in files))
                 if any((root / folder / file).is_file() for file in files):

@@ -17,6 +17,7 @@ from pikavae.config import Config
 from pikavae.evaluation.metrics.definitions import METRICS
 from pikavae.evaluation.report.report import Report
 from pikavae.html.text import shown_number
+from pikavae.model.sizes import KL, KL_OF_FLUX2
 
 CARD_NAME = "model_card.md"
 LENGTH = 160
@@ -106,7 +107,10 @@ def model_card(
     parts = [
         ("Training", _training(config, training, is_imported=is_imported)),
         ("Scores", NOT_MEASURED if report is None else _scores(report)),
-        ("Latents", _latents(scaling, written=written, came_with=came_with or {})),
+        (
+            "Latents",
+            NORMALISED if config.model.latent_norm else _latents(scaling, written=written, came_with=came_with or {}),
+        ),
         ("Use", _use(config)),
         ("Limits", LIMITS),
         ("Licence", "Not stated yet. Whoever publishes this model fills in `license` above, and this line."),
@@ -121,6 +125,12 @@ def model_card(
     )
 
 
+NORMALISED = (
+    "A diffusion model gets them packed and normalised, in place of a scaling and a shift: `packed = "
+    "torch.nn.functional.pixel_unshuffle(latents, 2)`, then `(packed - mean) / std` by channel, with `mean = "
+    "vae.bn.running_mean` and `std = (vae.bn.running_var + vae.config.batch_norm_eps).sqrt()`. The statistics are with "
+    "the weights."
+)
 NOT_MEASURED = "Not measured yet: `pikavae evaluate` does it."
 
 
@@ -143,7 +153,7 @@ def _header(report: Report | None, config: Config, name: str, *, is_imported: bo
         "license": "unknown",
         "library_name": "diffusers",
         "pipeline_tag": "image-to-image",
-        "tags": ["autoencoder", "vae", "AutoencoderKL", "pikavae"],
+        "tags": ["autoencoder", "vae", class_of(config), "pikavae"],
     }
     if data.source.startswith(HUB) and not is_imported:
         header["datasets"] = [data.source.removeprefix(HUB)]
@@ -160,13 +170,21 @@ def _header(report: Report | None, config: Config, name: str, *, is_imported: bo
     return f"---\n{text.replace('license: unknown', 'license: unknown  # yours to fill in', 1)}---\n"
 
 
+def class_of(config: Config) -> str:
+    """Return the name of diffusers' class for a model of these sizes."""
+    return KL_OF_FLUX2 if config.model.latent_norm else KL
+
+
 def _kind(config: Config) -> str:
     model = config.model
+    maker = "FLUX.2" if model.latent_norm else "Stable Diffusion v1"
+    channels = ", ".join(map(str, model.channels))
+    if model.decoder_channels:
+        channels += f" (in the decoder {', '.join(map(str, model.decoder_channels))})"
     return (
-        f"A variational autoencoder of Stable Diffusion v1's kind (diffusers' `AutoencoderKL`): one latent cell of "
+        f"A variational autoencoder of {maker}'s kind (diffusers' `{class_of(config)}`): one latent cell of "
         f"{model.latent_channels} numbers for {model.downsampling_factor} x {model.downsampling_factor} pixels, "
-        f"channels {', '.join(map(str, model.channels))}. Any height and width that {model.downsampling_factor} "
-        f"divides.{_padding(config)}"
+        f"channels {channels}. Any height and width that {model.downsampling_factor} divides.{_padding(config)}"
     )
 
 
@@ -271,14 +289,14 @@ def scaling_of_report(report: Report) -> Scaling | None:
 PADS = {"reflect": "ReflectionPad2d", "replicate": "ReplicationPad2d", "circular": "CircularPad2d"}
 """PyTorch's modules for the paddings that diffusers does not know."""
 PLAIN = """\
-from diffusers import AutoencoderKL
+from diffusers import {kind}
 
-vae = AutoencoderKL.from_pretrained("path/to/this/folder").eval()"""
+vae = {kind}.from_pretrained("path/to/this/folder").eval()"""
 PADDED = """\
 import torch
-from diffusers import AutoencoderKL
+from diffusers import {kind}
 
-vae = AutoencoderKL.from_pretrained("path/to/this/folder").eval()
+vae = {kind}.from_pretrained("path/to/this/folder").eval()
 for layer in vae.modules():
     if isinstance(layer, torch.nn.Conv2d) and layer.padding == (1, 1):
         layer.padding_mode = "{padding}"
@@ -290,7 +308,8 @@ for block in vae.encoder.down_blocks:
 
 def _use(config: Config) -> str:
     factor, padding = config.model.downsampling_factor, config.model.padding
-    loading = PLAIN if padding == "zeros" else PADDED.format(padding=padding, pad=PADS[padding])
+    lines = PLAIN if padding == "zeros" else PADDED
+    loading = lines.format(kind=class_of(config), padding=padding, pad=PADS.get(padding))
     return f"""\
 ```python
 {loading}

@@ -56,6 +56,10 @@ REPOSITORIES = {
         **{part: save(weights) for part, weights in PARTS.items()},
         "diffusion_pytorch_model.bin": b"older",
     },
+    "org/flux2": {
+        "vae/config.json": b'{"_class_name": "AutoencoderKLFlux2"}',
+        "vae/diffusion_pytorch_model.safetensors": WEIGHTS,
+    },
     "org/file": {"deep/vae.safetensors": WEIGHTS},
     "org/both": {"deep/both.safetensors": BOTH},
     "org/unet": {"config.json": b'{"_class_name": "UNet2DConditionModel"}', "model.safetensors": b"large"},
@@ -155,6 +159,11 @@ def test_the_autoencoder_is_downloaded_alone(server, tmp_path, name, folder):
     assert not ("pipeline" in name and [file for file in fetched if "fp16" in file])
     published = read_published(type(tmp_path)(path), expected=SIZES)
     assert all(torch.equal(published.state[key], value) for key, value in STATE.items())
+
+
+def test_the_class_of_flux2_is_an_autoencoder(server, tmp_path):
+    status, path = ask("org/flux2", tmp_path, HF_ENDPOINT=server.address)
+    assert (status, path.rpartition("/")[2]) == (0, "vae"), path
 
 
 def test_what_is_in_the_cache_is_found_without_the_hub(server, tmp_path):

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from ..config import ModelConfig
+from ..config import FAMILIES, ModelConfig
 from ..errors import OtherSizesError, UserError
 from .latent_norm import EPS, MOMENTUM, PATCH
 from .padding import Padding
@@ -92,7 +92,21 @@ def refuse_other_sizes(config: ModelConfig, required: Mapping[str, Any], where: 
     }
     if differing:
         listed = ", ".join(f"{name} {theirs} instead of {value}" for name, (theirs, value) in differing.items())
-        raise OtherSizesError(f"{where}: other sizes than section model: {listed}", differing)
+        remedy = f"set {' '.join(flags_for(config, required))}"
+        raise OtherSizesError(f"{where}: other sizes than section model: {listed}; {remedy}", differing)
+
+
+def flags_for(config: ModelConfig, required: Mapping[str, Any]) -> list[str]:
+    """Return the flags with which section `model` has the sizes of `config` in place of the required ones."""
+    sizes = sizes_of(config)
+    if families := [name for name, family in FAMILIES.items() if family == sizes]:
+        return [f"--model.like {families[-1]}"]
+    return [f"--model.{name} {_words(sizes[name])}" for name, value in required.items() if sizes[name] != value]
+
+
+def _words(value: Any) -> str:
+    """Return a size as a flag takes it: `true`, `16`, `8 16`, `none`."""
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value).lower()
 
 
 def is_normalised(sizes: Mapping[str, Any]) -> bool:

@@ -116,7 +116,10 @@ def test_what_a_killed_conversion_left_is_removed(tmp_path):
 def test_other_sizes_than_the_settings_are_listed_and_nothing_is_written(tmp_path, form):
     path = write_form(form, tmp_path / "theirs")
     other = ModelConfig(channels=(8, 8), num_res_blocks=2, latent_channels=4, norm_groups=4)
-    listed = r"channels \(8, 16\) instead of \(8, 8\), num_res_blocks 1 instead of 2, latent_channels 3 instead of 4$"
+    listed = (
+        r"channels \(8, 16\) instead of \(8, 8\), num_res_blocks 1 instead of 2, latent_channels 3 instead of 4; "
+        r"set --model\.channels 8 16 --model\.num_res_blocks 1 --model\.latent_channels 3$"
+    )
     with pytest.raises(UserError, match=listed):
         commands.starting_weights(configured(other, start=str(path)))
     assert not home().exists()
@@ -145,7 +148,8 @@ def test_only_weights_that_pad_by_zeros_get_another_padding_and_only_whole(tmp_p
 def test_latent_channels_are_added_only_where_that_is_asked_for(tmp_path):
     path = str(write_form("LDM file", tmp_path / "theirs"))
     more = SIZES.model_copy(update={"latent_channels": 16})
-    expected = rf"latent_channels {SIZES.latent_channels} instead of 16; training.grow_latents true adds the latent"
+    own = SIZES.latent_channels
+    expected = rf"instead of 16; set --model.latent_channels {own}; training.grow_latents true adds the latent"
     with pytest.raises(UserError, match=expected):
         commands.starting_weights(configured(more, start=path))
     assert not (home() / "imported").exists()
@@ -161,7 +165,7 @@ def test_latent_channels_are_added_only_where_that_is_asked_for(tmp_path):
     with pytest.raises(UserError, match=r"training.grow_latents: .* have model.latent_channels \d+ already; leave it"):
         commands.starting_weights(configured(SIZES, start=path, grow_latents=True))
     fewer = SIZES.model_copy(update={"latent_channels": 1})
-    with pytest.raises(UserError, match=rf"latent_channels {SIZES.latent_channels} instead of 1$"):
+    with pytest.raises(UserError, match=rf"latent_channels {SIZES.latent_channels} instead of 1; set --model"):
         commands.starting_weights(configured(fewer, start=path, grow_latents=True))
 
 

@@ -88,5 +88,7 @@ def test_a_decoder_without_quant_conv_learns_and_the_scaling_of_its_latents_rema
 
 
 def test_weights_without_quant_conv_are_refused_by_a_model_with_it(snapshot):
-    with pytest.raises(UserError, match=r"section model: quant_conv True instead of False$"):
+    with pytest.raises(
+        UserError, match=r"section model: quant_conv True instead of False; set --model\.quant_conv true$"
+    ):
         TrainState.fresh(make_config(**{"model.quant_conv": False}), CPU, snapshot)

@@ -336,7 +336,7 @@ def test_sizes_that_are_not_expected_are_told_by_field(tmp_path):
     other = ModelConfig(channels=(32, 64, 64), num_res_blocks=2, latent_channels=4)
     with pytest.raises(
         UserError,
-        match=r"channels \(32, 64, 32\) instead of \(32, 64, 64\), latent_channels 3 instead of 4$",
+        match=r"channels \(32, 64, 32\) instead of \(32, 64, 64\), latent_channels 3 instead of 4; set --model",
     ):
         read_published(path, expected=other)
 

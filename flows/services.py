@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 from flows.environment import OWNER, SERVICES_NAME, Services, end_orphans, import_prefect, set_up_prefect
@@ -23,10 +24,18 @@ from pikavae.workspace.files import exclusive
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
+LOOKS = 6
+"""How often the servers are looked at before the runs are asked for once."""
 
 
-def up(mlflow_port: int, prefect_port: int, config: Config, ready: Callable[[Mapping[str, str]], None]) -> None:
-    """Start all services, show where they are, and end them on Ctrl-C, SIGTERM or SIGHUP.
+def up(
+    mlflow_port: int,
+    prefect_port: int,
+    config: Config,
+    ready: Callable[[Mapping[str, str]], None],
+    tell: Callable[[str], None],
+) -> None:
+    """Start all services, show where they are, report each run, and end everything on Ctrl-C, SIGTERM or SIGHUP.
 
     Runs that were cut off when this command or the machine was killed are marked as crashed in Prefect; a retry resumes
     from the last checkpoint.
@@ -36,6 +45,7 @@ def up(mlflow_port: int, prefect_port: int, config: Config, ready: Callable[[Map
         prefect_port: the port of Prefect's server on 127.0.0.1.
         config: names the experiment that the link to MLflow opens.
         ready: called with the addresses by name once everything answers.
+        tell: called with a line when a run begins or ends.
 
     Raises:
         UserError: a port is taken, or prefect.yaml is not valid.
@@ -46,25 +56,43 @@ def up(mlflow_port: int, prefect_port: int, config: Config, ready: Callable[[Map
     if api := os.environ.get("PREFECT_API_URL"):
         raise UserError(f"PREFECT_API_URL {api}: `up` starts a server of its own; unset the variable")
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in processes in the background
-    with exclusive(home / "up.lock", busy="pikavae is up already for this state folder; Ctrl-C where it runs ends it"):
+    busy = "pikavae is up already for this state folder; Ctrl-C where it runs ends it"
+    with exclusive(home / "up.lock", busy=busy), ExitStack() as held:
         set_up_prefect(home)
         end_orphans(home)
         servers: list[Server] = []
         watcher = Watcher(workspace)
+        look: Callable[[], None] = _do_nothing
         try:
             ready(_start(workspace, mlflow_port, prefect_port, config, servers))
             watcher.start()
+            look = _watch(held, tell)
             while True:
-                for server in servers:
-                    server.require_alive()
-                time.sleep(LOOK_SECONDS)
+                for _ in range(LOOKS):
+                    for server in servers:
+                        server.require_alive()
+                    time.sleep(LOOK_SECONDS)
+                look()
         except KeyboardInterrupt:
             logger.info("ending the services")
         finally:
             with ignore_stops():  # a second signal, such as a service manager's, would leave some running
                 (home / SERVICES_NAME).unlink(missing_ok=True)
-                _stop(servers)
+                _stop(servers, look)
                 watcher.stop()
+
+
+def _do_nothing() -> None:
+    """Report no run, before there is a server to ask."""
+
+
+def _watch(held: ExitStack, tell: Callable[[str], None]) -> Callable[[], None]:
+    """Return what reports the runs that began or ended since it was called last."""
+    from prefect.client.orchestration import get_client
+
+    from flows.run_lines import RunWatch
+
+    return RunWatch(held.enter_context(get_client(sync_client=True)), tell).look
 
 
 def _start(
@@ -142,9 +170,11 @@ def _wait_for_worker(worker: Server, is_there: Callable[[], bool]) -> None:
         time.sleep(0.2)
 
 
-def _stop(servers: list[Server]) -> None:
+def _stop(servers: list[Server], look: Callable[[], None]) -> None:
     """End flow runs first, while they can still report their end to the worker and the servers."""
     if servers and servers[-1].name == "the worker":
         end_processes(family(servers[-1].process.pid)[1:])
+        servers.pop().stop()
+        look()
     for server in reversed(servers):
         server.stop()

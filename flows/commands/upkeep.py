@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,7 +57,10 @@ def up(arguments: Arguments[UpOptions]) -> Result:
     from flows.services import up as start_services
 
     options = arguments.options
-    start_services(options.mlflow_port, options.prefect_port, arguments.config, _announce(options))
+    stream = sys.stderr if options.json else sys.stdout
+    start_services(
+        options.mlflow_port, options.prefect_port, arguments.config, _announce(options), partial(show, stream=stream)
+    )
     return {}, ""
 
 

@@ -2,22 +2,29 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
 from contextlib import closing
+from datetime import datetime
+from functools import partial
 
 import psutil
 import pytest
 from mlflow import MlflowClient
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.exceptions import PrefectHTTPStatusError
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
 
+from flows import schedules
 from flows.environment import OWNER
+from flows.retrain import UNCHANGED
 from pikavae.config import Config
+from pikavae.errors import UserError
 from pikavae.presets import load_config
 from pikavae.training.journal import read_events
 from tests.conftest import TINY
@@ -55,6 +62,8 @@ class House:
     def __init__(self, folder):
         self.home, self.temporary = folder / "home", folder / "temporary"
         self.temporary.mkdir()
+        self.said = folder / "said.txt"
+        """What the last `up` wrote to standard error."""
         self.ports = free_port(), free_port()
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(OURS)},
@@ -73,10 +82,15 @@ class House:
         mlflow, prefect = map(str, self.ports)
         command = self.command("up", "--mlflow-port", mlflow, "--prefect-port", prefect, "--json")
         self.up = subprocess.Popen(
-            command, env=self.environment, cwd=self.temporary, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command,
+            env=self.environment,
+            cwd=self.temporary,
+            stdout=subprocess.PIPE,
+            stderr=self.said.open("w"),
+            text=True,
         )
         line = self.up.stdout.readline()
-        assert line, self.up.stderr.read()
+        assert line, self.said.read_text()
         return json.loads(line)["urls"]
 
     def cli(self, *words):
@@ -85,6 +99,10 @@ class House:
 
     def prefect(self):
         return SyncPrefectClient(f"http://127.0.0.1:{self.ports[1]}/api")
+
+    def as_server(self):
+        """Make this process use the server of this house."""
+        return temporary_settings(updates={PREFECT_API_URL: f"http://127.0.0.1:{self.ports[1]}/api"})
 
     def mlflow(self):
         return MlflowClient(f"sqlite:///{self.home / 'mlflow.db'}")
@@ -149,9 +167,11 @@ def scheduled(house):
     assert (line["name"], line["cron"], line["active"]) == ("retrain/tiny", "* * * * *", True)
     first = min(house.scheduled_runs("retrain/tiny"), key=lambda run: run.expected_start_time)
     run = wait_for(lambda: house.finished(first.id), "the end of a scheduled run")
-    status, out, _ = house.cli("schedule", "remove", "tiny", "--json")
-    assert status == 0
-    assert "retrain/tiny" not in {item["name"] for item in json.loads(out)["schedules"]}
+    status, out, err = house.cli("schedule", "pause", "tiny", "--json")
+    assert status == 0, err
+    assert [(item["name"], item["active"]) for item in json.loads(out)["schedules"]] == [("retrain/tiny", False)]
+    for other in house.scheduled_runs("retrain/tiny"):  # the next minute's may have begun
+        wait_for(lambda other=other: house.finished(other.id), "the end of a scheduled run")
     return run
 
 
@@ -164,12 +184,31 @@ def test_a_cron_line_alone_trains_and_registers(house, scheduled):
     assert f"flow-run/{scheduled.id}" in run.data.tags["mlflow.note.content"]
     assert run.info.artifact_uri.startswith((house.home / "artifacts").as_uri())
     assert house.in_flow_folders == set()
+    page = f"http://127.0.0.1:{house.ports[1]}/runs/flow-run/{scheduled.id}"
+    assert f" retrain/tiny began; {page}\n" in house.said.read_text()
+    wait_for(lambda: re.search(r" retrain/tiny finished after \d+ s\n", house.said.read_text()), "the line of its end")
 
 
-def test_retraining_skips_when_nothing_changed_and_says_so(house, scheduled):
-    again = house.run_deployment("retrain/retrain", {"config": tiny()})
-    assert again.state.message == "skipped: data and configuration are unchanged"
+def test_a_paused_schedule_runs_when_asked_and_the_list_says_how_that_ended(house, scheduled):
+    with house.as_server():
+        run_id, page = schedules.run_now("tiny")
+        again = wait_for(lambda: house.finished(run_id), "the end of a run that was asked for")
+        (listed,) = schedules.list_schedules()
+    assert again.state.message == UNCHANGED
+    assert page == f"http://127.0.0.1:{house.ports[1]}/runs/flow-run/{run_id}"
+    assert (listed.name, listed.active, listed.link) == ("retrain/tiny", False, page)
+    assert re.fullmatch(rf"finished after \d+ s: {UNCHANGED}", listed.result)
+    assert datetime.fromisoformat(listed.last) == again.start_time
     assert len(house.mlflow().search_model_versions("name = 'pikavae'")) == 1
+
+
+def test_a_schedule_is_resumed_and_removed(house, scheduled):
+    with house.as_server():
+        schedules.set_active("retrain/tiny", active=True)
+        (listed,) = schedules.list_schedules()
+        assert (listed.name, listed.active) == ("retrain/tiny", True)
+    status, out, err = house.cli("schedule", "remove", "tiny")
+    assert (status, out) == (0, "nothing is scheduled\n"), err
 
 
 def test_the_ui_that_runs_is_named_instead_of_a_second_one(house, scheduled):
@@ -190,8 +229,8 @@ def schedule_weekly(client, **fields):
 
 
 def schedules_listed(house):
-    _, out, _ = house.cli("schedule", "list", "--json")
-    return [item["name"] for item in json.loads(out)["schedules"]]
+    with house.as_server():
+        return [item.name for item in schedules.list_schedules()]
 
 
 def test_nothing_is_scheduled_unasked_and_what_is_listed_can_be_removed(house):
@@ -201,8 +240,12 @@ def test_nothing_is_scheduled_unasked_and_what_is_listed_can_be_removed(house):
     assert schedules_listed(house) == ["retrain/retrain"]
     status, _, err = house.cli("schedule", "remove", "weekly")
     assert (status, err) == (2, "pikavae: schedule remove 'weekly': no such schedule; there are retrain/retrain\n")
-    status, out, _ = house.cli("schedule", "remove", "retrain")
-    assert (status, out) == (0, "nothing is scheduled\n")
+    with house.as_server():
+        for verb, act in [("run", schedules.run_now), ("pause", partial(schedules.set_active, active=False))]:
+            with pytest.raises(UserError, match=f"^schedule {verb} 'weekly': no such schedule; there are retrain/r"):
+                act("weekly")
+        schedules.remove_schedule("retrain")
+    assert schedules_listed(house) == []
     with house.prefect() as client:
         assert client.read_deployment_by_name("retrain/retrain").schedules == []
 
@@ -229,7 +272,10 @@ def test_the_form_has_every_field_and_refuses_what_is_out_of_bounds(house):
 def test_a_mistake_that_no_form_sees_fails_with_its_sentence(house):
     run = house.run_deployment("pipeline/pipeline", {"config": tiny() | {"data": {"image_size": 17}}})
     assert run.state.is_failed()
-    assert "data.image_size 17 is not a multiple of the downsampling factor 2" in run.state.message
+    complaint = "data.image_size 17 is not a multiple of the downsampling factor 2"
+    assert complaint in run.state.message
+    line = re.compile(f" pipeline/pipeline failed: .*{complaint}")  # it never began
+    wait_for(lambda: line.search(house.said.read_text()), "the line of its failure")
 
 
 def test_promotion_from_the_form(house, scheduled):
@@ -275,7 +321,8 @@ def test_retraining_from_the_champion_skips_what_the_champion_knows_and_else_beg
 
 def test_a_second_start_and_a_taken_port_are_refused_in_one_line(house, tmp_path):
     mlflow, prefect = map(str, house.ports)
-    for home, complaint in [(house.home, "pikavae is up already"), (tmp_path, "--prefect-port")]:
+    taken = f"--prefect-port {prefect}: taken by process "
+    for home, complaint in [(house.home, "pikavae is up already"), (tmp_path, taken)]:
         done = subprocess.run(
             house.command("up", "--prefect-port", prefect, "--mlflow-port", mlflow),
             env={**house.environment, "PIKAVAE_HOME": str(home)},
@@ -355,8 +402,10 @@ def test_ctrl_c_ends_everything_whatever_signals_follow(house, scheduled):
     wait_for(lambda: not (house.home / "up.json").exists(), "the end to begin")
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         house.up.send_signal(number)
-    _, said = house.up.communicate(timeout=90)
+    house.up.communicate(timeout=90)
+    said = house.said.read_text()
     assert house.up.returncode == 0, said
     assert "Traceback" not in said
+    assert re.search(r" pipeline/pipeline was cancelled after ", said)
     assert house.processes() == []
     assert not (house.home / "up.json").exists()

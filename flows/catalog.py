@@ -14,6 +14,9 @@ MODEL_FORMS = (
 MODEL = Positional("MODEL", MODEL_FORMS, f"name a model: {MODEL_FORMS}")
 PRESET = Positional("[PRESET]", "a preset by name, or the path of a YAML file of settings")
 ONE_PRESET = "one preset at a time; fields are set with --section.field VALUE"
+SCHEDULE = Positional(
+    "NAME", "a name that `schedule list` shows", "name one schedule; `pikavae schedule list` lists them"
+)
 PICTURES = "PICTURE|FOLDER..."
 PICTURES_HELP = "picture files of any size, or folders of them"
 TWO_PICTURES = "name two picture files of one size after the model"
@@ -328,19 +331,32 @@ COMMANDS: dict[str, Command] = {
     ),
     "schedule list": Command(
         upkeep.list_schedules,
-        "List the schedules, with the next time of each.",
+        "List the schedules: their next times and last results.",
         examples=("schedule list", "schedule list --json"),
+    ),
+    "schedule pause": Command(
+        upkeep.pause_schedule,
+        "Keep a schedule, and let it not fire.",
+        positionals=(SCHEDULE,),
+        examples=("schedule pause demo", "schedule pause retrain/demo"),
+    ),
+    "schedule resume": Command(
+        upkeep.resume_schedule,
+        "Let a paused schedule fire again.",
+        positionals=(SCHEDULE,),
+        examples=("schedule resume demo", "schedule resume retrain/demo"),
+    ),
+    "schedule run": Command(
+        upkeep.run_schedule,
+        "Run what is scheduled now, besides its times.",
+        about="It prints the page of the run and ends; `up` says how the run ends. A paused schedule runs too.",
+        positionals=(SCHEDULE,),
+        examples=("schedule run demo", "schedule run retrain/demo --json"),
     ),
     "schedule remove": Command(
         upkeep.remove_schedule,
         "Remove a schedule.",
-        positionals=(
-            Positional(
-                "NAME",
-                "a name that `schedule list` shows",
-                "name one schedule; `pikavae schedule list` lists them",
-            ),
-        ),
+        positionals=(SCHEDULE,),
         examples=("schedule remove demo", "schedule remove retrain/demo"),
     ),
     "ui": Command(

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-import difflib
 import json
 import logging
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo, available_timezones
 
 import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
+from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterState,
@@ -27,15 +22,13 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import StateType, WorkerStatus
 from prefect.client.schemas.responses import DeploymentResponse
-from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule, RRuleSchedule
+from prefect.client.schemas.schedules import CronSchedule
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Crashed
-from prefect.utilities.callables import parameter_schema
-from pydantic import ValidationError
 
 from flows.absolute import OTHERS, refuse_relative_paths
 from flows.notifying import record_crash
-from flows.retrain import retrain
+from flows.rules import cron_schedule
 from pikavae.config import Config, content_hash
 from pikavae.errors import PikavaeError, UserError
 from pikavae.presets import parse_config
@@ -46,77 +39,12 @@ logger = logging.getLogger(__name__)
 POOL = "pikavae"
 TRAINING_QUEUE = "training"
 """Runs that train wait for each other in this queue; promotions do not wait."""
-SCHEDULED_TAG = "scheduled in the terminal"
-CRON_FIELDS = 5
-
-AnySchedule = CronSchedule | IntervalSchedule | RRuleSchedule
 
 
 def deployments_file() -> Path:
     """Return the path of prefect.yaml: beside the packages in a checkout, inside this one in an installed wheel."""
     packaged = Path(__file__).with_name("prefect.yaml")
     return packaged if packaged.is_file() else Path(__file__).resolve().parents[1] / "prefect.yaml"
-
-
-def cron_schedule(cron: str, timezone: str, *, where: str) -> CronSchedule:
-    """Return a schedule that is certain to fire.
-
-    Args:
-        cron: five fields: minute, hour, day of the month, month, day of the week.
-        timezone: a name of the IANA database, such as Europe/Berlin.
-        where: the start of messages, before the name of the field.
-
-    Raises:
-        UserError: the line or the zone is not valid, or no day fits it.
-    """
-    if len(cron.split()) != CRON_FIELDS and not cron.startswith("@"):
-        raise UserError(f"{where}cron {cron!r}: expected {CRON_FIELDS} fields, such as '0 3 * * 1' (Mondays at 3:00)")
-    try:
-        schedule = CronSchedule(cron=cron, timezone=timezone)
-    except ValidationError as error:
-        message = str(error.errors()[0]["ctx"]["error"])
-        if "timezone" in message:
-            raise UserError(f"{where}timezone {timezone!r}: no such time zone; {zone_hint(timezone)}") from None
-        raise UserError(f"{where}cron {cron!r}: not a schedule; an example is '0 3 * * 1' (Mondays at 3:00)") from None
-    if not next_dates(schedule, 1):
-        raise UserError(f"{where}cron {cron!r}: there is no such day")
-    return schedule
-
-
-def zone_hint(timezone: str) -> str:
-    """Suggest a time zone with a similar name or city.
-
-    Zones of `Etc/` are not suggested: `Etc/GMT+2` is west of Greenwich, and GMT+2 mostly means east.
-    """
-    places = (zone for zone in available_timezones() if "/" in zone and not zone.startswith("Etc/"))
-    zones = {zone.lower(): zone for zone in ["UTC", *places]}
-    cities = {zone.rpartition("/")[2].lower(): zone for zone in sorted(zones.values())}
-    near = difflib.get_close_matches(timezone.strip().replace(" ", "_").lower(), cities | zones, n=1, cutoff=0.7)
-    return f"did you mean {(cities | zones)[near[0]]}?" if near else "an example is Europe/Berlin"
-
-
-def next_dates(schedule: AnySchedule, count: int) -> list[datetime]:
-    """Return the next dates of a schedule, as Prefect's scheduler computes them; none if it has ended."""
-    from prefect.server.schemas import schedules
-
-    same = getattr(schedules, type(schedule).__name__).model_validate(schedule.model_dump())
-    try:
-        return list(asyncio.run(same.get_dates(count, start=datetime.now(ZoneInfo(schedule.timezone or "UTC")))))
-    except ValueError:  # croniter gives up after fifty years without a date
-        return []
-
-
-def describe_rule(schedule: AnySchedule) -> str:
-    """Return when a schedule fires: its cron line, its interval or its RRULE."""
-    if isinstance(schedule, CronSchedule):
-        return schedule.cron
-    if isinstance(schedule, RRuleSchedule):
-        return schedule.rrule
-    for name, unit in (("day", 86_400), ("hour", 3600), ("minute", 60)):
-        count, rest = divmod(schedule.interval, timedelta(seconds=unit))
-        if count and not rest:
-            return f"every {name}" if count == 1 else f"every {count} {name}s"
-    return f"every {schedule.interval.total_seconds():g} seconds"
 
 
 def check_deployments(path: Path) -> list[str]:
@@ -237,118 +165,6 @@ def find_deployment(client: SyncPrefectClient, name: str) -> DeploymentResponse 
         return client.read_deployment_by_name(name)
     except ObjectNotFound:
         return None
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Describes a schedule on the server.
-
-    Attributes:
-        name: flow and deployment.
-        rule: when it fires, as `describe_rule` says it.
-        cron: its cron line; None if it has another rule, which only Prefect's UI sets.
-        timezone: its time zone.
-        active: True if it fires; a user may have paused it in Prefect's UI.
-        next: its next date, in ISO 8601; empty if it has ended.
-    """
-
-    name: str
-    rule: str
-    cron: str | None
-    timezone: str
-    active: bool
-    next: str
-
-
-def schedule_retrain(config: Config, name: str, schedule: CronSchedule, *, from_champion: bool) -> Schedule:
-    """Run `retrain` on a schedule; a schedule of the same name is replaced.
-
-    Raises:
-        UserError: the name is that of a deployment of prefect.yaml, which is changed in that file.
-    """
-    with get_client(sync_client=True) as client:
-        make_pool(client)
-        found = find_deployment(client, f"retrain/{name}")
-        if found is not None and SCHEDULED_TAG not in found.tags:
-            raise UserError(
-                f"--name {name}: a deployment of prefect.yaml has this name; edit it there, or choose another"
-            )
-        if found is not None:
-            client.delete_deployment(found.id)  # and with it the runs of its old cron line
-        client.create_deployment(
-            client.create_flow(retrain),
-            name,
-            schedules=[DeploymentScheduleCreate(schedule=schedule, active=True)],
-            parameters={"config": config.model_dump(mode="json"), "from_champion": from_champion},
-            description=f"Trains on `{config.data.source}` again if something changed. Set by `pikavae schedule`.",
-            work_pool_name=POOL,
-            work_queue_name=TRAINING_QUEUE,
-            tags=[SCHEDULED_TAG],
-            entrypoint="flows.retrain.retrain",
-            parameter_openapi_schema=parameter_schema(retrain).model_dump_for_openapi(),
-            pull_steps=[],
-            enforce_parameter_schema=True,
-        )
-        return next(item for item in list_schedules() if item.name == f"retrain/{name}")
-
-
-def list_schedules() -> list[Schedule]:
-    """Return all schedules on the server, by name."""
-    with get_client(sync_client=True) as client:
-        return [
-            describe_schedule(name, item.schedule, active=bool(item.active) and not deployment.paused)
-            for name, deployment in _deployments_by_name(client).items()
-            for item in deployment.schedules
-            if isinstance(item.schedule, AnySchedule)
-        ]
-
-
-def describe_schedule(name: str, schedule: AnySchedule, *, active: bool) -> Schedule:
-    """Return what the terminal shows of a schedule."""
-    dates = next_dates(schedule, 1)
-    return Schedule(
-        name,
-        describe_rule(schedule),
-        schedule.cron if isinstance(schedule, CronSchedule) else None,
-        schedule.timezone or "UTC",
-        active,
-        dates[0].isoformat() if dates else "",
-    )
-
-
-def remove_schedule(name: str) -> None:
-    """Remove a schedule that `list_schedules` lists, and the deployment that `schedule_retrain` made for it.
-
-    Args:
-        name: flow and deployment, or only the deployment if the flow is `retrain`.
-
-    Raises:
-        UserError: there is no schedule of that name; the message lists all.
-    """
-    with get_client(sync_client=True) as client:
-        found = {
-            full: deployment
-            for full, deployment in _deployments_by_name(client).items()
-            if deployment.schedules or SCHEDULED_TAG in deployment.tags
-        }
-        full = name if "/" in name else f"retrain/{name}"
-        if full not in found:
-            there = f"there are {', '.join(found)}" if found else "nothing is scheduled"
-            raise UserError(f"schedule remove {name!r}: no such schedule; {there}")
-        if SCHEDULED_TAG in found[full].tags:
-            client.delete_deployment(found[full].id)
-        else:  # a deployment of prefect.yaml, with a schedule set in Prefect's UI
-            for item in found[full].schedules:
-                client.delete_deployment_schedule(found[full].id, item.id)
-
-
-def _deployments_by_name(client: SyncPrefectClient) -> dict[str, DeploymentResponse]:
-    """Return all deployments by flow and name, in the order of their names."""
-    flows = {flow.id: flow.name for flow in client.read_flows()}
-    return {
-        f"{flows[item.flow_id]}/{item.name}": item
-        for item in sorted(client.read_deployments(), key=lambda item: (flows[item.flow_id], item.name))
-    }
 
 
 def _remove_former_schedule(client: SyncPrefectClient) -> None:

@@ -18,7 +18,7 @@ from flows.terminal import show
 from pikavae.errors import UserError
 
 if TYPE_CHECKING:
-    from flows.deployments import Schedule
+    from flows.schedules import Schedule
 
 NOT_IN_NAMES = set("/%&<>")
 """Prefect refuses these characters in names of deployments."""
@@ -86,30 +86,60 @@ def schedule(arguments: Arguments[ScheduleOptions]) -> Result:
 
     config = operations.settle(arguments.workspace, arguments.config, from_champion=options.from_champion)
     _set_up_prefect(arguments.workspace.home)
-    from flows import deployments
+    from flows import rules, schedules
 
-    cron = deployments.cron_schedule(options.cron, options.timezone, where="--")
+    cron = rules.cron_schedule(options.cron, options.timezone, where="--")
     _require_server()
-    return schedules_result([deployments.schedule_retrain(config, name, cron, from_champion=options.from_champion)])
+    return schedules_result([schedules.schedule_retrain(config, name, cron, from_champion=options.from_champion)])
 
 
 def list_schedules(arguments: Arguments[Options]) -> Result:
     """List the schedules."""
     _set_up_prefect(arguments.workspace.home)
     _require_server()
-    from flows import deployments
+    from flows import schedules
 
-    return schedules_result(deployments.list_schedules())
+    return schedules_result(schedules.list_schedules())
 
 
 def remove_schedule(arguments: Arguments[Options]) -> Result:
     """Remove a schedule, and list the others."""
     _set_up_prefect(arguments.workspace.home)
     _require_server()
-    from flows import deployments
+    from flows import schedules
 
-    deployments.remove_schedule(arguments.names[0])
-    return schedules_result(deployments.list_schedules())
+    schedules.remove_schedule(arguments.names[0])
+    return schedules_result(schedules.list_schedules())
+
+
+def pause_schedule(arguments: Arguments[Options]) -> Result:
+    """Pause a schedule, and list all."""
+    return _set_active(arguments, active=False)
+
+
+def resume_schedule(arguments: Arguments[Options]) -> Result:
+    """Let a paused schedule fire again, and list all."""
+    return _set_active(arguments, active=True)
+
+
+def _set_active(arguments: Arguments[Options], *, active: bool) -> Result:
+    _set_up_prefect(arguments.workspace.home)
+    _require_server()
+    from flows import schedules
+
+    schedules.set_active(arguments.names[0], active=active)
+    return schedules_result(schedules.list_schedules())
+
+
+def run_schedule(arguments: Arguments[Options]) -> Result:
+    """Ask for a run of a schedule now."""
+    _set_up_prefect(arguments.workspace.home)
+    _require_server()
+    from flows import schedules
+
+    name = arguments.names[0]
+    run_id, page = schedules.run_now(name)
+    return {"flow_run": run_id, "url": page}, f"{name} runs as soon as a worker is free; {page}"
 
 
 def _set_up_prefect(home: Path) -> None:
@@ -141,6 +171,9 @@ def schedules_result(found: list[Schedule]) -> Result:
         for item in found
     ]
     lines = table(["SCHEDULE", "WHEN", "TIME ZONE", "NEXT"], rows, 1) if rows else []
+    for item in found:
+        if item.last:
+            lines += ["", f"{item.name}, last run {item.last[:16].replace('T', ' ')}: {item.result}", item.link]
     return {"schedules": [asdict(item) for item in found]}, "\n".join(lines) or "nothing is scheduled"
 
 

@@ -12,17 +12,12 @@ from prefect.context import FlowRunContext
 
 from flows.absolute import is_deployed
 from flows.commands.upkeep import schedules_result
-from flows.deployments import (
-    check_deployments,
-    cron_schedule,
-    deployments_file,
-    describe_schedule,
-    next_dates,
-    zone_hint,
-)
+from flows.deployments import check_deployments, deployments_file
 from flows.latents import latents
 from flows.pipeline import pipeline
 from flows.retrain import retrain
+from flows.rules import cron_schedule, next_dates, zone_hint
+from flows.schedules import describe_schedule
 from pikavae.errors import UserError
 from pikavae.presets import parse_config
 from pikavae.workspace.home import home

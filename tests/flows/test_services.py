@@ -10,7 +10,6 @@ import sys
 import time
 from contextlib import closing
 from datetime import datetime
-from functools import partial
 
 import psutil
 import pytest
@@ -241,9 +240,10 @@ def test_nothing_is_scheduled_unasked_and_what_is_listed_can_be_removed(house):
     status, _, err = house.cli("schedule", "remove", "weekly")
     assert (status, err) == (2, "pikavae: schedule remove 'weekly': no such schedule; there are retrain/retrain\n")
     with house.as_server():
-        for verb, act in [("run", schedules.run_now), ("pause", partial(schedules.set_active, active=False))]:
-            with pytest.raises(UserError, match=f"^schedule {verb} 'weekly': no such schedule; there are retrain/r"):
-                act("weekly")
+        with pytest.raises(UserError, match=r"^schedule run 'weekly': no such schedule; there are retrain/retrain$"):
+            schedules.run_now("weekly")
+        with pytest.raises(UserError, match=r"^schedule pause 'weekly': no such schedule; there are retrain/retrain$"):
+            schedules.set_active("weekly", active=False)
         schedules.remove_schedule("retrain")
     assert schedules_listed(house) == []
     with house.prefect() as client:

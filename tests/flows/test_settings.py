@@ -22,7 +22,7 @@ IN_SOME_CASES = {"model.channels", "model.norm_groups", "data.image_size", "mode
 `model.like` is read by the configuration alone, which replaces it by sizes."""
 NOT_RUN = {"run", "plan", "train", "schedule"}
 """They read every section."""
-SERVERS = {"up", "schedule list", "schedule remove"}
+SERVERS = {"up", *(f"schedule {verb}" for verb in ("list", "pause", "resume", "run", "remove"))}
 """They need a server; `up` reads what `ui` reads."""
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from pikavae.errors import DamagedFileError, UserError
+from pikavae.process.access import Credentials, read_credentials
 from pikavae.process.servers import end_processes
 from pikavae.process.surroundings import ask
 from pikavae.tracker.ui import MLFLOW_UI
@@ -38,6 +39,10 @@ class Services(Record):
     """The address of MLflow's pages."""
     prefect: str | None = None
     """The address of Prefect's pages; None with `pikavae ui`."""
+    api: str | None = None
+    """The address of Prefect's API for programs of this machine; None if `prefect` has it."""
+    auth_file: str | None = None
+    """The file of the servers' user and password; None if they ask for none."""
 
     def save(self, home: Path, name: str = SERVICES_NAME) -> None:
         """Write the record into the home."""
@@ -61,7 +66,7 @@ def set_up_prefect(home: Path) -> None:
     PREFECT_API_URL names a server, which may need them. Call it before the first import of prefect.
 
     Raises:
-        UserError: PREFECT_API_URL names a server that does not answer.
+        UserError: PREFECT_API_URL names a server that does not answer, or the password of `up` cannot be read.
         PikavaeError: the folder of Prefect's state cannot be written or has no room, which the server would not report.
     """
     api = os.environ.get("PREFECT_API_URL")
@@ -84,10 +89,19 @@ def set_up_prefect(home: Path) -> None:
     if api:
         _require_answer(api)
     elif services := running_services(home):
-        os.environ["PREFECT_API_URL"] = f"{services.prefect}/api"
+        os.environ["PREFECT_API_URL"] = services.api or f"{services.prefect}/api"
+        os.environ["PREFECT_UI_URL"] = str(services.prefect)
         os.environ[MLFLOW_UI] = services.mlflow
+        if services.auth_file is not None:
+            use_credentials(read_credentials(services.auth_file))
     else:
         require_place(state, what="Prefect's database", room=ROOM_FOR_PREFECT)
+
+
+def use_credentials(credentials: Credentials | None) -> None:
+    """Make Prefect's clients, here and in child processes, give the user and the password of its server."""
+    if credentials is not None:
+        os.environ["PREFECT_API_AUTH_STRING"] = credentials.text
 
 
 def import_prefect() -> None:

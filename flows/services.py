@@ -11,13 +11,23 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-from flows.environment import OWNER, SERVICES_NAME, Services, end_orphans, import_prefect, set_up_prefect
+from flows.environment import (
+    OWNER,
+    SERVICES_NAME,
+    Services,
+    end_orphans,
+    import_prefect,
+    set_up_prefect,
+    use_credentials,
+)
 from flows.notifying import Watcher
 from pikavae import operations
 from pikavae.config import Config
 from pikavae.errors import PikavaeError, UserError
+from pikavae.process.access import Access
 from pikavae.process.servers import START_SECONDS, Server, end_processes, family, require_free_port
 from pikavae.process.stopping import ignore_stops
+from pikavae.process.surroundings import spare_hosts
 from pikavae.tracker.ui import MLFLOW_UI, ui_base
 from pikavae.workspace.files import exclusive
 
@@ -31,6 +41,7 @@ LOOKS = 6
 def up(
     mlflow_port: int,
     prefect_port: int,
+    access: Access,
     config: Config,
     ready: Callable[[Mapping[str, str]], None],
     tell: Callable[[str], None],
@@ -41,16 +52,18 @@ def up(
     from the last checkpoint.
 
     Args:
-        mlflow_port: MLflow's port on 127.0.0.1; not used if MLFLOW_TRACKING_URI names a server.
-        prefect_port: the port of Prefect's server on 127.0.0.1.
+        mlflow_port: MLflow's port; not used if MLFLOW_TRACKING_URI names a server.
+        prefect_port: the port of Prefect's server.
+        access: where both listen, and who may ask them.
         config: names the experiment that the link to MLflow opens.
         ready: called with the addresses by name once everything answers.
         tell: called with a line when a run begins or ends.
 
     Raises:
-        UserError: a port is taken, or prefect.yaml is not valid.
+        UserError: a port is taken, prefect.yaml is not valid, or other machines would reach servers without a password.
         PikavaeError: the services run already, or one of them did not start or ended unexpectedly.
     """
+    access.require_safe()
     workspace = operations.Workspace.open()
     home = workspace.home
     if api := os.environ.get("PREFECT_API_URL"):
@@ -64,7 +77,7 @@ def up(
         watcher = Watcher(workspace)
         look: Callable[[], None] = _do_nothing
         try:
-            ready(_start(workspace, mlflow_port, prefect_port, config, servers))
+            ready(_start(workspace, mlflow_port, prefect_port, access, config, servers))
             watcher.start()
             look = _watch(held, tell)
             while True:
@@ -96,69 +109,64 @@ def _watch(held: ExitStack, tell: Callable[[str], None]) -> Callable[[], None]:
 
 
 def _start(
-    workspace: operations.Workspace, mlflow_port: int, prefect_port: int, config: Config, servers: list[Server]
+    workspace: operations.Workspace,
+    mlflow_port: int,
+    prefect_port: int,
+    access: Access,
+    config: Config,
+    servers: list[Server],
 ) -> dict[str, str]:
     """Start everything, append each server to `servers` once started, and return the addresses to open."""
-    home, prefect = workspace.home, f"http://127.0.0.1:{prefect_port}"
-    require_free_port(prefect_port, "--prefect-port")
+    home, prefect = workspace.home, access.page(prefect_port)
+    require_free_port(prefect_port, "--prefect-port", access.host)
     os.environ.pop(MLFLOW_UI, None)  # left by an earlier service
     elsewhere = ui_base(workspace)  # a server that MLFLOW_TRACKING_URI names
-    mlflow = elsewhere or f"http://127.0.0.1:{mlflow_port}"
+    mlflow = elsewhere or access.page(mlflow_port)
     if elsewhere is None:
-        require_free_port(mlflow_port, "--mlflow-port")
+        require_free_port(mlflow_port, "--mlflow-port", access.host)
     page = operations.mlflow_page(workspace, mlflow, config)  # makes a local database before a server would
     if elsewhere is None:
-        servers.append(operations.start_mlflow(workspace, mlflow_port, home / "logs" / "mlflow.log"))
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "prefect",
-        "server",
-        "start",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(prefect_port),
-    ]
-    settings = {
-        "PREFECT_SERVER_LOGGING_LEVEL": "INFO",
-        "PREFECT_SERVER_UI_API_URL": "/api",  # the page's own port instead of 4200
-    }
-    servers.append(Server.start("Prefect's server", command, settings, home, home / "logs" / "prefect.log"))
-    os.environ["PREFECT_API_URL"] = f"{prefect}/api"
+        servers.append(operations.start_mlflow(workspace, mlflow_port, home / "logs" / "mlflow.log", access))
+    servers.append(_start_prefect(home, prefect_port, access))
+    local = access.local(prefect_port)
+    spare_hosts(os.environ, access.local_host)
+    os.environ["PREFECT_API_URL"] = f"{local}/api"
+    os.environ["PREFECT_UI_URL"] = prefect
     os.environ[MLFLOW_UI] = mlflow
+    use_credentials(access.credentials)
     import_prefect()  # only now: it reads the environment once
     from flows import deployments, lost_runs
 
-    servers[-1].wait_until_healthy(f"{prefect}/api/health")
+    servers[-1].wait_until_healthy(f"{local}/api/health")
     if deployments.deploy(deployments.deployments_file(), Path(os.environ["PREFECT_HOME"]) / "deployed.json"):
         logger.info("sent the deployments to the server")
     for name in deployments.crash_lost_runs():
         logger.info("flow run %s was cut off and is marked as crashed; a retry resumes it", name)
     lost_runs.crash_runs_without_owner()
-    worker = [
-        sys.executable,
-        "-P",
-        "-m",
-        "prefect",
-        "worker",
-        "start",
-        "--pool",
-        deployments.POOL,
-        "--name",
-        "pikavae up",
-    ]
-    servers.append(
-        Server.start(
-            "the worker", worker, {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO"}, home, home / "logs" / "worker.log"
-        )
-    )
+    servers.append(_start_worker(home, deployments.POOL))
     _wait_for_worker(servers[-1], deployments.has_worker)
     if elsewhere is None:
-        servers[0].wait_until_healthy(f"{mlflow}/health")
-    Services(owner=os.environ[OWNER], mlflow=mlflow, prefect=prefect).save(home)
+        servers[0].wait_until_healthy(f"{access.local(mlflow_port)}/health")
+    file = None if access.credentials is None else str(access.credentials.file)
+    Services(owner=os.environ[OWNER], mlflow=mlflow, prefect=prefect, api=f"{local}/api", auth_file=file).save(home)
     return {"mlflow": page, "prefect": f"{prefect}/dashboard", "deployments": f"{prefect}/deployments"}
+
+
+def _start_prefect(home: Path, port: int, access: Access) -> Server:
+    command = [sys.executable, "-P", "-m", "prefect", "server", "start", "--host", access.host, "--port", str(port)]
+    settings = {
+        "PREFECT_SERVER_LOGGING_LEVEL": "INFO",
+        "PREFECT_SERVER_UI_API_URL": "/api",  # the page's own port instead of 4200
+    }
+    if access.credentials is not None:
+        settings["PREFECT_SERVER_API_AUTH_STRING"] = access.credentials.text
+    return Server.start("Prefect's server", command, settings, home, home / "logs" / "prefect.log")
+
+
+def _start_worker(home: Path, pool: str) -> Server:
+    command = [sys.executable, "-P", "-m", "prefect", "worker", "start", "--pool", pool, "--name", "pikavae up"]
+    settings = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO"}
+    return Server.start("the worker", command, settings, home, home / "logs" / "worker.log")
 
 
 def _wait_for_worker(worker: Server, is_there: Callable[[], bool]) -> None:

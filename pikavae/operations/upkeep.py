@@ -20,6 +20,7 @@ from pikavae.config import Config
 from pikavae.errors import DiskError, PikavaeError, UserError
 from pikavae.features.published import INCEPTION_FIELD, LPIPS_FIELD, OF_EVALUATION, digest_of
 from pikavae.notify.addresses import check_recipients
+from pikavae.process.access import LOCAL, Access
 from pikavae.process.servers import Server, require_free_port
 from pikavae.tracker.client import Workspace
 from pikavae.tracker.relocation import BACKUP_NAME, DATABASE_NAME, moved_from, recorded_homes, rewrite
@@ -142,13 +143,13 @@ def mlflow_page(workspace: Workspace, base: str, config: Config, run: str | None
     return ui_url(base, client.get_run(found.run_id).info.experiment_id, found.run_id)
 
 
-def start_mlflow(workspace: Workspace, port: int, log: Path | None = None) -> Server:
+def start_mlflow(workspace: Workspace, port: int, log: Path | None = None, access: Access = LOCAL) -> Server:
     """Start MLflow's server on the store of this home.
 
     Raises:
         UserError: the store is a server already.
     """
-    command, environment = ui_argv(workspace, port)
+    command, environment = ui_argv(workspace, port, access)
     return Server.start("MLflow's server", command, environment, workspace.home, log)
 
 

@@ -1,7 +1,8 @@
 """Remove the variables that other tools left in the environment, and bypass proxies for addresses of this machine.
 
-The variables that count are documented: PIKAVAE_HOME, PIKAVAE_NOTIFY_URLS, PIKAVAE_NOTIFY_SECRET, MLFLOW_TRACKING_URI,
-PREFECT_HOME, PREFECT_API_URL, HF_HOME and the like, CUDA_VISIBLE_DEVICES, and OMP_NUM_THREADS, which torch follows.
+The variables that count are documented: PIKAVAE_HOME, PIKAVAE_AUTH_FILE, PIKAVAE_NOTIFY_URLS, PIKAVAE_NOTIFY_SECRET,
+MLFLOW_TRACKING_URI, PREFECT_HOME, PREFECT_API_URL, HF_HOME and the like, CUDA_VISIBLE_DEVICES, and OMP_NUM_THREADS,
+which torch follows.
 """
 
 from __future__ import annotations
@@ -89,11 +90,16 @@ def spare_loopback(variables: MutableMapping[str, str]) -> None:
                 del variables[name]
             else:
                 variables[name] = known
+    spare_hosts(variables, *LOOPBACK)
+
+
+def spare_hosts(variables: MutableMapping[str, str], *spared: str) -> None:
+    """Exempt hosts from the user's proxies."""
     lower, upper = variables.get("no_proxy"), variables.get("NO_PROXY")
     for name, hosts in (("no_proxy", lower or upper or ""), ("NO_PROXY", upper or lower or "")):
         listed = [host.strip() for host in hosts.split(",") if host.strip()]
         if "*" not in listed:
-            variables[name] = ",".join([*listed, *(host for host in LOOPBACK if host not in listed)])
+            variables[name] = ",".join([*listed, *(host for host in spared if host not in listed)])
 
 
 def ask(address: str, seconds: float) -> None:

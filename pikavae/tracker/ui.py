@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sys
+from pathlib import Path
 
 from pikavae.errors import UserError
+from pikavae.process.access import LOCAL, Access, Credentials
 from pikavae.tracker.client import Workspace
 from pikavae.tracker.tags import LEADERBOARD
+from pikavae.workspace.files import write_atomically
+
+AUTH_NAME = "mlflow-auth.ini"
+USERS_NAME = "mlflow-users.db"
 
 MLFLOW_UI = "PIKAVAE_MLFLOW_UI"
 """The environment variable with the address of MLflow's UI, used if the store is not a server."""
@@ -33,10 +40,15 @@ def ui_url(base: str, experiment_id: str, run_id: str, part: str = "") -> str:
     return f"{base.rstrip('/')}/#/{page}?workflowType=machine_learning"
 
 
-def ui_argv(workspace: Workspace, port: int) -> tuple[list[str], dict[str, str]]:
-    """Return the command that serves the workspace's store on 127.0.0.1, and the environment variables to add.
+def ui_argv(workspace: Workspace, port: int, access: Access = LOCAL) -> tuple[list[str], dict[str, str]]:
+    """Return the command that serves the workspace's store, and the environment variables to add.
 
     Use `workspace.client` first: the server must not make the database while others look for it.
+
+    Args:
+        workspace: the state folder and its store.
+        port: the port.
+        access: where it listens, and who may ask it. With credentials, the file of MLflow's users is made anew.
 
     Raises:
         UserError: the store is a server already.
@@ -44,7 +56,7 @@ def ui_argv(workspace: Workspace, port: int) -> tuple[list[str], dict[str, str]]
     uri = workspace.tracking_uri
     if workspace.server is not None:
         raise UserError(f"MLFLOW_TRACKING_URI {uri}: already a server; open that address in a browser")
-    command = [sys.executable, "-P", "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "-P", "-m", "mlflow", "server", "--host", access.host, "--port", str(port)]
     command += [
         "--workers",
         "1",
@@ -53,9 +65,35 @@ def ui_argv(workspace: Workspace, port: int) -> tuple[list[str], dict[str, str]]
         "--artifacts-destination",
         (workspace.home / "artifacts").as_uri(),
     ]
+    if access.is_open:  # by default it answers to names of this machine and private addresses alone
+        names = [f"{name}:{port}" for name in access.names()]
+        command += ["--allowed-hosts", ",".join(names)]
+        command += ["--cors-allowed-origins", ",".join(f"http://{name}" for name in names)]
     environment = {
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # it would start sixteen processes and use 4 GB
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
     }
+    if access.credentials is not None:
+        command += ["--app-name", "basic-auth"]
+        environment |= _users(workspace.home, access.credentials)
     return command, environment
+
+
+def _users(home: Path, credentials: Credentials) -> dict[str, str]:
+    """Make MLflow know one user, and return the variables that say so.
+
+    MLflow would keep a password that was changed, and a user that was renamed, so its file of users is made anew.
+    """
+    users = home / USERS_NAME
+    for path in home.glob(f"{USERS_NAME}*"):
+        path.unlink()
+    settings = {"default_permission": "NO_PERMISSIONS", "database_uri": f"sqlite:///{users}"}
+    lines = [f"{name} = {value.replace('%', '%%')}" for name, value in settings.items()]
+    write_atomically(home / AUTH_NAME, "\n".join(["[mlflow]", *lines, ""]))
+    return {
+        "MLFLOW_AUTH_CONFIG_PATH": str(home / AUTH_NAME),
+        "MLFLOW_AUTH_ADMIN_USERNAME": credentials.user,
+        "MLFLOW_AUTH_ADMIN_PASSWORD": credentials.password,
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(32),
+    }

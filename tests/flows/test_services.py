@@ -11,12 +11,13 @@ import time
 from contextlib import closing
 from datetime import datetime
 
+import httpx
 import psutil
 import pytest
 from mlflow import MlflowClient
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.exceptions import PrefectHTTPStatusError
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
 
 from flows import schedules
@@ -25,6 +26,7 @@ from flows.retrain import UNCHANGED
 from pikavae.config import Config
 from pikavae.errors import UserError
 from pikavae.presets import load_config
+from pikavae.process.access import AUTH_FILE
 from pikavae.training.journal import read_events
 from tests.conftest import TINY
 from tests.support.places import ROOT
@@ -72,6 +74,8 @@ class House:
             "HF_HUB_OFFLINE": "1",
         }
         self.in_flow_folders = set()
+        self.auth = None
+        """User and password of both servers, with a colon between."""
         self.up = self.urls = None
 
     def command(self, *words):
@@ -96,12 +100,24 @@ class House:
         done = subprocess.run(self.command(*words), env=self.environment, capture_output=True, text=True, check=False)
         return done.returncode, done.stdout, done.stderr
 
+    @property
+    def api(self):
+        return f"http://127.0.0.1:{self.ports[1]}/api"
+
+    def require_password(self):
+        """From the next start on, both servers ask for a password."""
+        self.auth = "me:a-password-of-mine"
+        file = self.temporary / "auth"
+        file.touch(mode=0o600)
+        file.write_text(self.auth)
+        self.environment[AUTH_FILE] = str(file)
+
     def prefect(self):
-        return SyncPrefectClient(f"http://127.0.0.1:{self.ports[1]}/api")
+        return SyncPrefectClient(self.api, auth_string=self.auth)
 
     def as_server(self):
         """Make this process use the server of this house."""
-        return temporary_settings(updates={PREFECT_API_URL: f"http://127.0.0.1:{self.ports[1]}/api"})
+        return temporary_settings(updates={PREFECT_API_URL: self.api, PREFECT_API_AUTH_STRING: self.auth})
 
     def mlflow(self):
         return MlflowClient(f"sqlite:///{self.home / 'mlflow.db'}")
@@ -355,6 +371,7 @@ def test_after_a_kill_a_second_start_ends_the_orphans_and_a_retry_goes_on(house,
     house.up.communicate()
     assert all(process.is_running() for process in orphans)
 
+    house.require_password()
     house.start()
     assert not any(process.is_running() for process in orphans)
     with house.prefect() as client:
@@ -362,7 +379,7 @@ def test_after_a_kill_a_second_start_ends_the_orphans_and_a_retry_goes_on(house,
         names = {deployment.name for deployment in client.read_deployments()}
     assert {"pipeline", "retrain", "promote", "approve"} <= names
     assert schedules_listed(house) == []
-    address = {"PREFECT_API_URL": f"http://127.0.0.1:{house.ports[1]}/api"}
+    address = {"PREFECT_API_URL": house.api, "PREFECT_API_AUTH_STRING": house.auth}
     command = [sys.executable, "-m", "prefect", "--no-prompt", "flow-run", "retry", str(flow_run.id)]
     subprocess.run(command, env={**house.environment, **address}, check=True, capture_output=True)
     with house.prefect() as client:
@@ -372,6 +389,54 @@ def test_after_a_kill_a_second_start_ends_the_orphans_and_a_retry_goes_on(house,
     mlflow_run = house.mlflow().get_run(run_id)
     assert mlflow_run.info.status == "FINISHED"
     assert int(mlflow_run.data.tags["pikavae.start_step"]) >= 50
+
+
+OPEN_OF_PREFECT = {"/health", "/ready"}
+OF_MLFLOW = (
+    "/",
+    "/version",
+    "/graphql",
+    "/get-artifact?path=a&run_uuid=b",
+    "/model-versions/get-artifact?path=a&name=b&version=1",
+    "/api/2.0/mlflow/experiments/search?max_results=9",
+    "/ajax-api/2.0/mlflow/experiments/search?max_results=9",
+    "/ajax-api/2.0/mlflow/get-artifact?path=a&run_uuid=b",
+    "/api/2.0/mlflow-artifacts/artifacts",
+    "/api/2.0/mlflow-artifacts/artifacts/a",
+    "/ajax-api/2.0/mlflow-artifacts/artifacts/a",
+    "/api/2.0/mlflow/users/list",
+    "/ajax-api/3.0/mlflow/traces/search",
+    "/v1/traces",
+    "/signup",
+)
+
+
+def test_with_a_password_no_port_answers_who_has_none(house, scheduled):
+    """Runs after the kill, since when the servers have a password."""
+    listening = {
+        one.laddr.port
+        for process in house.processes()
+        for one in process.net_connections(kind="tcp")
+        if one.status == psutil.CONN_LISTEN
+    }
+    assert listening == set(house.ports)
+    mlflow, prefect = (f"http://127.0.0.1:{port}" for port in house.ports)
+    with httpx.Client() as stranger:
+        listed = stranger.get(f"{prefect}/openapi.json").json()["paths"]
+        asked = [(next(iter(how)).upper(), prefect + path) for path, how in listed.items() if path.startswith("/api/")]
+        assert len(asked) > 100
+        asked += [(how, mlflow + path) for path in OF_MLFLOW for how in ("GET", "POST")]
+        answered = {address for how, address in asked if stranger.request(how, address).status_code != 401}
+        assert answered == {f"{prefect}/api{path}" for path in OPEN_OF_PREFECT}
+        for address in (f"{prefect}/api/hello", f"{mlflow}/"):
+            assert stranger.get(address, auth=("me", "another-password")).status_code == 401
+    user, _, password = house.auth.partition(":")
+    with httpx.Client(auth=(user, password)) as known:
+        assert known.get(f"{mlflow}/api/2.0/mlflow/experiments/search?max_results=9").status_code == 200
+        assert known.get(f"{house.api}/hello").status_code == 200
+    assert schedules_listed(house) == []
+    status, out, err = house.cli("schedule", "list", "--json")  # it finds the password by the record of `up`
+    assert (status, json.loads(out)) == (0, {"schedules": []}), err
 
 
 def test_a_cancelled_flow_saves_its_training(house, scheduled):

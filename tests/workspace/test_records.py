@@ -250,6 +250,10 @@ STATE = """{
 }
 """
 UP = '{"owner": "17:1764211200", "mlflow": "http://127.0.0.1:5000", "prefect": "http://127.0.0.1:4200"}\n'
+GUARDED = (
+    '{"owner": "17:1764211200", "mlflow": "http://box:5000", "prefect": "http://box:4200", '
+    '"api": "http://127.0.0.1:4200/api", "auth_file": "/home/me/auth"}\n'
+)
 UI = '{"owner": "17:1764211200", "mlflow": "http://127.0.0.1:5000", "prefect": null}\n'
 OUTBOX_EVENT = """{
   "notification": {
@@ -310,6 +314,7 @@ FILES: Mapping[str, tuple[type[Record], str, dict[str, Any]]] = {
     "registration": (StageRecord, REGISTRATION, {}),
     "job.json": (JobRecord, JOB, {}),
     "up.json": (Services, UP, {"indent": None}),
+    "up.json with a password": (Services, GUARDED, {"indent": None}),
     "ui.json": (Services, UI, {"indent": None}),
     "outbox/events": (OutboxEvent, OUTBOX_EVENT, {}),
     "outbox/state.json": (State, OUTBOX_STATE, {}),

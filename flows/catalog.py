@@ -313,10 +313,11 @@ COMMANDS: dict[str, Command] = {
     "up": Command(
         upkeep.up,
         "Run MLflow, Prefect and a worker until Ctrl-C.",
-        about="All answer on 127.0.0.1 only. The worker runs what is scheduled or asked for in Prefect's forms.",
+        about="The worker runs what is scheduled or asked for in Prefect's forms. A line here says how each "
+        "run began and ended. Only this machine reaches the servers, unless --host opens them.",
         options=options.UpOptions,
         settings=("tracking",),
-        examples=("up", "up --mlflow-port 5001 --prefect-port 4201"),
+        examples=("up", "up --host 0.0.0.0 --prefect-port 4201"),
     ),
     "schedule": Command(
         upkeep.schedule,

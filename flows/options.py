@@ -153,8 +153,20 @@ class UiOptions(Options):
 class UpOptions(Options):
     """Holds the options of `up`."""
 
-    mlflow_port: int = option(5000, "The port of MLflow's pages on 127.0.0.1.")
-    prefect_port: int = option(4200, "The port of Prefect's server on 127.0.0.1.")
+    mlflow_port: int = option(5000, "The port of MLflow's pages.")
+    prefect_port: int = option(4200, "The port of Prefect's server.")
+    host: str = option(
+        "127.0.0.1", "The IP address to listen on; one that other machines reach needs a password (PIKAVAE_AUTH_FILE)."
+    )
+    public_name: str = option(
+        "", "This machine's name in links, as other machines know it; by default its host name, or --host."
+    )
+    write_systemd: str | None = option(
+        None, "Start nothing, and write a unit for systemd that does, with these options, into this file."
+    )
+    write_compose: str | None = option(
+        None, "Start nothing, and write a file for Docker Compose that does, with these options, into this file."
+    )
 
 
 @dataclass(frozen=True)

@@ -153,8 +153,18 @@ def compose_file(box: Box) -> str:
         service["deploy"] = {"resources": {"reservations": {"devices": [device]}}}
     secret = {"file": box.environment[AUTH_FILE]}
     tree = {"name": "pikavae", "services": {"up": service}, "secrets": {SECRET: secret}}
-    text = yaml.safe_dump(_escape(tree), sort_keys=False, width=10_000)
+    text = yaml.dump(_escape(tree), Dumper=_Dumper, sort_keys=False, width=10_000)
     return f"{MADE_BY} --write-compose`.\n{text}"
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes a text of several lines line by line."""
+
+
+_Dumper.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None),
+)
 
 
 def _dockerfile() -> str:

@@ -19,6 +19,7 @@ from pikavae.errors import UserError
 
 if TYPE_CHECKING:
     from flows.schedules import Schedule
+    from pikavae.process.access import Access
 
 NOT_IN_NAMES = set("/%&<>")
 """Prefect refuses these characters in names of deployments."""
@@ -55,13 +56,34 @@ def ui(arguments: Arguments[UiOptions]) -> Result:
 def up(arguments: Arguments[UpOptions]) -> Result:
     """Run MLflow, Prefect's server, the deployments and a worker until Ctrl-C."""
     from flows.services import up as start_services
+    from pikavae.process.access import Access, read_credentials
 
     options = arguments.options
-    stream = sys.stderr if options.json else sys.stdout
-    start_services(
-        options.mlflow_port, options.prefect_port, arguments.config, _announce(options), partial(show, stream=stream)
-    )
+    access = Access(options.host, options.public_name, read_credentials())
+    if options.write_systemd is not None or options.write_compose is not None:
+        return _write_units(options, access, arguments.workspace.home)
+    tell = partial(show, stream=sys.stderr if options.json else sys.stdout)
+    start_services(options.mlflow_port, options.prefect_port, access, arguments.config, _announce(options), tell)
     return {}, ""
+
+
+def _write_units(options: UpOptions, access: Access, home: Path) -> Result:
+    """Write the files of a service manager, and say how to use them."""
+    from flows.units import compose_file, describe_box, systemd_unit, write_unit
+
+    box = describe_box(access, options.mlflow_port, options.prefect_port, home)
+    files, lines = {}, []
+    if options.write_systemd is not None:
+        path = Path(options.write_systemd).expanduser().absolute()
+        write_unit(path, systemd_unit(box), "--write-systemd")
+        files["systemd"] = str(path)
+        lines += [f"wrote {path}", f"  systemctl --user enable --now {path}", "  loginctl enable-linger"]
+    if options.write_compose is not None:
+        path = Path(options.write_compose).expanduser().absolute()
+        write_unit(path, compose_file(box), "--write-compose")
+        files["compose"] = str(path)
+        lines += [f"wrote {path}", f"  docker compose --file {path} up --detach --build"]
+    return {"files": files}, "\n".join(lines)
 
 
 def _announce(options: Options) -> Callable[[Mapping[str, str]], None]:

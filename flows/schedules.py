@@ -7,8 +7,14 @@ from zoneinfo import ZoneInfo
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId, FlowRunFilterStartTime
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterDeploymentId,
+    FlowRunFilterStartTime,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.client.schemas.sorting import FlowRunSort
@@ -129,7 +135,7 @@ def describe_schedule(name: str, schedule: AnySchedule, *, active: bool, last: F
 
 
 def set_active(name: str, *, active: bool) -> None:
-    """Pause or resume a schedule that `list_schedules` lists. Runs that a paused one has planned are removed.
+    """Pause or resume a schedule that `list_schedules` lists. Runs of a paused one that wait to begin are removed.
 
     Raises:
         UserError: there is no schedule of that name; the message lists all.
@@ -138,8 +144,21 @@ def set_active(name: str, *, active: bool) -> None:
         found = _find(client, name, "resume" if active else "pause")
         for item in found.schedules:
             client.update_deployment_schedule(found.id, item.id, active=active)
+        if not active:
+            _remove_late_runs(client, found)
         if active and found.paused:  # in Prefect's UI
             client.resume_deployment(found.id)
+
+
+def _remove_late_runs(client: SyncPrefectClient, deployment: DeploymentResponse) -> None:
+    """Remove the runs whose time has come and that no worker has begun; the server removes only those of the future."""
+    waiting = FlowRunFilter(
+        deployment_id=FlowRunFilterDeploymentId(any_=[deployment.id]),
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
+    )
+    for run in client.read_flow_runs(flow_run_filter=waiting):
+        if run.auto_scheduled and not run.run_count:
+            client.delete_flow_run(run.id)
 
 
 def run_now(name: str) -> tuple[str, str]:

@@ -16,6 +16,7 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.objects import StateType
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
@@ -84,14 +85,10 @@ class House:
     def start(self):
         mlflow, prefect = map(str, self.ports)
         command = self.command("up", "--mlflow-port", mlflow, "--prefect-port", prefect, "--json")
-        self.up = subprocess.Popen(
-            command,
-            env=self.environment,
-            cwd=self.temporary,
-            stdout=subprocess.PIPE,
-            stderr=self.said.open("w"),
-            text=True,
-        )
+        with self.said.open("w") as said:
+            self.up = subprocess.Popen(
+                command, env=self.environment, cwd=self.temporary, stdout=subprocess.PIPE, stderr=said, text=True
+            )
         line = self.up.stdout.readline()
         assert line, self.said.read_text()
         return json.loads(line)["urls"]
@@ -141,6 +138,10 @@ class House:
             run = client.read_flow_run(run_id)
         return run if run.state.is_final() else None
 
+    def state_of(self, run_id):
+        with self.prefect() as client:
+            return client.read_flow_run(run_id).state
+
     def run_deployment(self, name, parameters):
         with self.prefect() as client:
             deployment = client.read_deployment_by_name(name)
@@ -181,13 +182,14 @@ def scheduled(house):
     (line,) = json.loads(out)["schedules"]
     assert (line["name"], line["cron"], line["active"]) == ("retrain/tiny", "* * * * *", True)
     first = min(house.scheduled_runs("retrain/tiny"), key=lambda run: run.expected_start_time)
-    run = wait_for(lambda: house.finished(first.id), "the end of a scheduled run")
+    wait_for(lambda: house.state_of(first.id).type != StateType.SCHEDULED, "the begin of a scheduled run")
     status, out, err = house.cli("schedule", "pause", "tiny", "--json")
     assert status == 0, err
     assert [(item["name"], item["active"]) for item in json.loads(out)["schedules"]] == [("retrain/tiny", False)]
-    for other in house.scheduled_runs("retrain/tiny"):  # the next minute's may have begun
-        wait_for(lambda other=other: house.finished(other.id), "the end of a scheduled run")
-    return run
+    assert not [run for run in house.scheduled_runs("retrain/tiny") if run.state.type == StateType.SCHEDULED]
+    for run in house.scheduled_runs("retrain/tiny"):  # on a slow machine the next minute's may have begun too
+        wait_for(lambda run=run: house.finished(run.id), "the end of a scheduled run")
+    return house.finished(first.id)
 
 
 def test_a_cron_line_alone_trains_and_registers(house, scheduled):

@@ -303,6 +303,14 @@ COMMANDS: dict[str, Command] = {
         options=options.PruneOptions,
         examples=("prune --dry-run", "prune --keep 1"),
     ),
+    "housekeeping": Command(
+        upkeep.housekeeping,
+        "Close cut-off runs, prune, verify, back up, delete old logs.",
+        about="`up` does this when it starts, and the deployment `housekeeping` does it in Prefect. The state folder's "
+        "housekeeping.json says what was done.",
+        options=options.HousekeepingOptions,
+        examples=("housekeeping", "housekeeping --keep-backups 30"),
+    ),
     "store relocate": Command(
         upkeep.relocate,
         "Correct MLflow's addresses after a move of the folder.",

@@ -12,6 +12,7 @@ import psutil
 
 from pikavae.errors import DamagedFileError, UserError
 from pikavae.process.access import Credentials, read_credentials
+from pikavae.process.marks import is_alive, mark_of
 from pikavae.process.servers import end_processes
 from pikavae.process.surroundings import ask
 from pikavae.tracker.ui import MLFLOW_UI
@@ -26,7 +27,6 @@ OWNER = "PIKAVAE_OWNER"
 SERVICES_NAME = "up.json"
 UI_NAME = "ui.json"
 PROBE_SECONDS = 5.0
-CLOCK_SECONDS = 60.0
 ROOM_FOR_PREFECT = 8_000_000
 
 
@@ -154,18 +154,3 @@ def end_orphans(home: Path) -> int:
         logger.info("ending %d processes that a killed command left behind", len(orphans))
         end_processes(orphans)
     return len(orphans)
-
-
-def mark_of(process: psutil.Process) -> str:
-    """Return a mark of a process: its id and the second of its start, since ids are reused."""
-    return f"{process.pid}:{process.create_time():.0f}"
-
-
-def is_alive(mark: str) -> bool:
-    """Return True if the process of this mark still runs."""
-    pid, _, started = mark.partition(":")
-    try:
-        # The start is counted from the machine's start, which clock corrections move.
-        return abs(psutil.Process(int(pid)).create_time() - float(started)) < CLOCK_SECONDS
-    except (psutil.NoSuchProcess, ValueError):
-        return False

@@ -1,4 +1,4 @@
-"""Mark the flow runs of killed commands as crashed, because a process that is killed cannot report its end."""
+"""Mark the flow runs and tasks of killed commands as crashed, because a killed process cannot report its end."""
 
 from __future__ import annotations
 
@@ -9,16 +9,25 @@ from typing import Any
 
 from prefect import Flow, State
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    TaskRunFilter,
+    TaskRunFilterState,
+    TaskRunFilterStateType,
+)
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.states import Crashed
 
-from flows.environment import OWNER, is_alive
+from flows.environment import OWNER
 from flows.notifying import record_crash
+from pikavae.process.marks import is_alive
 
 logger = logging.getLogger(__name__)
 
 UNFINISHED = (StateType.RUNNING, StateType.PENDING, StateType.CANCELLING)
+ENDED = (StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED)
 OWNER_TAG = "owner"
 """The first word of a flow run's tag; the others are the host of its process, and the process as `mark_of` marks it."""
 PAGE = 200
@@ -52,6 +61,22 @@ def crash_runs_without_owner() -> list[str]:
             logger.info("flow run %s was cut off by a kill; it is marked as crashed", run.name)
             record_crash(run, message)
     return [run.name for run, _ in lost]
+
+
+def crash_tasks_without_flow() -> int:
+    """Mark unfinished task runs as crashed if their flow run has ended, and return their number.
+
+    A process that is killed leaves them as they were, whoever marks its flow run.
+    """
+    ended = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(ENDED))))
+    unfinished = TaskRunFilter(state=TaskRunFilterState(type=TaskRunFilterStateType(any_=list(UNFINISHED))))
+    closed = 0
+    with get_client(sync_client=True) as client:
+        while page := client.read_task_runs(flow_run_filter=ended, task_run_filter=unfinished, limit=PAGE):
+            for run in page:
+                client.set_task_run_state(run.id, Crashed(message="Its flow run has ended without it."), force=True)
+            closed += len(page)
+    return closed
 
 
 def _unfinished_runs(client: SyncPrefectClient) -> list[FlowRun]:

@@ -132,6 +132,13 @@ class PruneOptions(Options):
 
 
 @dataclass(frozen=True)
+class HousekeepingOptions(Options):
+    """Holds the options of `housekeeping`."""
+
+    keep_backups: int = option(7, "How many backups of each database stay.")
+
+
+@dataclass(frozen=True)
 class RelocateOptions(Options):
     """Holds the options of `store relocate`."""
 

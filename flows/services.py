@@ -23,7 +23,7 @@ from flows.environment import (
 from flows.notifying import Watcher
 from pikavae import operations
 from pikavae.config import Config
-from pikavae.errors import PikavaeError, UserError
+from pikavae.errors import BusyError, PikavaeError, UserError
 from pikavae.process.access import Access
 from pikavae.process.servers import START_SECONDS, Server, end_processes, family, require_free_port
 from pikavae.process.stopping import ignore_stops
@@ -135,14 +135,19 @@ def _start(
     os.environ[MLFLOW_UI] = mlflow
     use_credentials(access.credentials)
     import_prefect()  # only now: it reads the environment once
-    from flows import deployments, lost_runs
+    from flows import deployments
+    from flows.housekeeping import keep_house
 
     servers[-1].wait_until_healthy(f"{local}/api/health")
     if deployments.deploy(deployments.deployments_file(), Path(os.environ["PREFECT_HOME"]) / "deployed.json"):
         logger.info("sent the deployments to the server")
     for name in deployments.crash_lost_runs():
         logger.info("flow run %s was cut off and is marked as crashed; a retry resumes it", name)
-    lost_runs.crash_runs_without_owner()
+    try:
+        for line in keep_house(workspace, server=True).lines():
+            logger.info("housekeeping: %s", line)
+    except BusyError as error:
+        logger.info("%s", error)
     servers.append(_start_worker(home, deployments.POOL))
     _wait_for_worker(servers[-1], deployments.has_worker)
     if elsewhere is None:

@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.command import Arguments, Result
-from flows.options import Options, PruneOptions, RelocateOptions, ScheduleOptions, UiOptions, UpOptions
+from flows.options import (
+    HousekeepingOptions,
+    Options,
+    PruneOptions,
+    RelocateOptions,
+    ScheduleOptions,
+    UiOptions,
+    UpOptions,
+)
 from flows.tables import table
 from flows.terminal import show
 from pikavae.errors import UserError
@@ -29,8 +37,9 @@ def ui(arguments: Arguments[UiOptions]) -> Result:
     """Serve MLflow's pages until Ctrl-C, or show their address if they are served already."""
     import psutil
 
-    from flows.environment import UI_NAME, Services, mark_of, running_services
+    from flows.environment import UI_NAME, Services, running_services
     from pikavae import operations
+    from pikavae.process.marks import mark_of
 
     options, config, workspace = arguments.options, arguments.config, arguments.workspace
     home = workspace.home
@@ -233,6 +242,21 @@ def prune(arguments: Arguments[PruneOptions]) -> Result:
         "dry_run": options.dry_run,
     }
     return result, "\n".join(lines)
+
+
+def housekeeping(arguments: Arguments[HousekeepingOptions]) -> Result:
+    """Keep the state folder in order."""
+    workspace = arguments.workspace
+    _set_up_prefect(workspace.home)
+    from flows.housekeeping import keep_house, require_order
+
+    server = "PREFECT_API_URL" in os.environ
+    done = keep_house(workspace, keep_backups=arguments.options.keep_backups, server=server)
+    result, text = done.content(), "\n".join(done.lines())
+    if not done.ok:
+        show(text, sys.stderr if arguments.options.json else sys.stdout)
+        require_order(done)
+    return result, text
 
 
 def relocate(arguments: Arguments[RelocateOptions]) -> Result:

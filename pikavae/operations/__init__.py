@@ -16,6 +16,7 @@ from pikavae.operations.describing import (
 )
 from pikavae.operations.exchange import export_model, export_target, import_model, tools_note
 from pikavae.operations.half_safe import HalfSafe, half_safe
+from pikavae.operations.housekeeping import Housekeeping, housekeeping
 from pikavae.operations.keys import Plan
 from pikavae.operations.lineage import Link, line_of, lineage
 from pikavae.operations.models import evaluate_model, find_or_register, list_models, register_model
@@ -66,6 +67,7 @@ __all__ = [
     "Compared",
     "Evaluated",
     "HalfSafe",
+    "Housekeeping",
     "Link",
     "Listed",
     "Plan",
@@ -101,6 +103,7 @@ __all__ = [
     "find_or_register",
     "half_safe",
     "history",
+    "housekeeping",
     "import_model",
     "interpolate",
     "line_of",

@@ -16,9 +16,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
+from pikavae.process.marks import mark_here
 from pikavae.tracker.mlflow_files import all_pages, all_versions, delete_model, point_time
 from pikavae.tracker.queries import CHECKPOINT_TYPE
-from pikavae.tracker.tags import ATTEMPTS_TAG, NOTE_TAG
+from pikavae.tracker.tags import ATTEMPTS_TAG, NOTE_TAG, OWNER_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -80,7 +81,7 @@ class RunLog:
         """
         from mlflow.entities import Param
 
-        source = {"mlflow.source.name": "pikavae", "mlflow.source.type": "LOCAL"}
+        source = {"mlflow.source.name": "pikavae", "mlflow.source.type": "LOCAL", OWNER_TAG: mark_here()}
         run = client.create_run(experiment_id, run_name=name, tags={**source, **tags})
         log = cls(client, run.info.run_id, experiment_id, name, {})
         texts = [Param(key, _param_text(value)) for key, value in params.items()]
@@ -94,6 +95,7 @@ class RunLog:
 
         Points at or before the last step of their curve are not written again, nor pictures of a step that has them.
         """
+        client.set_tag(run_id, OWNER_TAG, mark_here())  # first: a run that is running is never without its process
         client.update_run(run_id, status="RUNNING")
         run = client.get_run(run_id)
         last = {

@@ -208,5 +208,6 @@ def test_the_shipped_file_is_sound():
         "retrain/retrain",
         "promote/promote",
         "approve/approve",
+        "housekeeping/housekeeping",
         "latents/latents",
     ]

@@ -7,8 +7,9 @@ import sys
 import psutil
 import pytest
 
-from flows.environment import OWNER, Services, end_orphans, mark_of, running_services, set_up_prefect
+from flows.environment import OWNER, Services, end_orphans, running_services, set_up_prefect
 from pikavae.errors import UserError
+from pikavae.process.marks import mark_of
 from tests.support.answering import answering
 
 ADDRESSES = {"mlflow": "http://127.0.0.1:5000", "prefect": "http://127.0.0.1:4200"}

@@ -16,6 +16,7 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import StateType
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
@@ -26,6 +27,7 @@ from flows.environment import OWNER
 from flows.retrain import UNCHANGED
 from pikavae.config import Config
 from pikavae.errors import UserError
+from pikavae.operations.housekeeping import RECORD_NAME, HousekeepingRecord
 from pikavae.presets import load_config
 from pikavae.process.access import AUTH_FILE
 from pikavae.training.journal import read_events
@@ -381,6 +383,21 @@ def test_after_a_kill_a_second_start_ends_the_orphans_and_a_retry_goes_on(house,
         names = {deployment.name for deployment in client.read_deployments()}
     assert {"pipeline", "retrain", "promote", "approve"} <= names
     assert schedules_listed(house) == []
+    with house.prefect() as client:
+        of_tasks = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run.id])))
+    assert [run.state.type.value for run in of_tasks if run.name.startswith("train ")] == ["CRASHED"]
+    closed = house.mlflow().get_run(run_id)
+    assert (closed.info.status, closed.data.tags["pikavae.error"].split(",")[1]) == (
+        "KILLED",
+        " which wrote it",
+    )
+    done = HousekeepingRecord.read(house.home / RECORD_NAME).times[-1]
+    assert done.ok, done.lines()
+    assert [step.what for step in done.done if step.step == "flow runs"] == [
+        "closed 0 flow runs and 1 task runs whose process was killed"
+    ]
+    assert f"housekeeping: {done.lines()[0]}\n" in house.said.read_text()
+    assert {path.name.split("-")[0] for path in (house.home / "backups").iterdir()} == {"mlflow", "prefect"}
     address = {"PREFECT_API_URL": house.api, "PREFECT_API_AUTH_STRING": house.auth}
     command = [sys.executable, "-m", "prefect", "--no-prompt", "flow-run", "retry", str(flow_run.id)]
     subprocess.run(command, env={**house.environment, **address}, check=True, capture_output=True)

@@ -15,6 +15,7 @@ from pikavae.errors import DamagedFileError
 from pikavae.latents.record import LatentRecord
 from pikavae.notify.attempts import Attempt
 from pikavae.notify.outbox import OutboxEvent, State
+from pikavae.operations.housekeeping import HousekeepingRecord
 from pikavae.operations.imported import ImportRecord
 from pikavae.operations.results import StageRecord
 from pikavae.training.state import STATE_NAME, read_state
@@ -304,6 +305,22 @@ ATTEMPT = """{
 }
 """
 
+HOUSEKEEPING = """{
+  "times": [
+    {
+      "time": "2026-11-27T03:00:00+00:00",
+      "done": [
+        {
+          "step": "logs",
+          "ok": true,
+          "what": "deleted 1 older than 30 days, 5 bytes"
+        }
+      ]
+    }
+  ]
+}
+"""
+
 FILES: Mapping[str, tuple[type[Record], str, dict[str, Any]]] = {
     "run.json": (RunRecord, RUN, {}),
     "train.json": (TrainingResult, TRAIN, {}),
@@ -315,6 +332,7 @@ FILES: Mapping[str, tuple[type[Record], str, dict[str, Any]]] = {
     "job.json": (JobRecord, JOB, {}),
     "up.json": (Services, UP, {"indent": None}),
     "up.json with a password": (Services, GUARDED, {"indent": None}),
+    "housekeeping.json": (HousekeepingRecord, HOUSEKEEPING, {}),
     "ui.json": (Services, UI, {"indent": None}),
     "outbox/events": (OutboxEvent, OUTBOX_EVENT, {}),
     "outbox/state.json": (State, OUTBOX_STATE, {}),

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing, nullcontext
 from datetime import datetime
 
 import httpx
@@ -50,7 +50,7 @@ def wait_for(condition, what):
     while time.monotonic() < deadline:
         if found := condition():
             return found
-        time.sleep(0.25)
+        time.sleep(0.5)
     raise AssertionError(f"{what} did not happen within {PATIENCE_SECONDS} s")
 
 
@@ -80,6 +80,7 @@ class House:
         self.auth = None
         """User and password of both servers, with a colon between."""
         self.up = self.urls = None
+        self.held, self.clients = ExitStack(), {}
 
     def command(self, *words):
         return [sys.executable, "-m", "flows.cli", *words]
@@ -112,7 +113,10 @@ class House:
         self.environment[AUTH_FILE] = str(file)
 
     def prefect(self):
-        return SyncPrefectClient(self.api, auth_string=self.auth)
+        """A client that stays open: making one costs more than the question that it asks."""
+        if self.auth not in self.clients:
+            self.clients[self.auth] = self.held.enter_context(SyncPrefectClient(self.api, auth_string=self.auth))
+        return nullcontext(self.clients[self.auth])
 
     def as_server(self):
         """Make this process use the server of this house."""
@@ -166,6 +170,7 @@ def house(tmp_path_factory):
     house = House(tmp_path_factory.mktemp("house"))
     house.urls = house.start()
     yield house
+    house.held.close()
     house.up.send_signal(signal.SIGINT)
     try:
         house.up.communicate(timeout=90)
@@ -205,7 +210,9 @@ def test_a_cron_line_alone_trains_and_registers(house, scheduled):
     assert house.in_flow_folders == set()
     page = f"http://127.0.0.1:{house.ports[1]}/runs/flow-run/{scheduled.id}"
     assert f" retrain/tiny began; {page}\n" in house.said.read_text()
-    wait_for(lambda: re.search(r" retrain/tiny finished after \d+ s\n", house.said.read_text()), "the line of its end")
+    wait_for(
+        lambda: re.search(r" retrain/tiny finished after [^:\n]+\n", house.said.read_text()), "the line of its end"
+    )
 
 
 def test_a_paused_schedule_runs_when_asked_and_the_list_says_how_that_ended(house, scheduled):
@@ -216,7 +223,7 @@ def test_a_paused_schedule_runs_when_asked_and_the_list_says_how_that_ended(hous
     assert again.state.message == UNCHANGED
     assert page == f"http://127.0.0.1:{house.ports[1]}/runs/flow-run/{run_id}"
     assert (listed.name, listed.active, listed.link) == ("retrain/tiny", False, page)
-    assert re.fullmatch(rf"finished after \d+ s: {UNCHANGED}", listed.result)
+    assert re.fullmatch(rf"finished after [^:]+: {UNCHANGED}", listed.result)
     assert datetime.fromisoformat(listed.last) == again.start_time
     assert len(house.mlflow().search_model_versions("name = 'pikavae'")) == 1
 
@@ -386,11 +393,7 @@ def test_after_a_kill_a_second_start_ends_the_orphans_and_a_retry_goes_on(house,
     with house.prefect() as client:
         of_tasks = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run.id])))
     assert [run.state.type.value for run in of_tasks if run.name.startswith("train ")] == ["CRASHED"]
-    closed = house.mlflow().get_run(run_id)
-    assert (closed.info.status, closed.data.tags["pikavae.error"].split(",")[1]) == (
-        "KILLED",
-        " which wrote it",
-    )
+    assert house.mlflow().get_run(run_id).info.status == "KILLED"
     done = HousekeepingRecord.read(house.home / RECORD_NAME).times[-1]
     assert done.ok, done.lines()
     assert [step.what for step in done.done if step.step == "flow runs"] == [
@@ -433,24 +436,26 @@ OF_MLFLOW = (
 def test_with_a_password_no_port_answers_who_has_none(house, scheduled):
     """Runs after the kill, since when the servers have a password."""
     listening = {
-        one.laddr.port
+        one.laddr.port: process
         for process in house.processes()
         for one in process.net_connections(kind="tcp")
         if one.status == psutil.CONN_LISTEN
     }
-    assert listening == set(house.ports)
+    assert set(house.ports) <= listening.keys()
+    for port in listening.keys() - set(house.ports):  # what the worker's flow runs report to: never on `--host`
+        assert "worker" in listening[port].cmdline()
     mlflow, prefect = (f"http://127.0.0.1:{port}" for port in house.ports)
-    with httpx.Client() as stranger:
+    with httpx.Client(timeout=60) as stranger:
         listed = stranger.get(f"{prefect}/openapi.json").json()["paths"]
-        asked = [(next(iter(how)).upper(), prefect + path) for path, how in listed.items() if path.startswith("/api/")]
+        asked = [(next(iter(how)).upper(), f"{house.api}{path}") for path, how in listed.items()]
         assert len(asked) > 100
         asked += [(how, mlflow + path) for path in OF_MLFLOW for how in ("GET", "POST")]
         answered = {address for how, address in asked if stranger.request(how, address).status_code != 401}
-        assert answered == {f"{prefect}/api{path}" for path in OPEN_OF_PREFECT}
-        for address in (f"{prefect}/api/hello", f"{mlflow}/"):
+        assert answered == {f"{house.api}{path}" for path in OPEN_OF_PREFECT}
+        for address in (f"{house.api}/hello", f"{mlflow}/"):
             assert stranger.get(address, auth=("me", "another-password")).status_code == 401
     user, _, password = house.auth.partition(":")
-    with httpx.Client(auth=(user, password)) as known:
+    with httpx.Client(auth=(user, password), timeout=60) as known:
         assert known.get(f"{mlflow}/api/2.0/mlflow/experiments/search?max_results=9").status_code == 200
         assert known.get(f"{house.api}/hello").status_code == 200
     assert schedules_listed(house) == []

@@ -1,0 +1,184 @@
+"""What is read from Prefect's server and written there: one server serves all these tests, and no run is real."""
+
+import re
+import socket
+import sqlite3
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+
+import psutil
+import pytest
+from prefect import flow, task
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import StateType
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL
+from prefect.states import Cancelled, Completed, Crashed, Failed, Pending, Running, Scheduled
+from prefect.testing.utilities import prefect_test_harness
+
+from flows import schedules
+from flows.commands.upkeep import schedules_result
+from flows.environment import OWNER
+from flows.lost_runs import OWNER_TAG, crash_runs_without_owner, crash_tasks_without_flow, tag_of_owner
+from flows.rules import cron_schedule
+from flows.run_lines import RunWatch
+from pikavae.errors import UserError
+from pikavae.presets import load_config
+from pikavae.process.marks import mark_of
+from tests.flows.test_environment import owner_that_is_gone
+
+pytestmark = pytest.mark.slow
+
+ANY = flow(name="any")(lambda: None)
+LATE = Scheduled(scheduled_time=datetime.now(UTC) - timedelta(minutes=5))
+DAILY = cron_schedule("0 3 * * *", "Europe/Berlin", where="--")
+
+
+@pytest.fixture(scope="module")
+def server():
+    """A server of its own, and a client of it."""
+    with prefect_test_harness(server_startup_timeout=120), get_client(sync_client=True) as client:
+        yield client
+
+
+def test_only_unfinished_runs_of_dead_processes_of_this_host_are_crashed(server, monkeypatch):
+    monkeypatch.setenv(OWNER, mark_of(psutil.Process()))
+    here, gone = socket.gethostname(), owner_that_is_gone()
+    lost = f"{OWNER_TAG} {here} {gone}"
+    cases = {
+        "running": ([lost, "another"], Running()),
+        "pending": ([lost], Pending()),
+        "finished": ([lost], Completed()),
+        "alive": ([tag_of_owner()], Running()),
+        "elsewhere": ([f"{OWNER_TAG} {here}-2 {gone}"], Running()),
+        "of a worker": ([], Running()),
+        "of a user": ([OWNER_TAG], Running()),
+    }
+    made = {
+        name: server.create_flow_run(ANY, name=name, tags=tags, state=state).id for name, (tags, state) in cases.items()
+    }
+    assert sorted(crash_runs_without_owner()) == ["pending", "running"]
+    states = {name: server.read_flow_run(run).state for name, run in made.items()}
+    assert crash_runs_without_owner() == []
+    assert {name: state.type.value for name, state in states.items()} == {
+        "running": "CRASHED",
+        "pending": "CRASHED",
+        "finished": "COMPLETED",
+        **dict.fromkeys(("alive", "elsewhere", "of a worker", "of a user"), "RUNNING"),
+    }
+    assert states["running"].message == f"Process {gone.partition(':')[0]} on {here}, which ran it, was killed."
+
+
+def test_unfinished_tasks_of_flow_runs_that_ended_are_crashed(server):
+    cases = [
+        (Crashed(), Running(), "CRASHED"),
+        (Cancelled(), Pending(), "CRASHED"),
+        (Crashed(), Completed(), "COMPLETED"),
+        (Running(), Running(), "RUNNING"),
+    ]
+    tasks = []
+    for i, (of_flow, of_task, _) in enumerate(cases):
+        run = server.create_flow_run(ANY, state=of_flow)
+        tasks.append(server.create_task_run(task(name="any")(lambda: None), run.id, dynamic_key=str(i), state=of_task))
+    assert crash_tasks_without_flow() == 2
+    assert crash_tasks_without_flow() == 0
+    assert [server.read_task_run(run.id).state.type.value for run in tasks] == [after for _, _, after in cases]
+    assert server.read_task_run(tasks[0].id).state.message == "Its flow run has ended without it."
+
+
+def test_each_run_is_reported_once_as_it_begins_and_once_as_it_ends(server):
+    server.create_flow_run(ANY, name="before", state=Completed())
+    lines = []
+    watch = RunWatch(server, lambda line: lines.append(re.sub(r"^\d{4}-\d\d-\d\d \d\d:\d\d ", "", line)))
+    watch.look()
+    assert [line for line in lines if line.startswith("before")] == []
+    run = server.create_flow_run(ANY, name="mine", state=Pending())
+    watch.look()
+    lines.clear()
+    server.set_flow_run_state(run.id, Running(), force=True)
+    for _ in range(2):
+        watch.look()
+    assert len(lines) == 1
+    assert re.fullmatch(rf"mine began; http://.*/runs/flow-run/{run.id}", lines.pop())
+    message = "Flow run encountered an exception: UserError: data.source '/a': no such file or folder"
+    server.set_flow_run_state(run.id, Failed(message=message), force=True)
+    short = server.create_flow_run(ANY, name="short", state=Completed(message="skipped"))
+    for _ in range(2):
+        watch.look()
+    assert len(lines) == 2
+    assert re.fullmatch(r"mine failed after \d+ s: UserError: data.source '/a': no such file or folder", min(lines)), (
+        lines
+    )
+    assert max(lines) == "short finished: skipped"
+    lines.clear()
+    server.set_flow_run_state(run.id, Running(), force=True)  # a retry
+    watch.look()
+    assert [line.split(";")[0] for line in lines] == ["mine began"]
+    assert server.read_flow_run(short.id).state.is_completed()
+
+
+def test_a_server_that_does_not_answer_is_asked_again_later(server, monkeypatch):
+    lines = []
+    watch = RunWatch(server, lines.append)
+    run = server.create_flow_run(ANY, name="late", state=Running())
+    with monkeypatch.context() as away:
+        away.setattr(server._client, "base_url", "http://127.0.0.1:9/api/")
+        watch.look()
+        assert lines == []
+    watch.look()
+    assert [line for line in lines if " late began; " in line]
+    assert server.read_flow_run(run.id).state.is_running()
+
+
+def test_schedules_of_one_preset_are_listed_paused_resumed_run_and_removed_by_name(server):
+    config = load_config("demo")
+    for name in ("nightly", "other"):
+        made = schedules.schedule_retrain(config, name, DAILY, from_champion=False)
+        assert (made.name, made.active, made.last) == (f"retrain/{name}", True, "")
+    assert [item.name for item in schedules.list_schedules()] == ["retrain/nightly", "retrain/other"]
+    deployment = server.read_deployment_by_name("retrain/nightly")
+    asked = server.create_flow_run_from_deployment(deployment.id, state=LATE).id
+    run_id, page = schedules.run_now("nightly")
+    assert page.endswith(f"/runs/flow-run/{run_id}")
+    assert server.read_flow_run(run_id).parameters["config"]["data"]["source"] == config.data.source
+    schedules.set_active("nightly", active=False)
+    assert [item.active for item in schedules.list_schedules()] == [False, True]
+    assert server.read_flow_run(asked).state.type == StateType.SCHEDULED  # somebody asked for it
+    server.set_flow_run_state(run_id, Running(), force=True)
+    server.set_flow_run_state(run_id, Failed(message="no room"), force=True)
+    listed = schedules.list_schedules()
+    assert re.fullmatch(r"failed after \d+ s: no room", listed[0].result)
+    assert listed[0].link == page
+    assert datetime.fromisoformat(listed[0].last).utcoffset() is not None
+    _, text = schedules_result(listed)
+    assert [line.split()[-1] for line in text.splitlines()[:2]] == ["NEXT", "paused"]
+    assert f"retrain/nightly, last run {listed[0].last[:16].replace('T', ' ')}: {listed[0].result}\n{page}" in text
+    schedules.set_active("retrain/nightly", active=True)
+    assert [item.active for item in schedules.list_schedules()] == [True, True]
+    schedules.remove_schedule("nightly")
+    for act in (schedules.run_now, schedules.remove_schedule):
+        with pytest.raises(UserError, match=r"'nightly': no such schedule; there are retrain/other$"):
+            act("nightly")
+    schedules.remove_schedule("other")
+    assert schedules.list_schedules() == []
+
+
+def let_be_scheduled(run_id):
+    """Make a run one that the scheduler made, which this server has no scheduler for."""
+    address = PREFECT_API_DATABASE_CONNECTION_URL.value().partition("sqlite+aiosqlite:///")[2]
+    with closing(sqlite3.connect(address)) as database:
+        changed = database.execute("UPDATE flow_run SET auto_scheduled = 1 WHERE id = ?", [str(run_id)]).rowcount
+        database.commit()
+    assert changed == 1
+
+
+def test_a_pause_removes_the_late_runs_of_the_schedule_itself(server):
+    schedules.schedule_retrain(load_config("demo"), "minutely", DAILY, from_champion=False)
+    deployment = server.read_deployment_by_name("retrain/minutely")
+    automatic, asked = (server.create_flow_run_from_deployment(deployment.id, state=LATE).id for _ in range(2))
+    let_be_scheduled(automatic)
+    schedules.set_active("minutely", active=False)
+    with pytest.raises(ObjectNotFound):
+        server.read_flow_run(automatic)
+    assert server.read_flow_run(asked).state.type == StateType.SCHEDULED
+    schedules.remove_schedule("minutely")

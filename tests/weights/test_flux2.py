@@ -147,7 +147,6 @@ def test_tools_may_have_converted_the_counter_or_left_it_out(tmp_path, dtype):
         ({"bn.weight": torch.ones(24)}, r"1 unexpected: bn\.weight$"),
         ({"encoder.quant_conv.weight": torch.empty(0)}, r"1 missing: quant_conv\.weight$"),
     ],
-    ids=str,
 )
 def test_statistics_that_are_damaged_are_refused_in_one_line(tmp_path, changes, said):
     path = file_of(their_flux2(), tmp_path / "ae.safetensors", **changes)

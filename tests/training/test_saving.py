@@ -245,5 +245,21 @@ def test_a_queue_holds_few_and_keeps_their_order():
     assert done == list(range(MOST_WAITING + 1))
 
 
+def test_after_work_that_failed_none_is_run():
+    queue, done, go = Queue(beside=True), [], threading.Event()
+
+    def fail():
+        go.wait(60)
+        raise OSError("No space left on device")
+
+    queue.submit(fail)
+    queue.submit(partial(done.append, 1))
+    go.set()
+    with pytest.raises(OSError, match="No space left"):
+        queue.wait()
+    queue.close()
+    assert done == []
+
+
 def test_the_best_step_is_the_later_of_equals_and_never_nan():
     assert best_step({2: 1.0, 4: 3.0, 6: 3.0, 8: float("nan")}) == 6

@@ -67,9 +67,15 @@ def uses_amx(x: Tensor) -> bool:
     return autocast or x.dtype == torch.bfloat16
 
 
-@lru_cache
+# The compiler would read the machine's facts again, and warn. The decorator of torch has no types.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def has_amx() -> bool:
     """Return True if this machine's CPU multiplies matrices of bf16 in units of its own (Intel's AMX)."""
+    return _has_amx()
+
+
+@lru_cache
+def _has_amx() -> bool:
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # older torch has no such function
     return bool(capabilities.get("amx_bf16", False))
 
@@ -79,9 +85,14 @@ def uses_operator(x: Tensor) -> bool:
     return x.is_cuda and x.dtype in KERNEL_DTYPES and x.ndim == 4 and x.numel() > 0 and triton_can_compile()
 
 
-@lru_cache
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def triton_can_compile() -> bool:
     """Return True if Triton is there, with the C compiler that it needs, and torch is not built for AMD's GPUs."""
+    return _triton_can_compile()
+
+
+@lru_cache
+def _triton_can_compile() -> bool:
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
     return importlib.util.find_spec("triton") is not None and compiler is not None and torch.version.hip is None
 

@@ -88,6 +88,17 @@ def test_a_cpu_with_amx_computes_bf16_with_the_channels_innermost(amx, autocast,
     assert (decoded.float() - plain).abs().max() < 0.05 * plain.abs().max()
 
 
+@pytest.mark.parametrize("fact", [norm.has_amx, norm.triton_can_compile])
+def test_facts_of_the_machine_are_constants_to_the_compiler(fact):
+    """Traced, they would break the graph, or warn that their cache is ignored."""
+
+    def forward(x):
+        return x + 1 if fact() else x - 1
+
+    compiled = torch.compile(forward, backend="eager", fullgraph=True)
+    assert compiled(torch.zeros(1)).item() == (1.0 if fact() else -1.0)
+
+
 def test_weights_of_bf16_decide_too(monkeypatch):
     monkeypatch.setattr(norm, "has_amx", lambda: True)
     model = AutoencoderKL(ModelConfig(channels=(8, 16), num_res_blocks=1, norm_groups=4)).eval().bfloat16()

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from flows import arguments, environment
+from flows import arguments, environment, housekeeping
 from flows.catalog import COMMANDS
 from flows.cli import main
 from flows.environment import Services
@@ -63,6 +63,7 @@ def test_commands_take_what_they_read(monkeypatch, capsys, tmp_path, folder_of_p
     weights, groups = write_form("LDM file", tmp_path / "theirs"), ("--model.norm_groups", "4")
     served = Services(owner="", mlflow="http://127.0.0.1:9", prefect="")
     monkeypatch.setattr(environment, "running_services", lambda *_: served)
+    monkeypatch.setattr(housekeeping, "_close_flow_runs", lambda: "no server is asked")
     monkeypatch.setenv("PIKAVAE_NOTIFY_URLS", "http://127.0.0.1:9/")  # where nobody listens
     out, by = ("--out", tmp_path / "out"), ("--reason", "a test")
     small = ("--data.source", folder_of_pictures, "--data.image_size", "16", "--evaluation.sizes", "none")
@@ -80,6 +81,8 @@ def test_commands_take_what_they_read(monkeypatch, capsys, tmp_path, folder_of_p
         ("interpolate", weights, picture, picture, *out, *groups),
         ("sample", version, picture, *out),
         ("sample", weights, picture, *out, *groups),
+        ("half-safe", version, picture, "--out", tmp_path / "half-safe"),
+        ("half-safe", weights, picture, "--out", tmp_path / "half-safe-too", *groups),
         ("encode", version),
         ("encode", weights, *groups, *small[:4]),
         ("import", weights, *groups, "--registry.model_name", "others"),
@@ -98,6 +101,7 @@ def test_commands_take_what_they_read(monkeypatch, capsys, tmp_path, folder_of_p
         ("models repair",),
         ("rollback", *by),
         ("prune", "--dry-run"),
+        ("housekeeping",),
         ("store relocate", "--dry-run"),
         ("ui",),
         ("notify",),

@@ -70,7 +70,8 @@ def describe(layers: Mapping[str, float]) -> str:
         return ""
     first, peak = next(iter(layers.items()))
     count = "one layer goes" if len(layers) == 1 else f"{len(layers)} layers go"
-    return f"{count} beyond fp16's {LIMIT:.0f}, {'' if len(layers) == 1 else 'the first '}{first} ({peak:.3g})"
+    size = f"{peak:.3g}" if math.isfinite(peak) else "not finite"
+    return f"{count} beyond fp16's {LIMIT:.0f}, {'' if len(layers) == 1 else 'the first '}{first} ({size})"
 
 
 @contextmanager

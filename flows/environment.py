@@ -79,6 +79,7 @@ def set_up_prefect(home: Path) -> None:
     # A program that calls a flow without a server gets Prefect's own; its limit of 20 s is too short for a first start.
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "90")
     os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "pikavae")
+    os.environ.setdefault("PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW", "ignore")  # commands log outside of flows too
     # The terminal shows pikavae's own lines.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ[OWNER] = mark_of(psutil.Process())

@@ -11,6 +11,7 @@ from flows.environment import OWNER, Services, end_orphans, running_services, se
 from pikavae.errors import UserError
 from pikavae.process.marks import mark_of
 from tests.support.answering import answering
+from tests.support.places import ROOT
 
 ADDRESSES = {"mlflow": "http://127.0.0.1:5000", "prefect": "http://127.0.0.1:4200"}
 
@@ -86,6 +87,22 @@ def test_state_goes_below_the_home_unless_the_user_said_otherwise(tmp_path, monk
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "mine"))
     set_up_prefect(tmp_path)
     assert os.environ["PREFECT_HOME"] == str(tmp_path / "mine")
+
+
+def test_what_is_logged_outside_of_a_flow_brings_no_warning_of_prefect(tmp_path):
+    code = f"""
+import logging, pathlib
+from flows.environment import import_prefect, set_up_prefect
+set_up_prefect(pathlib.Path({str(tmp_path)!r}))
+import_prefect()
+import prefect.main
+logging.getLogger("pikavae.operations").warning("said once")
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "flow run" not in done.stderr
 
 
 LEFT_OVER = {

@@ -1,4 +1,4 @@
-"""The error at borders by `model.padding`: small models of one seed, trained on the same textures.
+"""Measure the error at borders by `model.padding`: small models of one seed, trained on the same textures.
 
     python -m benchmarks.borders                       # about a minute of a CPU for each padding
     python -m benchmarks.borders --steps 2000 --side 64

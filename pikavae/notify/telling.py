@@ -52,7 +52,7 @@ def notifying(workspace: Workspace) -> Iterator[None]:
     begin_notifying(workspace.home)
     try:
         yield
-    except Exception:
+    except Exception:  # raised again: an error has the usual time to be sent, and a stop little
         notify(workspace)
         raise
     except BaseException:

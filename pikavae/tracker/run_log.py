@@ -154,7 +154,7 @@ class RunLog:
                 self._replace_image(self._unsure[place], image)
             else:
                 self._client.log_image(self.run_id, image, key=key, step=step)
-        except Exception:
+        except Exception:  # raised again: whatever it was, the store may have a part
             self._images = None
             raise
         self._images.add(place)

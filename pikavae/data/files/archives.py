@@ -45,6 +45,7 @@ GROWTH, FREE_BYTES = 20, 2**30
 """All members together may take `GROWTH` times the archive's bytes plus `FREE_BYTES`: pictures compress little."""
 PIECE = 1 << 20
 DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, LZMAError, NotImplementedError, ValueError)
+"""What Python's readers raise for a damaged archive; zipfile raises NotImplementedError for an unknown method."""
 LEFT_OUT = "members of archives that are not regular files"
 
 

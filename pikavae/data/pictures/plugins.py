@@ -36,6 +36,7 @@ def load(kind: str) -> bool:
         if kind == "HEIF":
             module.register_heif_opener(decode_threads=1)
         else:
+            # A module's type has no such attribute.
             import_module("pillow_jxl.JpegXLImagePlugin").DECODE_THREADS = 0  # type: ignore[attr-defined]
     except ImportError:
         return False

@@ -1,6 +1,7 @@
 """Every test has a home of its own; nothing reaches the network or the user's state."""
 
 import contextlib
+import importlib.util
 import logging
 import os
 from unittest import mock
@@ -17,7 +18,8 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read while Triton is imported: kernels run on the CPU, slowly
 
-pytest_plugins = ["tests.support.registries"]
+# The tests of model, training and evaluation also run where MLflow is not installed, as on a machine with a GPU
+pytest_plugins = ["tests.support.registries"] if importlib.util.find_spec("mlflow") else []
 
 TINY = {
     "data.sprites_count": "24",

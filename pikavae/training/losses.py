@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -77,7 +78,8 @@ def ms_ssim_loss(reconstructions: Tensor, images: Tensor) -> Tensor:
     powers = [
         factor.clamp_min(MS_SSIM_FLOOR) ** exponent for factor, exponent in zip(factors, MS_SSIM_EXPONENTS, strict=True)
     ]
-    return 1.0 - torch.stack(powers).prod(dim=0).mean()
+    # Not `prod`: its backward pass waits for the device
+    return 1.0 - reduce(torch.mul, powers).mean()
 
 
 def kl_sum_mean(posterior: DiagonalGaussian) -> Tensor:

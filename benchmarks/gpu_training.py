@@ -19,7 +19,7 @@ import argparse
 import copy
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -70,10 +70,11 @@ def shown_pair(first: float | None, second: float | None) -> str | None:
     return " / ".join("-" if value is None else f"{value:.0f}" for value in (first, second))
 
 
-def measure_training(setting: Setting) -> list[Row]:
+def measure_training(setting: Setting) -> Iterator[Row]:
     """Measure training steps in bf16, eager and compiled, ours and diffusers' in turn."""
-    rows: list[Row] = []
     for size, count in setting.batches.items():
+        if size not in setting.sizes:
+            continue
         what = f"step, {size} px, batch {count}"
         if not setting.has_time(what):
             continue
@@ -86,14 +87,13 @@ def measure_training(setting: Setting) -> list[Row]:
             if setting.has_time(f"{what}, {name}"):
                 ways[name] = stepper(setting, network, batch, "bf16", network.compiled(setting.backend))
                 compiling[name] = first_call(setting, ways[name])
-        rows += compare(what, count, in_turn(setting, ways), compiling)
+        yield from compare(what, count, in_turn(setting, ways), compiling)
         del ways, network, batch
         free(setting)
-    return rows
 
 
 @torch.no_grad()
-def measure_decoding(setting: Setting) -> list[Row]:
+def measure_decoding(setting: Setting) -> Iterator[Row]:
     """Measure decoding one picture with weights in bf16, eager and compiled, ours and diffusers' in turn."""
     ways: dict[str, Callable[[], Tensor]] = {}
     compiling: dict[str, float] = {}
@@ -107,7 +107,7 @@ def measure_decoding(setting: Setting) -> list[Row]:
             decode = torch.compile(network.decode, backend=setting.backend, dynamic=False)
             ways[name] = partial(decode, latents)
             compiling[name] = first_call(setting, ways[name])
-    return compare(f"decoding {setting.decoded} px", 1, in_turn(setting, ways), compiling)
+    yield from compare(f"decoding {setting.decoded} px", 1, in_turn(setting, ways), compiling)
 
 
 def measure_memory(setting: Setting) -> list[Row]:
@@ -189,18 +189,21 @@ def measure_finite(setting: Setting) -> list[Row]:
     return rows
 
 
-def table(title: str, rows: Sequence[Row]) -> str:
-    """Return rows as Markdown."""
-    lines = [f"### {title}", ""]
-    if rows:
-        lines += [f"| {' | '.join(rows[0])} |", f"|{' --- |' * len(rows[0])}"]
+def show(title: str, rows: Iterable[Row]) -> list[Row]:
+    """Print rows as Markdown, each when it comes, and return them."""
+    shown = []
+    print(f"### {title}\n")
     for row in rows:
+        if not shown:
+            print(f"| {' | '.join(row)} |\n|{' --- |' * len(row)}")
         cells = (
             "-" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
             for value in row.values()
         )
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        print(f"| {' | '.join(cells)} |", flush=True)
+        shown.append(row)
+    print(flush=True)
+    return shown
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -210,6 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="of each group of measurements, warm-up apart")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--sizes", nargs="+", type=int, help="of pictures in the part `training`; all by default")
     parser.add_argument("--small", action="store_true", help="a small model and small pictures, compiled to nothing")
     parser.add_argument("--snapshot", type=Path, help="weights of this snapshot or diffusers folder, not random ones")
     parser.add_argument("--prepared", type=Path, help="the prepared set of the whole run, not drawn sprites")
@@ -217,12 +221,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if chosen.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch finds no CUDA device; --device cpu --small runs the same code")
     model = ModelConfig(channels=(8, 8), num_res_blocks=1, norm_groups=4) if chosen.small else ModelConfig()
+    batches = {16: 2, 32: 1} if chosen.small else {256: 16, 512: 4}
     setting = Setting(
         device=torch.device(chosen.device),
         model=read_snapshot(chosen.snapshot).config if chosen.snapshot else model,
         seconds=chosen.seconds,
         backend="eager" if chosen.small else "inductor",
-        batches={16: 2, 32: 1} if chosen.small else {256: 16, 512: 4},
+        batches=batches,
+        sizes=tuple(chosen.sizes or batches),
         decoded=32 if chosen.small else 1024,
         snapshot=chosen.snapshot,
         prepared=chosen.prepared,
@@ -231,7 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     card = torch.cuda.get_device_name() if chosen.device == "cuda" else "CPU"
     print(f"## {card}, torch {torch.__version__}\n\n`python -m benchmarks.gpu_training`\n", flush=True)
     sizes = "{} px, batch {}".format(*next(iter(setting.batches.items())))
-    parts: dict[str, tuple[str, Callable[[Setting], list[Row]]]] = {
+    parts: dict[str, tuple[str, Callable[[Setting], Iterable[Row]]]] = {
         "training": ("Training steps in bf16", measure_training),
         "decoding": ("Decoding with weights in bf16", measure_decoding),
         "breakdown": (f"Where an eager step of {sizes} goes", measure_breakdown),
@@ -245,12 +251,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not setting.has_time(title):
             continue
         try:
-            rows = measure(setting)
+            results[part] = show(title, measure(setting))
         except ModuleNotFoundError as error:
             setting.notes.append(f"{title}: left out, {error}")
-            continue
-        results[part] = rows
-        print(f"{table(title, rows)}\n", flush=True)
     results["notes"] = setting.notes
     print("".join(f"- {note}\n" for note in setting.notes))
     print(json.dumps(results))

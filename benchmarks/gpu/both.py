@@ -39,6 +39,7 @@ class Setting:
         seconds: how long a group of ways is measured.
         backend: of torch.compile.
         batches: how many pictures of each size a training step takes.
+        sizes: those of which training steps are compared.
         decoded: the size of decoded pictures.
         snapshot: the weights of both models; random ones without it.
         prepared: the pictures of the whole run; drawn ones without it.
@@ -50,6 +51,7 @@ class Setting:
     seconds: float
     backend: str
     batches: dict[int, int]
+    sizes: tuple[int, ...]
     decoded: int
     snapshot: Path | None = None
     prepared: Path | None = None

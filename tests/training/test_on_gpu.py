@@ -68,6 +68,7 @@ def no_waiting():
     switch("default")
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 @pytest.mark.parametrize("overrides", VARIANTS.values(), ids=VARIANTS)
 def test_steps_do_not_wait_for_the_device(sets, overrides, no_waiting):
     config = make_config(**overrides)

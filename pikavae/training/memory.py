@@ -35,7 +35,7 @@ from pikavae.presets import parse_config
 from pikavae.training.adversarial import PatchDiscriminator, hinge_generator
 from pikavae.training.losses import autoencoder_terms
 from pikavae.training.optimizers import split_for_muon
-from pikavae.training.peak import LiveBytes, backpropagate
+from pikavae.training.peak import LiveBytes, SavedTensors, backpropagate
 from pikavae.training.precision import resolve_precision
 
 logger = logging.getLogger(__name__)
@@ -97,14 +97,14 @@ def estimate(config: Config) -> Memory:
             before = live.now
             images = torch.empty(count, 3, config.data.image_size, config.data.image_size)
             images = images.contiguous(memory_format=choose_layout(device_type, training.channels_last))
-            loss = networks.loss(images)
+            saved = SavedTensors()
+            with saved.kept():
+                loss = networks.loss(images)
         kept = live.now - before
         node, one = loss.grad_fn, torch.ones_like(loss)
         assert node is not None
         del loss
-        nodes = [node]  # handed over, so that no reference to the graph stays here
-        del node
-        backpropagate(nodes.pop(), one)
+        backpropagate(node, one, saved)
     beside = moments + ema + others
     return Memory(
         weights=weights,

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
-from torch.autograd.graph import Node
+from torch.autograd.graph import Node, saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import GraphExecGroup
@@ -60,21 +60,56 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
         self.now -= self._alive.pop(address)
 
 
-def backpropagate(root: Node, gradient: Tensor) -> None:
+class SavedTensors:
+    """Holds what a graph saves for its backward pass while it is made, until the node that saved it has run.
+
+    torch frees it with the node. But nodes cannot go one by one: torch 2.11 makes a function in Python unusable once
+    the nodes that lead to it are gone.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[object, Tensor] = {}
+        self._read: list[object] = []
+
+    def kept(self) -> saved_tensors_hooks:
+        """Return the context in which the graph is made."""
+        return saved_tensors_hooks(self._hold, self._give)
+
+    def _hold(self, tensor: Tensor) -> object:
+        key = object()
+        self._held[key] = tensor
+        return key
+
+    def _give(self, key: object) -> Tensor:
+        self._read.append(key)
+        return self._held[key]
+
+    def free_read(self) -> None:
+        """Let go of what was read since the last call."""
+        for key in self._read:
+            self._held.pop(key, None)
+        self._read.clear()
+
+
+def backpropagate(root: Node, gradient: Tensor, saved: SavedTensors) -> None:
     """Run the backward pass from the node of a loss, in the order and with the lifetimes of autograd's engine.
 
-    The caller keeps no other reference to the graph, so that what a node saved is freed once it has run. Gradients are
-    added to `.grad` of the leaves.
+    Gradients are added to `.grad` of the leaves.
+
+    Args:
+        root: the node.
+        gradient: of its result.
+        saved: holds what the graph saved.
     """
     waiting = _count_edges(root)
     arrived: dict[Node, dict[int, Tensor]] = {root: {0: gradient}}
     ready = [root]
-    del root, gradient
-    # A decorator for `no_grad` would keep the root. In the group, a checkpoint computes a layer again only once.
+    del gradient
+    # A decorator for `no_grad` would keep the gradient. In the group, a checkpoint computes a layer again only once.
     with torch.no_grad(), GraphExecGroup():
         while ready:
             ready.sort(key=lambda node: node._sequence_nr())
-            _run(ready.pop(), arrived, waiting, ready)
+            _run(ready.pop(), arrived, waiting, ready, saved)
 
 
 def _count_edges(root: Node) -> dict[Node, int]:
@@ -90,7 +125,13 @@ def _count_edges(root: Node) -> dict[Node, int]:
     return counts
 
 
-def _run(node: Node, arrived: dict[Node, dict[int, Tensor]], waiting: dict[Node, int], ready: list[Node]) -> None:
+def _run(
+    node: Node,
+    arrived: dict[Node, dict[int, Tensor]],
+    waiting: dict[Node, int],
+    ready: list[Node],
+    saved: SavedTensors,
+) -> None:
     """Run a node and hand its results to the next ones; those that wait for no other become ready."""
     gradients, leaf = arrived.pop(node, {}), getattr(node, "variable", None)
     if leaf is not None:
@@ -98,7 +139,7 @@ def _run(node: Node, arrived: dict[Node, dict[int, Tensor]], waiting: dict[Node,
             leaf.grad = gradients[0] if leaf.grad is None else leaf.grad.add_(gradients[0])
         return
     edges, outputs = node.next_functions, _results(node, gradients)
-    del node  # and with it what it saved
+    saved.free_read()
     gradients.clear()
     for number, (target, place) in enumerate(edges):
         if target is None:

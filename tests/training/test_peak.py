@@ -8,7 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from pikavae.config import ModelConfig
 from pikavae.model import autoencoder
 from pikavae.model.autoencoder import AutoencoderKL
-from pikavae.training.peak import BLOCK, LiveBytes, backpropagate
+from pikavae.training.peak import BLOCK, LiveBytes, SavedTensors, backpropagate
 
 CONFIG = ModelConfig(channels=(16, 32), num_res_blocks=1, norm_groups=4, resample_shortcuts=True)
 WAYS = ("keep", "recompute", "checkpoint")
@@ -28,14 +28,17 @@ def loss_of(model, *, bf16=False):
     return F.mse_loss(reconstructions.float(), images) + posterior.kl().mean()
 
 
-def run_backward(by, losses):
-    """Run the backward pass of the one loss in a list, which is emptied, `by` the engine or by ours."""
-    nodes, one = [losses[0].grad_fn], torch.ones_like(losses[0])
+def run_step(by, model, **options):
+    """Run a step whose backward pass is run `by` the engine or by ours."""
     if by == "engine":
-        torch.autograd.backward(losses[0], one)
-    losses.clear()
-    if by == "ours":
-        backpropagate(nodes.pop(), one)
+        loss_of(model, **options).backward()
+        return
+    saved = SavedTensors()
+    with saved.kept():
+        loss = loss_of(model, **options)
+    node, one = loss.grad_fn, torch.ones_like(loss)
+    del loss
+    backpropagate(node, one, saved)
 
 
 def peak_of_a_step(by, activations, *, bf16=False, gradients=False) -> tuple[int, int]:
@@ -45,7 +48,7 @@ def peak_of_a_step(by, activations, *, bf16=False, gradients=False) -> tuple[int
         if gradients:
             for parameter in model.parameters():
                 parameter.grad = torch.zeros_like(parameter)
-        run_backward(by, [loss_of(model, bf16=bf16)])
+        run_step(by, model, bf16=bf16)
     assert all(parameter.grad.shape == parameter.shape for parameter in model.parameters())
     return live.peak, live.now
 
@@ -74,7 +77,7 @@ def test_gradients_are_those_of_the_engine_and_are_added_to_earlier_ones(activat
     for by in ("engine", "ours"):
         model = make_model(activations)
         for _ in range(2):
-            run_backward(by, [loss_of(model)])
+            run_step(by, model)
         found.append({name: parameter.grad for name, parameter in model.named_parameters()})
     torch.testing.assert_close(found[1], found[0])
 

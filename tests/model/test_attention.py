@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from pikavae.model import attention
-from pikavae.model.attention import attend
+from pikavae.model.attention import ProductsInParts, attend
 
 SHAPES = {"few positions": (2, 6, 8), "one position": (3, 1, 4), "more positions than channels": (1, 40, 4)}
 
@@ -60,6 +60,21 @@ def test_many_positions_go_to_the_fused_kernel(monkeypatch):
         assert torch.equal(value, expected)
     for value, expected in zip(products, results(by_torch, inputs, gradient), strict=True):
         torch.testing.assert_close(value, expected)
+
+
+@pytest.mark.parametrize("at_once", [1, 2 * 12 * 5, 2 * 12 * 12], ids=["one query", "three parts", "all"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_attention_in_parts_is_that_of_float64(at_once, dtype, monkeypatch):
+    monkeypatch.setattr(attention, "SCORES_AT_ONCE", at_once)
+    inputs, gradient = given((2, 12, 8), dtype)
+    found = results(ProductsInParts.apply, inputs, gradient)
+    expected = results(by_torch, [tensor.double() for tensor in inputs], gradient.double())
+    tolerance = 8 * torch.finfo(dtype).eps
+    for value, reference in zip(found, expected, strict=True):
+        assert value.dtype == dtype
+        torch.testing.assert_close(
+            value.double(), reference, rtol=tolerance, atol=tolerance * reference.abs().max().item()
+        )
 
 
 def test_the_softmax_is_kept_in_the_inputs_type():

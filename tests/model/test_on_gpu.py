@@ -83,13 +83,13 @@ def test_a_mean_far_from_zero_costs_no_more_than_its_rounding():
         torch.testing.assert_close(found[1][i].double(), dx, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("positions", [64, 1024])
+@pytest.mark.parametrize("positions", [64, 1024, 6000])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_attention_by_products_is_that_of_float64(positions, dtype):
+def test_attention_by_products_is_that_of_float64(positions, dtype, monkeypatch):
     tensors = [torch.randn(2, positions, 512, device=CUDA).to(dtype) for _ in range(4)]
     inputs = [tensor.detach().requires_grad_() for tensor in tensors[:3]]
     query, key, value = wide = [tensor.double().requires_grad_() for tensor in tensors[:3]]
-    assert positions <= attention.PRODUCTS_UP_TO
+    monkeypatch.setattr(attention, "SCORES_AT_ONCE", 2 * 6000 * 2500)
     with torch.autocast("cuda", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
         attend(*inputs).backward(tensors[3])
     F.scaled_dot_product_attention(query, key, value).backward(tensors[3].double())

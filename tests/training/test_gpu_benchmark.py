@@ -9,7 +9,7 @@ from benchmarks import gpu_training
 from benchmarks.gpu import both
 from benchmarks.gpu.kernels import by_kind, kind_of
 from benchmarks.gpu.whole import share_of_bare
-from benchmarks.gpu_training import compare, table
+from benchmarks.gpu_training import compare, show
 
 
 @pytest.fixture(autouse=True)
@@ -116,11 +116,14 @@ def test_the_share_of_the_bare_step_is_that_of_the_median_block():
     assert (whole["pictures/s"], whole["share of bare"]) == pytest.approx((50, 0.5))
 
 
-def test_a_table_is_markdown():
-    assert table("Title", [{"a": 1.23456, "b": None, "c": "x"}]).splitlines() == [
+def test_a_table_is_markdown(capsys):
+    rows = [{"a": 1.23456, "b": None, "c": "x"}]
+    assert show("Title", iter(rows)) == rows
+    assert capsys.readouterr().out.splitlines() == [
         "### Title",
         "",
         "| a | b | c |",
         "| --- | --- | --- |",
         "| 1.23 | - | x |",
+        "",
     ]

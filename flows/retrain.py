@@ -17,6 +17,7 @@ from flows.pipeline import run_stages
 from pikavae import operations
 from pikavae.config import Config
 from pikavae.operations import Plan
+from tasks.stages import stand
 
 UNCHANGED = "skipped: data and configuration are unchanged"
 
@@ -28,8 +29,10 @@ UNCHANGED = "skipped: data and configuration are unchanged"
     on_failure=[tell_end],
     on_crashed=[tell_end],
 )
-def retrain(config: Config, from_champion: bool = False) -> dict[str, Any] | State[dict[str, Any]]:
+def retrain(config: Config, from_champion: bool = False) -> State[dict[str, Any]]:
     """Run the pipeline again, unless data, configuration and code are those of a finished run.
+
+    The flow run's state says how the new version stands against the champion.
 
     Args:
         config: everything that decides what the run does.
@@ -44,19 +47,18 @@ def retrain(config: Config, from_champion: bool = False) -> dict[str, Any] | Sta
         return _retrain(workspace, config, from_champion=from_champion)
 
 
-def _retrain(
-    workspace: operations.Workspace, config: Config, *, from_champion: bool
-) -> dict[str, Any] | State[dict[str, Any]]:
+def _retrain(workspace: operations.Workspace, config: Config, *, from_champion: bool) -> State[dict[str, Any]]:
     retraining = operations.plan_retraining(workspace, config, from_champion=from_champion)
     if not retraining.has_news:
         return report_unchanged(retraining.plans)
     done = run_stages(workspace, config, start=retraining.start)
+    standing = stand(workspace, config, done["version"])
     news = [f"- {name}: {stage.reason}" for name, stage in retraining.plans.items() if stage.status != "done"]
-    create_markdown_artifact(
-        "\n".join([f"Registered **{done['model']} version {done['version']}**. What was new:", "", *news]),
-        key="retrain-result",
-    )
-    return {"skipped": False, **done}
+    head = f"Registered **{done['model']} version {done['version']}**: {standing.line()}."
+    found = [f"- {line}" for line in standing.lines(workspace.home)[1:]]
+    create_markdown_artifact("\n".join([head, "", *found, "", "What was new:", "", *news]), key="retrain-result")
+    data = {"skipped": False, **done, "standing": standing.content()}
+    return Completed(message=f"version {done['version']}: {standing.line()}", data=data)
 
 
 def report_unchanged(plans: dict[str, Plan]) -> State[dict[str, Any]]:

@@ -15,7 +15,7 @@ from prefect.runtime import flow_run
 from pikavae import operations
 from pikavae.config import Config
 from pikavae.errors import TransientError
-from pikavae.operations import Evaluated, Prepared, Registered, ResolvedModel, Trained, Workspace
+from pikavae.operations import Evaluated, Prepared, Registered, ResolvedModel, Standing, Trained, Workspace
 from pikavae.tracker.tags import FLOW_RUN_NAME_TAG, FLOW_RUN_TAG, FLOW_RUN_URL_TAG
 
 DELAYS_SECONDS = [5.0, 30.0]
@@ -91,3 +91,9 @@ def register(
         description="Scores, pictures and links of the run",
     )
     return registered
+
+
+@stage("stand", "stand of version {version}")
+def stand(workspace: Workspace, config: Config, version: int) -> Standing:
+    """Find how a candidate stands against the champion, and keep that for those who are told of the candidate."""
+    return operations.find_standing(workspace, config, version)

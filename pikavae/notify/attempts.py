@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from pikavae.errors import DamagedFileError
 from pikavae.notify.notification import Notification
 from pikavae.notify.outbox import Outbox
 from pikavae.workspace.files import make_folder, write_atomically
-from pikavae.workspace.records import Record
+from pikavae.workspace.records import Record, readable_files
 from pikavae.workspace.runs import LOG_NAME, TRAIN_NAME
+
+logger = logging.getLogger(__name__)
 
 LINES_SHOWN = 12
 TAIL_BYTES = 20_000
@@ -76,6 +79,15 @@ def lost_attempts(outbox: Outbox) -> Iterator[Attempt]:
                 yield attempt
             else:  # it ended since it was read, and its lock was made again by the look at it
                 path.with_suffix(".lock").unlink(missing_ok=True)
+
+
+def runs_at_work(outbox: Outbox) -> set[str]:
+    """Return the ids of the training runs that a live process is at."""
+    found = set()
+    for path, attempt in readable_files((outbox.folder / "attempts").glob("*.json"), Attempt.read, logger):
+        if attempt.run is not None and not _is_free(path.with_suffix(".lock")):
+            found.add(attempt.run)
+    return found
 
 
 def _is_free(path: Path) -> bool:

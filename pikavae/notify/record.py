@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pikavae.errors import DamagedFileError
-from pikavae.notify.attempts import failure_of, lost_attempts
+from pikavae.notify.attempts import failure_of, lost_attempts, runs_at_work
 from pikavae.notify.notification import Notification
 from pikavae.notify.outbox import Outbox, State
 from pikavae.notify.scores import score_lines
@@ -18,12 +18,13 @@ from pikavae.notify.settings import Recipients
 from pikavae.production import ledger
 from pikavae.production.anchor import ledger_path
 from pikavae.production.ledger import Event
+from pikavae.production.standing import Standing
 from pikavae.production.statuses import approval_of, is_open
 from pikavae.production.verdicts import Verdicts
 from pikavae.tracker.client import Workspace
 from pikavae.tracker.ui import ui_base, ui_url
 from pikavae.workspace.disks import format_bytes, free_bytes, mount_point
-from pikavae.workspace.records import read_object, readable_files
+from pikavae.workspace.records import read_object, readable_files, warn_once
 from pikavae.workspace.runs import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,8 @@ def collect(workspace: Workspace, outbox: Outbox, recipients: Recipients) -> Non
             reason = f"Its process on {attempt.host} was killed, or the machine stopped."
             outbox.add(failure_of(attempt, workspace.home, reason), recipients.addresses)
             attempt.remove(outbox)
-        state = _read_registrations(workspace, state, found)  # before what the ledger has of them
+        at_work = runs_at_work(outbox)
+        state = _read_registrations(workspace, state, found, at_work)  # before what the ledger has of them
         state = _read_ledger(workspace.home, state, found)
         state = _look_at_disk(workspace.home, state, recipients.disk_free_gib, found)
         for notification in found:
@@ -187,9 +189,15 @@ def _registrations(home: Path) -> list[Path]:
     return sorted((home / "runs").glob("*/registrations/*.json"))
 
 
-def _read_registrations(workspace: Workspace, state: State, found: list[Notification]) -> State:
-    """Append the candidates that were registered since, and return which are known now."""
+def _read_registrations(
+    workspace: Workspace, state: State, found: list[Notification], at_work: Collection[str]
+) -> State:
+    """Append the candidates that were registered since, and return which are known now.
+
+    Those of a run that is at work are left for later: a retraining still compares its candidate with the champion.
+    """
     files, known = _registrations(workspace.home), {*state.candidates}
+    files = [file for file in files if file.name in known or file.parents[1].name not in at_work]
     new = [file for file in files if file.name not in known]
     if not new:
         return state
@@ -207,6 +215,7 @@ def _candidate(workspace: Workspace, file: Path, content: dict[str, Any], events
     inputs: dict[str, Any] = content.get("inputs") or {}
     model, version, report = inputs.get("registry.model_name"), content.get("version"), inputs.get("report")
     lines, facts = score_lines(home, report, events)
+    standing = _standing(file)
     base, result = ui_base(workspace), run.result
     link = None if base is None or result is None else ui_url(base, result.experiment_id, run.run_id)
     panel = Path("evaluations") / str(report) / PANEL_NAME
@@ -214,17 +223,42 @@ def _candidate(workspace: Workspace, file: Path, content: dict[str, Any], events
     return Notification.make(
         f"candidate-{run.run_id}-{file.stem}",
         "candidate_ready",
-        f"pikavae: version {version} of {model} is ready",
+        f"pikavae: version {version} of {model} is ready{f': {standing.line()}' if standing else ''}",
         [
+            *(standing.lines(home) if standing else []),
             *lines,
             *([f"Report: {page}"] if page.is_file() else []),
             *([] if link else [f"`pikavae ui --run {run.run_id}` opens its run."]),
-            f"`pikavae promote {version} --reason TEXT` asks for its promotion.",
+            _proposal(version, standing),
         ],
-        data={"model": model, "version": version, "run_id": run.run_id, "report": report, **facts},
+        data={
+            "model": model,
+            "version": version,
+            "run_id": run.run_id,
+            "report": report,
+            **facts,
+            "standing": None if standing is None else standing.content(),
+        },
         link=link,
         picture=str(panel) if (home / panel).is_file() else None,
     )
+
+
+def _standing(file: Path) -> Standing | None:
+    """Return how the candidate of a registration stands; None if no retraining found it, or its file is damaged."""
+    try:
+        return Standing.find(file.parents[1], file.stem)
+    except DamagedFileError as error:
+        warn_once(logger, f"{error}; it is passed over")
+        return None
+
+
+def _proposal(version: object, standing: Standing | None) -> str:
+    """Return what can be done with a candidate."""
+    command = f"`pikavae promote {version} --reason TEXT`"
+    if standing is not None and standing.outcome == "fail":
+        return f"Its promotion is not proposed; the gates would refuse {command}."
+    return f"{command} asks for its promotion."
 
 
 def _look_at_disk(home: Path, state: State, least_gib: float, found: list[Notification]) -> State:

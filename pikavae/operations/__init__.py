@@ -46,6 +46,7 @@ from pikavae.operations.resolve import (
 from pikavae.operations.results import Evaluated, Prepared, Registered, Trained
 from pikavae.operations.retention import Removed, prune
 from pikavae.operations.scheduling import settle
+from pikavae.operations.standing import find_standing
 from pikavae.operations.upkeep import (
     Check,
     Relocated,
@@ -56,6 +57,7 @@ from pikavae.operations.upkeep import (
     start_mlflow,
 )
 from pikavae.production.repair import Repaired, repair_production
+from pikavae.production.standing import Standing
 from pikavae.production.verify import Verified
 from pikavae.tracker.client import Workspace
 
@@ -80,6 +82,7 @@ __all__ = [
     "Report",
     "ResolvedModel",
     "Retraining",
+    "Standing",
     "Trained",
     "Verified",
     "Workspace",
@@ -101,6 +104,7 @@ __all__ = [
     "export_model",
     "export_target",
     "find_or_register",
+    "find_standing",
     "half_safe",
     "history",
     "housekeeping",

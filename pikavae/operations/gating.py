@@ -5,16 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from pikavae.config import Config
 from pikavae.data.prepare import find_prepared
 from pikavae.data.prepared.dataset import PictureSet
 from pikavae.errors import GateError
+from pikavae.evaluation.compare.comparison import Comparison
 from pikavae.model.sizes import WEIGHTS_NAME
 from pikavae.operations import keys
-from pikavae.operations.comparing import compare_evaluated
+from pikavae.operations.comparing import Compared, compare_evaluated
 from pikavae.operations.pipeline import prepare, report_on
 from pikavae.operations.resolve import of_version
 from pikavae.operations.results import Evaluated, altered_files, find_evaluated, report_hashes
@@ -43,11 +43,13 @@ class Judged:
         gates: the result of each gate.
         evaluated: the candidate's evaluation; None if its files were refused first.
         verdicts: the gates' results, for the ledger.
+        comparison: of the candidate with the champion; None if there is no champion, or if they cannot be compared.
     """
 
     gates: tuple[Gate, ...]
     evaluated: Evaluated | None
     verdicts: Verdicts
+    comparison: Comparison | None = None
 
     @property
     def failed(self) -> list[str]:
@@ -100,26 +102,28 @@ def measure_and_judge(
         },
         champion=None if champion is None else candidate_of(champion)[1],
     )
+    comparison = None
     if champion is not None and any(gate.name == "regression" for gate in found):  # the reports can be compared
-        page = _side_by_side(workspace, (candidate, champion), (evaluated, sides[1][2]), picture_set, config)
-        verdicts = verdicts.model_copy(update={"comparison": page.relative_to(workspace.home).as_posix()})
-    return Judged(found, evaluated, verdicts)
+        compared = _side_by_side(workspace, (candidate, champion), (evaluated, sides[1][2]), picture_set, config)
+        verdicts = verdicts.model_copy(update={"comparison": compared.page.relative_to(workspace.home).as_posix()})
+        comparison = compared.comparison
+    return Judged(found, evaluated, verdicts, comparison)
 
 
 def _side_by_side(
     workspace: Workspace,
-    compared: tuple[Version, Version],
+    both: tuple[Version, Version],
     evaluations: tuple[Evaluated, Evaluated],
     picture_set: PictureSet,
     config: Config,
-) -> Path:
-    """Write the page that shows candidate and champion picture by picture; the candidate's run keeps a copy."""
-    candidate, champion = compared
+) -> Compared:
+    """Compare candidate and champion picture by picture, with a page that the candidate's run keeps a copy of."""
+    candidate, champion = both
     names = (f"version {candidate.version}", f"version {candidate_of(champion)[1]}, the champion")
-    first, second = (of_version(workspace, version).folder for version in compared)
-    page = compare_evaluated(names, (first, second), evaluations, picture_set, config).page
-    keep_copy(workspace.client, versions.run_of(candidate), page, "comparison")
-    return page
+    first, second = (of_version(workspace, version).folder for version in both)
+    compared = compare_evaluated(names, (first, second), evaluations, picture_set, config)
+    keep_copy(workspace.client, versions.run_of(candidate), compared.page, "comparison")
+    return compared
 
 
 def _verdicts_of(found: Sequence[Gate]) -> dict[str, GateVerdict]:

@@ -164,6 +164,7 @@ def train(
         found = None if fresh else find_trained(workspace, key)
         if found is not None:
             logger.info("reusing run %s, which has trained this", found.run.run_id)
+            note_run(found.run.run_id)
             return found
         refuse_what_cannot_begin(config, start)
         run, log = _open_run(workspace, config, prepared, inputs, fresh=fresh)

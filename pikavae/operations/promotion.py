@@ -83,7 +83,7 @@ def promote(workspace: Workspace, candidate: Version, config: Config, *, reason:
     production.check_reason(reason)
     client = workspace.client
     own = config_of_snapshot(of_version(workspace, candidate).folder)
-    champion = _champion(workspace)
+    champion = whole_champion(workspace)
     if champion is not None and champion.tags.get(REGISTER_KEY_TAG) == Origin.of_candidate(client, candidate).key:
         return _now(workspace, candidate.version, champion.version)
     judged = measure_and_judge(workspace, candidate, champion, config, own)
@@ -172,7 +172,7 @@ def verdict_lines(workspace: Workspace, verdicts: Verdicts | None) -> list[str]:
     return lines
 
 
-def _champion(workspace: Workspace) -> Version | None:
+def whole_champion(workspace: Workspace) -> Version | None:
     """Return the version of the production model that is champion, after checking its files; None without a champion.
 
     Raises:

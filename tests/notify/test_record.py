@@ -6,11 +6,13 @@ import shutil
 import pytest
 
 from pikavae.notify import record
+from pikavae.notify.attempts import Attempt
 from pikavae.notify.outbox import Outbox
 from pikavae.notify.settings import EVERY_EVENT, Address, Recipients
 from pikavae.production import ledger
 from pikavae.production.anchor import ledger_path
 from pikavae.production.ledger import Entry
+from pikavae.production.standing import Standing
 from pikavae.tracker.client import Workspace
 from pikavae.workspace.files import write_atomically
 from tests.support.places import ROOT
@@ -196,3 +198,41 @@ def test_the_link_of_a_candidate_is_that_of_the_server_that_runs(workspace, monk
     (told,) = news(workspace)
     assert told.link == "http://127.0.0.1:5000/#/experiments/7/runs/run?workflowType=machine_learning"
     assert "Its report is gone." in told.message
+
+
+def test_a_candidate_of_a_run_at_work_is_told_when_it_ends_with_how_it_stands(workspace):
+    outbox = Outbox(workspace.home)
+    record.begin(workspace.home, outbox)
+    retraining = Attempt(id="a", what="retrain", started="", host="here", run="run")
+    lock = retraining.begin(outbox)
+    register(workspace, "run", "key", version=4)
+    register(workspace, "other", "another", version=5)
+    assert [told.data["version"] for told in news(workspace)] == [5]
+    found = {"outcome": "hold", "gain": 0.25, "interval": [-0.1, 0.6], "findings": ["regression: hold: psnr gain"]}
+    Standing.model_validate({"version": 4, "champion": 3, **found}).save(workspace.home / "runs" / "run", "key")
+    retraining.remove(outbox)
+    lock.release()
+    (told,) = news(workspace)
+    line = "PSNR 0.25 dB better than champion 3 (95 %: -0.10 to +0.60, no difference shown); a person must decide"
+    assert told.title == f"pikavae: version 4 of pikavae is ready: {line}"
+    assert "regression: hold: psnr gain\n" in told.message
+    assert "`pikavae promote 4 --reason TEXT` asks for its promotion." in told.message
+    assert told.data["standing"]["interval"] == [-0.1, 0.6]
+    assert news(workspace) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ({"reason": "a file is gone"}, "not compared: a file is gone"),
+        ({"champion": 3, "reason": "a file is gone"}, "not compared with champion 3: a file is gone"),
+        ({"outcome": "fail"}, "there is no champion yet; not proposed"),
+        ({"champion": 3, "outcome": "fail"}, "champion 3 could not be compared; not proposed"),
+        (
+            {"champion": 3, "outcome": "pass", "metric": "lpips", "gain": 0.01, "interval": [0.005, 0.02]},
+            "LPIPS 0.0100 better than champion 3 (95 %: +0.0050 to +0.0200); proposed for promotion",
+        ),
+    ],
+)
+def test_a_standing_is_one_line(content, line):
+    assert Standing.model_validate({"version": 4, **content}).line() == line

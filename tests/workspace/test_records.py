@@ -18,6 +18,7 @@ from pikavae.notify.outbox import OutboxEvent, State
 from pikavae.operations.housekeeping import HousekeepingRecord
 from pikavae.operations.imported import ImportRecord
 from pikavae.operations.results import StageRecord
+from pikavae.production.standing import Standing
 from pikavae.training.state import STATE_NAME, read_state
 from pikavae.workspace.records import Record
 from pikavae.workspace.run_record import (
@@ -321,6 +322,23 @@ HOUSEKEEPING = """{
 }
 """
 
+STANDING = """{
+  "version": 7,
+  "champion": 3,
+  "outcome": "fail",
+  "metric": "psnr",
+  "gain": -2.1,
+  "interval": [
+    -2.31,
+    -1.88
+  ],
+  "findings": [
+    "regression: fail: psnr gain -2.1"
+  ],
+  "comparison": "evaluations/aa11bb22cc33dd44/comparison-5566778899aabbcc.html"
+}
+"""
+
 FILES: Mapping[str, tuple[type[Record], str, dict[str, Any]]] = {
     "run.json": (RunRecord, RUN, {}),
     "train.json": (TrainingResult, TRAIN, {}),
@@ -334,6 +352,7 @@ FILES: Mapping[str, tuple[type[Record], str, dict[str, Any]]] = {
     "up.json with a password": (Services, GUARDED, {"indent": None}),
     "housekeeping.json": (HousekeepingRecord, HOUSEKEEPING, {}),
     "ui.json": (Services, UI, {"indent": None}),
+    "standings": (Standing, STANDING, {}),
     "outbox/events": (OutboxEvent, OUTBOX_EVENT, {}),
     "outbox/state.json": (State, OUTBOX_STATE, {}),
     "outbox/attempts": (Attempt, ATTEMPT, {}),

@@ -100,7 +100,7 @@ def explain_unknown(name: str, key: str) -> str:
             own |= flags
         positive = without_no(key)
         found = flags.get(key) or (flags[positive] if positive in flags and flags[positive].takes == "switch" else None)
-        if found and (not found.is_setting or command.reads(found.name)):
+        if found and (not found.is_setting or command.reads(found.field)):
             takers.append(full)
     if takers:
         *most, last = takers

@@ -27,6 +27,8 @@ NOTHING = {"none", "null"}
 SWITCH_WORDS = {"true", "false", "yes", "no", "on", "off"}
 NUMBER = re.compile(r"[+-]?(\d|\.\d)")
 OTHER_DASHES = ("\N{EN DASH}", "\N{EM DASH}", "\N{MINUS SIGN}")
+SHORT = {"experiment": "tracking.experiment"}
+"""Short names of settings, for commands that take them."""
 NO_LIST = [["none"], ["null"]]
 NAMES_OF_TYPES = {int: "INT", float: "NUMBER", str: "TEXT"}
 
@@ -64,7 +66,7 @@ class Flag:
     @property
     def is_setting(self) -> bool:
         """Return True if the flag sets a field of the configuration."""
-        return "." in self.name
+        return "." in self.field
 
     def may_have(self, word: str) -> bool:
         """Return True if a word looks like an element of this list."""
@@ -89,10 +91,17 @@ class ReadWords:
 
 
 def flags_of(command: Command) -> dict[str, Flag]:
-    """Return the flags of a command by name: its own options, then the settings that it takes."""
+    """Return the flags of a command by name: its own options, short names of settings, the settings that it takes."""
     hints = typing.get_type_hints(command.options)
     own = [_option(item.name, item.metadata, hints[item.name]) for item in fields(command.options)]
-    return {flag.name: flag for flag in [*own, *(flag for flag in settings() if command.takes(flag.name))]}
+    taken = [flag for flag in settings() if command.takes(flag.name)]
+    short = [
+        replace(flag, name=name, help=f"{flag.help} It is short for {flag}.")
+        for name, field in SHORT.items()
+        for flag in taken
+        if flag.name == field
+    ]
+    return {flag.name: flag for flag in [*own, *short, *taken]}
 
 
 @cache

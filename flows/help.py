@@ -154,8 +154,8 @@ def _describe_options(command: Command) -> Iterator[str]:
     from flows.flags import flags_of
 
     for flag in sorted(flags_of(command).values(), key=lambda flag: flag.name == "json"):
-        if not flag.is_setting:
-            default = command.options.__dataclass_fields__[flag.field].default
+        if "." not in flag.name:
+            default = None if flag.is_setting else command.options.__dataclass_fields__[flag.field].default
             shown = "" if isinstance(default, bool) or default in (None, "", ()) else f" (default: {default})"
             yield f"  {flag}" if flag.takes == "switch" else f"  {flag} {flag.values}"
             yield from _wrap(f"{flag.help}{shown}", "      ", first="      ")

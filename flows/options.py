@@ -31,6 +31,13 @@ class RunOptions(Options):
     """Holds the options of `run` and `train`."""
 
     fresh: bool = option(False, "Train again even if the same training is finished.")
+    name: str | None = option(
+        None, "The run's name in MLflow and Prefect; by default the preset, what differs from it, and the time."
+    )
+    note: str | None = option(None, "What to know about the run, in Markdown; it stands first on the run's page.")
+    tag: tuple[str, ...] = option(
+        (), "A tag of the run as name=value, such as data=emoji; repeat the flag for more.", repeats=True
+    )
 
 
 @dataclass(frozen=True)
@@ -196,3 +203,7 @@ class ScheduleOptions(Options):
     timezone: str = option("UTC", "The IANA time zone of the schedule, such as Europe/Berlin.")
     name: str = option("", "The schedule's name, by default the preset's; a schedule of the same name is replaced.")
     from_champion: bool = option(False, "Begin with the champion's weights instead of new ones.")
+    note: str | None = option(None, "What to know about the runs, in Markdown; it stands first on their pages.")
+    tag: tuple[str, ...] = option(
+        (), "A tag of the runs as name=value, such as data=emoji; repeat the flag for more.", repeats=True
+    )

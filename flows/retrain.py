@@ -12,11 +12,12 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 
 from flows.absolute import refuse_relative_paths
+from flows.naming import UNNAMED, name_flow_run, tag_flow_run
 from flows.notifying import notifying_flow, tell_end
 from flows.pipeline import run_stages
 from pikavae import operations
 from pikavae.config import Config
-from pikavae.operations import Plan
+from pikavae.operations import Labels, Plan
 from tasks.stages import stand
 
 UNCHANGED = "skipped: data and configuration are unchanged"
@@ -24,12 +25,12 @@ UNCHANGED = "skipped: data and configuration are unchanged"
 
 @flow(
     name="retrain",
-    flow_run_name="retrain {config.data.source} {config.data.image_size}px",
+    flow_run_name=name_flow_run,
     persist_result=False,
     on_failure=[tell_end],
     on_crashed=[tell_end],
 )
-def retrain(config: Config, from_champion: bool = False) -> State[dict[str, Any]]:
+def retrain(config: Config, from_champion: bool = False, labels: Labels = UNNAMED) -> State[dict[str, Any]]:
     """Run the pipeline again, unless data, configuration and code are those of a finished run.
 
     The flow run's state says how the new version stands against the champion.
@@ -37,21 +38,25 @@ def retrain(config: Config, from_champion: bool = False) -> State[dict[str, Any]
     Args:
         config: everything that decides what the run does.
         from_champion: begin with the champion's weights instead of new ones.
+        labels: what each run is called.
 
     Raises:
         UserError: a path of the configuration is relative.
     """
     workspace = operations.Workspace.open()
-    with notifying_flow(workspace, f"retrain {operations.run_name(config)}"):
+    with notifying_flow(workspace, f"retrain {operations.run_name(config, labels)}"):
+        tag_flow_run(labels)
         refuse_relative_paths(config)
-        return _retrain(workspace, config, from_champion=from_champion)
+        return _retrain(workspace, config, labels, from_champion=from_champion)
 
 
-def _retrain(workspace: operations.Workspace, config: Config, *, from_champion: bool) -> State[dict[str, Any]]:
+def _retrain(
+    workspace: operations.Workspace, config: Config, labels: Labels, *, from_champion: bool
+) -> State[dict[str, Any]]:
     retraining = operations.plan_retraining(workspace, config, from_champion=from_champion)
     if not retraining.has_news:
         return report_unchanged(retraining.plans)
-    done = run_stages(workspace, config, start=retraining.start)
+    done = run_stages(workspace, config, start=retraining.start, labels=labels)
     standing = stand(workspace, config, done["version"])
     news = [f"- {name}: {stage.reason}" for name, stage in retraining.plans.items() if stage.status != "done"]
     head = f"Registered **{done['model']} version {done['version']}**: {standing.line()}."

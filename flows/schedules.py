@@ -22,11 +22,13 @@ from prefect.utilities.callables import parameter_schema
 from prefect.utilities.urls import url_for
 
 from flows.deployments import POOL, TRAINING_QUEUE, find_deployment, make_pool
+from flows.naming import UNNAMED
 from flows.retrain import retrain
 from flows.rules import AnySchedule, describe_rule, next_dates
 from flows.run_lines import describe_state
 from pikavae.config import Config
 from pikavae.errors import UserError
+from pikavae.operations import Labels
 
 SCHEDULED_TAG = "scheduled in the terminal"
 
@@ -58,7 +60,9 @@ class Schedule:
     link: str = ""
 
 
-def schedule_retrain(config: Config, name: str, schedule: CronSchedule, *, from_champion: bool) -> Schedule:
+def schedule_retrain(
+    config: Config, name: str, schedule: CronSchedule, *, from_champion: bool, labels: Labels = UNNAMED
+) -> Schedule:
     """Run `retrain` on a schedule; a schedule of the same name is replaced.
 
     Raises:
@@ -77,7 +81,11 @@ def schedule_retrain(config: Config, name: str, schedule: CronSchedule, *, from_
             client.create_flow(retrain),
             name,
             schedules=[DeploymentScheduleCreate(schedule=schedule, active=True)],
-            parameters={"config": config.model_dump(mode="json"), "from_champion": from_champion},
+            parameters={
+                "config": config.model_dump(mode="json"),
+                "from_champion": from_champion,
+                "labels": labels.model_dump(mode="json"),
+            },
             description=f"Trains on `{config.data.source}` again if something changed. Set by `pikavae schedule`.",
             work_pool_name=POOL,
             work_queue_name=TRAINING_QUEUE,

@@ -39,6 +39,14 @@ def _check_candidates(name: str) -> str:
     return name
 
 
+def _check_experiment(name: str) -> str:
+    if name == CHAMPIONS:
+        raise ValueError("this experiment holds the files of what is in production; choose another name")
+    if not name.isprintable() or name != name.strip():
+        raise ValueError("it has blanks around it, a line break or another character that is not shown")
+    return name
+
+
 Cadence = Annotated[int | str, AfterValidator(_check_cadence)]
 """How often something happens: a number of optimizer steps, or a text such as `2 epochs` or `10 minutes`."""
 
@@ -477,7 +485,7 @@ class PromotionConfig(Section):
 class TrackingConfig(Section):
     """Where runs are recorded. MLFLOW_TRACKING_URI names the server or database."""
 
-    experiment: str = Field("pikavae", min_length=1, max_length=200)
+    experiment: Annotated[str, AfterValidator(_check_experiment)] = Field("pikavae", min_length=1, max_length=200)
     """The MLflow experiment of the runs."""
 
 

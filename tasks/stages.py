@@ -15,7 +15,7 @@ from prefect.runtime import flow_run
 from pikavae import operations
 from pikavae.config import Config
 from pikavae.errors import TransientError
-from pikavae.operations import Evaluated, Prepared, Registered, ResolvedModel, Standing, Trained, Workspace
+from pikavae.operations import Evaluated, Labels, Prepared, Registered, ResolvedModel, Standing, Trained, Workspace
 from pikavae.tracker.tags import FLOW_RUN_NAME_TAG, FLOW_RUN_TAG, FLOW_RUN_URL_TAG
 
 DELAYS_SECONDS = [5.0, 30.0]
@@ -62,7 +62,13 @@ def prepare(workspace: Workspace, config: Config) -> Prepared:
 
 @stage("train", "train f{config.model.downsampling_factor} with {config.optimizer.name}")
 def train(
-    workspace: Workspace, config: Config, prepared: Prepared, *, start: ResolvedModel | None, fresh: bool
+    workspace: Workspace,
+    config: Config,
+    prepared: Prepared,
+    *,
+    start: ResolvedModel | None,
+    fresh: bool,
+    labels: Labels,
 ) -> Trained:
     """Train, resume an unfinished training, or reuse a finished one; the MLflow run points to this flow run."""
     links = {
@@ -70,7 +76,7 @@ def train(
         FLOW_RUN_NAME_TAG: str(flow_run.name),
         **({FLOW_RUN_URL_TAG: url} if (url := str(flow_run.ui_url)).startswith("http") else {}),
     }
-    return operations.train(workspace, config, prepared, start=start, fresh=fresh, links=links)
+    return operations.train(workspace, config, prepared, start=start, fresh=fresh, links=links, labels=labels)
 
 
 @stage("evaluate", "evaluate {trained.run.run_id}")

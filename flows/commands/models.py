@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from flows.command import Arguments, Result
 from flows.options import Options, RepairOptions, VerifyOptions
-from flows.tables import brief, columns, label_text, minute, table
+from flows.tables import brief, columns, label_text, minute, shorten, table
 from pikavae.errors import DisagreementError
 from pikavae.evaluation.metrics.definitions import METRICS
+from pikavae.tracker.labels import own_tags
 from pikavae.tracker.tags import (
     CHAMPION,
     COMMIT_TAG,
@@ -25,9 +26,10 @@ from pikavae.tracker.tags import (
 if TYPE_CHECKING:
     from pikavae.operations import Listed, Repaired, Verified
 
+NAME_LENGTH = 60
+"""How many characters of a run's name the list shows."""
 SCORES = ("psnr", "psnr_worst_tenth", "ssim", "lpips", "rfid", "scaling_factor")
 """The few numbers that a person compares."""
-OURS = ("pikavae.", "mlflow.")
 
 
 def list_models(arguments: Arguments[Options]) -> Result:
@@ -94,7 +96,7 @@ def list_result(found: list[Listed]) -> Result:
             minute(item.version.created)[:10],
             _score(item),
             _data(item),
-            item.run_name or f"run {item.version.run_id[:8]}, deleted",
+            shorten(item.run_name or f"run {item.version.run_id[:8]}, deleted", NAME_LENGTH),
         ]
         for item in found
     ]
@@ -114,8 +116,10 @@ def version_result(item: Listed) -> Result:
         label_text("score", ", ".join(_scores(metrics)) or "not measured yet; `pikavae evaluate` measures it"),
         label_text("data set", f"{_data(item)}{_name_set(version.tags)}"),
         label_text("made", f"{minute(version.created)} UTC by run {version.run_id[:8]} ({item.run_name or 'deleted'})"),
+        *([label_text("note", " ".join(item.run_note.split()))] if item.run_note else []),
         *_status_lines(item),
         *_tag_lines(version.tags),
+        *(label_text("tag of run", f"{name}: {value}") for name, value in item.run_tags.items()),
         label_text("files", f"{len(version.manifest)}; all hashes: pikavae models show {version.version} --json"),
         label_text("lineage", f"pikavae models lineage {version.version}"),
     ]
@@ -146,9 +150,8 @@ def _tag_lines(tags: Mapping[str, str]) -> Iterator[str]:
         yield label_text("code", f"commit {commit[:8]}{changes}")
     if report := tags.get(REPORT_TAG):
         yield label_text("report", f"evaluations/{report}/report.html in the state folder")
-    for name, value in sorted(tags.items()):
-        if not name.startswith(OURS):
-            yield label_text("tag", f"{name}: {value}")
+    for name, value in own_tags(tags).items():
+        yield label_text("tag", f"{name}: {value}")
 
 
 def _scores(metrics: Mapping[str, float]) -> Iterator[str]:
@@ -184,6 +187,8 @@ def _json(item: Listed) -> dict[str, Any]:
         "created": item.version.created.isoformat(),
         **asdict(item.status),
         "run_name": item.run_name,
+        "run_note": item.run_note,
+        "run_tags": dict(item.run_tags),
         "data_source": item.source,
         "image_size": item.image_size,
         "primary_metric": item.primary_metric,

@@ -17,6 +17,7 @@ from pikavae.workspace.home import expand_user
 
 if TYPE_CHECKING:
     from pikavae.config import Config
+    from pikavae.operations import Labels
 
 
 def run(arguments: Arguments[RunOptions]) -> Result:
@@ -24,14 +25,30 @@ def run(arguments: Arguments[RunOptions]) -> Result:
     from pikavae import operations
 
     config, fresh = arguments.config, arguments.options.fresh
+    labels = labels_of(arguments)
     workspace = arguments.workspace
-    with operations.attempt(workspace, operations.run_name(config), attended=_is_attended()):
+    with operations.attempt(workspace, operations.run_name(config, labels), attended=_is_attended()):
         # The user's mistakes are reported before a server is started.
         start = operations.starting_weights(workspace, config)
         plans = operations.plan(workspace, config, start=start)
         finished = all(stage.status == "done" for stage in plans.values()) and not fresh
-        done = operations.run(workspace, config) if finished else run_flow(workspace.home, config, fresh=fresh)
+        if finished:
+            done = operations.run(workspace, config, labels=labels)
+        else:
+            done = run_flow(workspace.home, config, labels, fresh=fresh)
     return done, closing_lines(done)
+
+
+def labels_of(arguments: Arguments[RunOptions]) -> Labels:
+    """Return what a command line calls its run.
+
+    Raises:
+        UserError: a name, note or tag that MLflow or Prefect would not take.
+    """
+    from pikavae.operations import read_labels
+
+    options = arguments.options
+    return read_labels(arguments.names[0], name=options.name, note=options.note, tags=options.tag)
 
 
 def _is_attended() -> bool:
@@ -39,7 +56,7 @@ def _is_attended() -> bool:
     return sys.stdin is not None and sys.stdin.isatty()
 
 
-def run_flow(home: Path, config: Config, *, fresh: bool) -> dict[str, Any]:
+def run_flow(home: Path, config: Config, labels: Labels, *, fresh: bool) -> dict[str, Any]:
     """Run the four stages as a flow, on the running server or on one for this run.
 
     Raises:
@@ -61,7 +78,7 @@ def run_flow(home: Path, config: Config, *, fresh: bool) -> dict[str, Any]:
         server.wait_until_healthy(f"{os.environ['PREFECT_API_URL']}/health")
     try:
         crash_runs_without_owner()
-        return pipeline.with_options(on_running=[mark_owner])(config, fresh=fresh)
+        return pipeline.with_options(on_running=[mark_owner])(config, fresh=fresh, labels=labels)
     except (httpx.TransportError, httpx.HTTPStatusError) as error:
         if (explained := diagnose(home)) is not None:
             raise explained from None
@@ -119,11 +136,12 @@ def train(arguments: Arguments[RunOptions]) -> Result:
     """Prepare the pictures and train."""
     from pikavae import operations
 
-    workspace, config = arguments.workspace, arguments.config
-    with operations.attempt(workspace, operations.run_name(config), attended=_is_attended()):
+    workspace, config, labels = arguments.workspace, arguments.config, labels_of(arguments)
+    with operations.attempt(workspace, operations.run_name(config, labels), attended=_is_attended()):
         start = operations.starting_weights(workspace, config)
         prepared = operations.prepare(workspace, config)
-        trained = operations.train(workspace, config, prepared, start=start, fresh=arguments.options.fresh)
+        fresh = arguments.options.fresh
+        trained = operations.train(workspace, config, prepared, start=start, fresh=fresh, labels=labels)
     shown = ("start_step", "steps", "images_seen", "images_per_second")
     result = {"run_id": trained.run.run_id, **{name: getattr(trained.result, name) for name in shown}}
     return {**result, "snapshot": str(trained.snapshot)}, f"run {trained.run.run_id}\n{trained.snapshot}"

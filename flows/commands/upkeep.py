@@ -115,13 +115,16 @@ def schedule(arguments: Arguments[ScheduleOptions]) -> Result:
         raise UserError(f"--name {name!r}: Prefect takes no {refused[0]} in a name; choose another")
     from pikavae import operations
 
+    labels = operations.read_labels(preset, note=options.note, tags=options.tag)
     config = operations.settle(arguments.workspace, arguments.config, from_champion=options.from_champion)
     _set_up_prefect(arguments.workspace.home)
     from flows import rules, schedules
 
     cron = rules.cron_schedule(options.cron, options.timezone, where="--")
     _require_server()
-    return schedules_result([schedules.schedule_retrain(config, name, cron, from_champion=options.from_champion)])
+    return schedules_result(
+        [schedules.schedule_retrain(config, name, cron, from_champion=options.from_champion, labels=labels)]
+    )
 
 
 def list_schedules(arguments: Arguments[Options]) -> Result:

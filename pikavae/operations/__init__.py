@@ -11,7 +11,6 @@ from pikavae.operations.describing import (
     data_markdown,
     data_summary,
     result_markdown,
-    run_name,
     summary,
 )
 from pikavae.operations.exchange import export_model, export_target, import_model, tools_note
@@ -20,6 +19,7 @@ from pikavae.operations.housekeeping import Housekeeping, housekeeping
 from pikavae.operations.keys import Plan
 from pikavae.operations.lineage import Link, line_of, lineage
 from pikavae.operations.models import evaluate_model, find_or_register, list_models, register_model
+from pikavae.operations.naming import run_name
 from pikavae.operations.pictures import encode, interpolate, reconstruct, sample
 from pikavae.operations.pipeline import evaluate, prepare, register, run, train
 from pikavae.operations.planning import Retraining, plan, plan_retraining
@@ -60,6 +60,7 @@ from pikavae.production.repair import Repaired, repair_production
 from pikavae.production.standing import Standing
 from pikavae.production.verify import Verified
 from pikavae.tracker.client import Workspace
+from pikavae.tracker.labels import Labels, read_labels
 
 __all__ = [
     "REPORT_PAGE",
@@ -70,6 +71,7 @@ __all__ = [
     "Evaluated",
     "HalfSafe",
     "Housekeeping",
+    "Labels",
     "Link",
     "Listed",
     "Plan",
@@ -125,6 +127,7 @@ __all__ = [
     "prepare",
     "promote",
     "prune",
+    "read_labels",
     "reconstruct",
     "record_crash",
     "register",

@@ -84,13 +84,6 @@ def data_metrics(prepared_set: PreparedSet) -> dict[str, float]:
     return {f"data/{name}": float(value) for name, value in prepared_set.record.counts.items()}
 
 
-def run_name(config: Config) -> str:
-    """Return the run's name in the UI: source, size, downsampling factor, optimizer, and a loss other than MSE."""
-    source = config.data.source.rstrip("/").rsplit("/", 1)[-1]
-    words = [source, f"{config.data.image_size}px", f"f{config.model.downsampling_factor}", config.optimizer.name]
-    return " ".join([*words, *([] if config.loss.reconstruction == "mse" else [config.loss.reconstruction])])
-
-
 def evaluation_note(log: RunLog, report: Report, folder: str) -> str:
     """Return the run's description with its scores, which replace those of an earlier evaluation.
 

@@ -91,6 +91,9 @@ def lineage(workspace: Workspace, number: int, config: Config) -> list[Link]:
             run_id,
             tracked is not None,
             {
+                "called": repr(tracked.name) if tracked else None,
+                "note": repr(tracked.note) if tracked and tracked.note else None,
+                **(tracked.own_tags if tracked else {}),
                 "status": tracked.status if tracked else None,
                 "folder": record is not None,
                 "config": tags.get(CONFIG_HASH_TAG),

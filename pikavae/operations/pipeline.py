@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -29,16 +28,15 @@ from pikavae.operations.describing import (
     EVALUATION,
     about_of,
     card_of,
-    data_metrics,
     evaluation_note,
     report_tags,
     run_metrics,
-    run_name,
     run_note,
     summary,
     version_metrics,
 )
-from pikavae.operations.extending import Extension, begin_with, find_extension
+from pikavae.operations.naming import label_earlier, run_name
+from pikavae.operations.opening import open_run
 from pikavae.operations.resolve import ResolvedModel, starting_weights
 from pikavae.operations.results import (
     STAGE_NAME,
@@ -49,7 +47,6 @@ from pikavae.operations.results import (
     Trained,
     find_evaluated,
     find_trained,
-    find_unfinished,
     report_hashes,
 )
 from pikavae.operations.runtime import (
@@ -58,7 +55,6 @@ from pikavae.operations.runtime import (
     count_processes,
     find_gaps,
     for_this_machine,
-    record_of,
     recording,
     repair_records,
     threads_of,
@@ -69,23 +65,20 @@ from pikavae.registry import versions
 from pikavae.tracker.checkout import git_tags
 from pikavae.tracker.client import Workspace
 from pikavae.tracker.delivery import Delivery, moments
-from pikavae.tracker.queries import query_runs
+from pikavae.tracker.labels import Labels
 from pikavae.tracker.run_log import RunLog
 from pikavae.tracker.tags import (
     BEST_STEP_TAG,
     CONFIG_HASH_TAG,
     EVALUATE_KEY_TAG,
-    EXTENDS_TAG,
     FINGERPRINT_TAG,
+    FLOW_RUN_NAME_TAG,
     FLOW_RUN_TAG,
     REGISTER_KEY_TAG,
     REGISTERED_MODEL_TAG,
-    RUN_KEY_TAG,
     RUN_TAG,
     SNAPSHOT_TAG,
     START_STEP_TAG,
-    STARTING_WEIGHTS_TAG,
-    TRAIN_KEY_TAG,
     VERSION_TAG,
 )
 from pikavae.training.worker import Job
@@ -139,10 +132,12 @@ def train(
     start: ResolvedModel | None,
     fresh: bool = False,
     links: Mapping[str, str] | None = None,
+    labels: Labels | None = None,
 ) -> Trained:
     """Train, resume an unfinished training of the same key, or reuse a finished one; one process at a time does so.
 
-    A finished training that is shorter and otherwise equal is extended, if `find_extension` permits it.
+    A finished training that is shorter and otherwise equal is extended, if `find_extension` permits it. A run that is
+    resumed or reused gets the labels that are given, and keeps its others.
 
     Args:
         workspace: the state folder and its store.
@@ -151,8 +146,10 @@ def train(
         start: the first weights, such as those that `training.start` names; None for new ones.
         fresh: train again even if the same was trained before.
         links: tags that point to where this attempt was started, such as `pikavae.flow_run_id`.
+        labels: what the user calls the run.
     """
-    began = time.monotonic()
+    began, labels, links = time.monotonic(), labels or Labels(), links or {}
+    name = labels.name or links.get(FLOW_RUN_NAME_TAG) or run_name(config, labels)
     config = for_this_machine(config)
     digest = start.digest if start else None
     use_threads(config)
@@ -165,15 +162,16 @@ def train(
         if found is not None:
             logger.info("reusing run %s, which has trained this", found.run.run_id)
             note_run(found.run.run_id)
+            label_earlier(workspace, config, found.run.run_id, labels)
             return found
         refuse_what_cannot_begin(config, start)
-        run, log = _open_run(workspace, config, prepared, inputs, fresh=fresh)
+        run, log = open_run(workspace, config, prepared, inputs, labels, name, fresh=fresh)
         note_run(run.run_id)
         with recording(workspace, log):
-            log.set_tags({**git_tags(CHECKOUT), **(links or {})})
-            log.set_note(run_note(config, prepared.prepared_set, log, links or {}))
+            log.set_tags({**git_tags(CHECKOUT), **links})
+            log.set_note(run_note(config, prepared.prepared_set, log, links))
             log.log_file(prepared.prepared_set.path / PAGE_NAME, "data")
-            if links and (flow_run_id := links.get(FLOW_RUN_TAG)):
+            if flow_run_id := links.get(FLOW_RUN_TAG):
                 log.add_attempt(flow_run_id)
             result = _train_in(workspace, config, prepared.prepared_set, run, log, start)
         snapshot = run.path / "snapshots" / result.snapshot
@@ -266,10 +264,11 @@ def register(
     return Registered(version, reused=False, seconds=time.monotonic() - began)
 
 
-def run(workspace: Workspace, config: Config, *, fresh: bool = False) -> dict[str, Any]:
+def run(workspace: Workspace, config: Config, *, fresh: bool = False, labels: Labels | None = None) -> dict[str, Any]:
     """Run the four stages in order, like the flow but without Prefect, and return the keys of `pikavae run --json`."""
     prepared = prepare(workspace, config)
-    trained = train(workspace, config, prepared, start=starting_weights(workspace, config), fresh=fresh)
+    start = starting_weights(workspace, config)
+    trained = train(workspace, config, prepared, start=start, fresh=fresh, labels=labels)
     evaluated = evaluate(workspace, config, prepared, trained)
     return summary(prepared, trained, evaluated, register(workspace, config, prepared, trained, evaluated))
 
@@ -305,50 +304,6 @@ def report_on(
             stage = StageRecord(inputs=inputs, sha256=report_hashes(temporary))
             (temporary / STAGE_NAME).write_text(stage.to_json())
     return Evaluated(report, folder, reused=False)
-
-
-def _open_run(
-    workspace: Workspace, config: Config, prepared: Prepared, inputs: Inputs, *, fresh: bool
-) -> tuple[RunFolder, RunLog]:
-    """Return the unfinished run of this key, or a new one, with its log."""
-    client, key, prepared_set = workspace.client, keys.key_of(inputs), prepared.prepared_set
-    begun = None if fresh else find_unfinished(workspace, key)
-    if begun is not None:
-        logger.info("going on with run %s", begun.run_id)
-        return begun, RunLog.resume(client, begun.run_id)
-    extension = None if fresh else find_extension(workspace, config, inputs, len(prepared_set.train))
-    extends = extension if isinstance(extension, Extension) else None
-    if extension is not None:
-        logger.info("%s", extends.reason if extends else extension)
-    experiment = workspace.experiment_id(config.tracking.experiment)
-    tags = {
-        TRAIN_KEY_TAG: key,
-        RUN_KEY_TAG: keys.run_key(config, inputs),
-        FINGERPRINT_TAG: prepared_set.fingerprint,
-        **({STARTING_WEIGHTS_TAG: inputs[keys.START]} if keys.START in inputs else {}),
-        **({EXTENDS_TAG: extends.tag} if extends else {}),
-    }
-    orphan = (
-        None if fresh else next((run for run in query_runs(client, experiment, tags) if run.status == "RUNNING"), None)
-    )
-    if orphan is not None:  # it was killed after creating the MLflow run and before creating its folder
-        log = RunLog.resume(client, orphan.run_id)
-    else:
-        log = RunLog.start(client, experiment, run_name(config), tags=tags, params=config.flat())
-    log.log_text(config.to_yaml(), "config.yaml")
-    for side, context in ((prepared_set.train, "training"), (prepared_set.validation, "validation")):
-        log.log_dataset(
-            f"{config.data.source} {context}"[:500],
-            side.digest[:36],
-            context,
-            num_rows=len(side),
-            source=config.data.source,
-        )
-    log.log(data_metrics(prepared_set), 0)
-    record = record_of(config, inputs, datetime.now(UTC), extends.tag if extends else None)
-    if extends:
-        begin_with(workspace, extends, workspace.home / "runs" / log.run_id)
-    return runs.create_run_folder(workspace.home, log.run_id, record), log
 
 
 def _train_in(

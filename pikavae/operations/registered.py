@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pikavae.config import Config, EvaluationConfig
@@ -30,6 +30,8 @@ class Listed:
         source: `data.source` of its training, or where it was imported from; None if unknown.
         image_size: the side of the pictures in pixels; None if unknown.
         primary_metric: the metric that ranks it.
+        run_note: what a person wrote about its run; empty if nobody did, or the run is gone.
+        run_tags: the tags that people gave its run.
     """
 
     version: Version
@@ -38,6 +40,8 @@ class Listed:
     source: str | None
     image_size: int | None
     primary_metric: str
+    run_note: str = ""
+    run_tags: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def score(self) -> float | None:
@@ -70,6 +74,8 @@ def _describe(workspace: Workspace, version: Version) -> Listed:
         version.tags.get(IMPORT_TAG) or data.get("source"),
         data.get("image_size"),
         evaluation.get("primary_metric") or EvaluationConfig().primary_metric,
+        run.note if run else "",
+        run.own_tags if run else {},
     )
 
 

@@ -9,10 +9,12 @@ import yaml
 
 from pikavae.data.prepare import find_prepared
 from pikavae.data.prepared.dataset import PictureSet
+from pikavae.errors import PikavaeError
 from pikavae.evaluation.report.model_card import Training
 from pikavae.model.snapshot import WEIGHTS_NAME
 from pikavae.operations import keys
 from pikavae.tracker.client import Workspace
+from pikavae.tracker.queries import FoundRun, get_run
 from pikavae.workspace import runs
 from pikavae.workspace.files import sha256_of
 from pikavae.workspace.run_record import ImportResult, TrainingResult
@@ -29,12 +31,16 @@ def training_of(workspace: Workspace, snapshot: Path) -> Training | None:
     if not isinstance(result, TrainingResult) or not result.steps:
         return None
     picture_set = training_pictures_of(workspace, snapshot)
+    labelled = _labels_of(workspace, run.run_id)
     return Training(
         step=step,
         steps=result.steps,
         images_seen=step * result.images_seen // result.steps,  # every batch is full
         num_images=None if picture_set is None else len(picture_set),
         started_with=run.record.inputs.get(keys.START),
+        name=labelled.name if labelled else None,
+        note=labelled.note if labelled else "",
+        tags=labelled.own_tags if labelled else {},
     )
 
 
@@ -55,7 +61,11 @@ def lineage_of(workspace: Workspace, snapshot: Path) -> dict[str, Any]:
     record, result = run.record, run.result
     if isinstance(result, ImportResult):
         return {"imported from": result.imported, "imported": record.created}
+    labelled = _labels_of(workspace, run.run_id)
     told: dict[str, Any] = {
+        "run": f"{labelled.name} ({run.run_id})" if labelled else run.run_id,
+        "note": (labelled.note if labelled else "") or None,
+        "tags": (labelled.own_tags if labelled else {}) or None,
         "begun": record.created,
         "source": record.config.get("data", {}).get("source"),
         "prepared set": record.inputs.get("prepared set"),
@@ -70,6 +80,14 @@ def lineage_of(workspace: Workspace, snapshot: Path) -> dict[str, Any]:
         }
     code = {name: value for name, value in record.inputs.items() if name.startswith("code of ")}
     return {name: value for name, value in {**told, **code}.items() if value is not None}
+
+
+def _labels_of(workspace: Workspace, run_id: str) -> FoundRun | None:
+    """Return a run with its name, note and tags as MLflow has them now; None if MLflow has no such run, or is away."""
+    try:
+        return get_run(workspace.client, run_id)
+    except PikavaeError:
+        return None
 
 
 def _run_and_step(workspace: Workspace, snapshot: Path) -> tuple[RunFolder, int] | None:

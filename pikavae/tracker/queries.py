@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from pikavae.tracker.labels import own_tags
 from pikavae.tracker.mlflow_files import all_pages
-from pikavae.tracker.tags import PACKAGE_NAME, REGISTER_KEY_TAG
+from pikavae.tracker.tags import OWN_NOTE_TAG, PACKAGE_NAME, REGISTER_KEY_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -28,6 +29,16 @@ class FoundRun:
     tags: Mapping[str, str]
     metrics: Mapping[str, float]
     started: datetime
+
+    @property
+    def note(self) -> str:
+        """Return what a person wrote about it; empty if nobody did."""
+        return self.tags.get(OWN_NOTE_TAG, "")
+
+    @property
+    def own_tags(self) -> dict[str, str]:
+        """Return the tags that people gave it, by name."""
+        return own_tags(self.tags)
 
 
 def query_runs(client: MlflowClient, experiment_id: str, tags: Mapping[str, str]) -> list[FoundRun]:

@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 from pikavae.process.marks import mark_here
+from pikavae.tracker.labels import describe, own_part
 from pikavae.tracker.mlflow_files import all_pages, all_versions, delete_model, point_time
 from pikavae.tracker.queries import CHECKPOINT_TYPE
 from pikavae.tracker.tags import ATTEMPTS_TAG, NOTE_TAG, OWNER_TAG
@@ -305,12 +306,12 @@ class RunLog:
             self._client.set_tag(self.run_id, ATTEMPTS_TAG, ",".join([*attempts, flow_run_id]))
 
     def note(self) -> str:
-        """Return the Markdown at the head of the run's page; empty if there is none."""
-        return self.tags().get(NOTE_TAG, "")
+        """Return the run's description without a person's note before it; empty if there is none."""
+        return own_part(self.tags())
 
     def set_note(self, markdown: str) -> None:
-        """Replace the Markdown at the head of the run's page."""
-        self._client.set_tag(self.run_id, NOTE_TAG, markdown)
+        """Replace the run's description, Markdown at the head of its page; a person's note stays before it."""
+        self._client.set_tag(self.run_id, NOTE_TAG, describe(self.tags(), markdown))
 
     def end(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
         """Flush, and close the run."""

@@ -23,6 +23,10 @@ FIRST_TAG = "pikavae.ledger.first"
 """The hash of the ledger's first event, which differs between ledgers."""
 
 # Of runs.
+OWN_NOTE_TAG = "pikavae.note"
+"""What a person wrote about a run, which stands first in its description."""
+PRESET_TAG = "pikavae.preset"
+"""The preset that a run's configuration began with, or the most similar one."""
 TRAIN_KEY_TAG = "pikavae.train_key"
 RUN_KEY_TAG = "pikavae.run_key"
 EVALUATE_KEY_TAG = "pikavae.evaluate_key"

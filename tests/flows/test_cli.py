@@ -46,6 +46,9 @@ HASH = re.compile(r"\b[0-9a-f]{17,}\b")
         (["models", "show", "previous"], "previous of 'pikavae-production': there is none"),
         (["promote", "1", "--reason", "why", "else"], "--reason: one value is expected, and 'else' is another"),
         (["export", "1"], "export: name a model and a new folder"),
+        (["run", "--name", "a\nb"], "--name 'a\\nb': it has a line break"),
+        (["train", "--tag", "mlflow.user=me"], "--tag: 'mlflow.user': tags that begin with mlflow."),
+        (["plan", "--experiment", "pikavae-production"], "tracking.experiment 'pikavae-production': this experiment"),
         (["run", "."], "preset '.': a folder; pictures are named by --data.source"),
         (["promote"], "promote: name one version number"),
         (["promote", "1"], "--reason: it is empty"),
@@ -141,7 +144,7 @@ def test_versions_are_promoted_and_taken_back(capsys, tiny_flags, folder_of_pict
     assert [line.split()[2] for line in out.splitlines()[1:] if line[0] != " "].count("promote") == 2
     assert 'it is "better", he said' in " ".join(out.split())
     _, out, _ = run_cli(capsys, "models", "list")
-    assert [line.split()[1] for line in out.splitlines()] == ["ROLE", "previous", "champion"]
+    assert [line.split()[1] for line in out.splitlines() if line[0] != " "] == ["ROLE", "previous", "champion"]
     assert all(len(line) <= 80 for line in out.splitlines())
     shown = json.loads(run_cli(capsys, "models", "list", "--json")[1])["versions"]
     assert [(item["version"], item["data_source"]) for item in shown] == [(2, "sprites"), (1, "sprites")]
@@ -175,11 +178,12 @@ def test_doctor_knows_what_is_here(capsys):
 def test_the_pipeline_runs_under_prefect_without_a_server(tiny_flags, tmp_path):
     """From a working directory elsewhere; the flow, its tasks and its artifact are in Prefect's database."""
     command = [sys.executable, "-m", "flows.cli", "run", "demo", *tiny_flags, "--json"]
+    labels = ["--name", "fit for a talk", "--note", "for Monday", "--tag", "team=a", "--experiment", "talk"]
     home = tmp_path / "home"
     environment = {"PATH": "/usr/bin:/bin", "PIKAVAE_HOME": str(home), "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
     work = tmp_path / "elsewhere"
     work.mkdir()
-    done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, *labels], cwd=work, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert result.keys() >= {"run_id", "fingerprint", "model", "version", "metrics", "stages"}
@@ -188,16 +192,21 @@ def test_the_pipeline_runs_under_prefect_without_a_server(tiny_flags, tmp_path):
     assert list(work.iterdir()) == []
 
     with closing(sqlite3.connect(home / "prefect" / "prefect.db")) as database:
-        (flow_run,) = database.execute("select id, state_type from flow_run").fetchall()
+        (flow_run,) = database.execute("select id, state_type, name, tags from flow_run").fetchall()
         tasks = {
             name.split(" ")[0] for (name,) in database.execute("select name from task_run where state_type='COMPLETED'")
         }
         artifacts = [key for (key,) in database.execute("select key from artifact where type='markdown'")]
-    assert flow_run[1] == "COMPLETED"
+    assert flow_run[1:3] == ("COMPLETED", "fit for a talk")
+    assert "team=a" in json.loads(flow_run[3])
     assert tasks == {"prepare", "train", "evaluate", "register"}
     assert sorted(artifacts) == ["pipeline-result", "prepared-set"]
     with closing(sqlite3.connect(home / "mlflow.db")) as database:
         tags = dict(database.execute("select key, value from tags where run_uuid=?", (result["run_id"],)))
+        run = "select runs.name, experiments.name from runs join experiments using (experiment_id) where run_uuid=?"
+        assert database.execute(run, (result["run_id"],)).fetchall() == [("fit for a talk", "talk")]
+    assert tags["team"] == "a"
+    assert tags["mlflow.note.content"].startswith("for Monday\n\n")
     assert tags["pikavae.flow_run_id"].replace("-", "") == flow_run[0].replace("-", "")
 
     bad = tmp_path / "bad"

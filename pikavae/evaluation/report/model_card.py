@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import yaml
@@ -43,6 +43,9 @@ class Training:
         images_seen: pictures up to the weights' step, counted each time they were seen.
         num_images: how many different training pictures there are; None if unknown.
         started_with: the digest of the first weights; None if they were new.
+        name: what its run is called; None if unknown.
+        note: what a person wrote about the run.
+        tags: the tags that people gave the run.
     """
 
     step: int
@@ -50,6 +53,9 @@ class Training:
     images_seen: int
     num_images: int | None
     started_with: str | None
+    name: str | None = None
+    note: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -222,7 +228,21 @@ def _training(config: Config, training: Training | None, *, is_imported: bool) -
         f"Trained by pikavae on the {pictures}training pictures of {source} at {data.image_size} px, {length}, from "
         f"{_start(config, training)}; loss: {config.loss.reconstruction}; optimizer: {config.optimizer.name}. "
         f"`pikavae.yaml` beside the weights has every setting."
+        f"{_labels(training)}"
     )
+
+
+def _labels(training: Training) -> str:
+    """Return what people call the run, as a paragraph; empty if nothing is known."""
+    if training.name is None:
+        return ""
+    tags = ", ".join(one_line(f"{name}={value}") for name, value in training.tags.items())
+    parts = [
+        f"Its run is called {one_line(training.name)}",
+        one_line(training.note).rstrip("."),
+        tags and f"tags: {tags}",
+    ]
+    return f"\n\n{'. '.join(part for part in parts if part)}."
 
 
 def _start(config: Config, training: Training) -> str:

@@ -1,0 +1,84 @@
+"""Open the MLflow run and the run folder of a training: those of an unfinished one, or new ones."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+
+from pikavae.config import Config
+from pikavae.operations import keys
+from pikavae.operations.describing import data_metrics
+from pikavae.operations.extending import Extension, begin_with, find_extension
+from pikavae.operations.naming import differences, label_earlier
+from pikavae.operations.results import Prepared, find_unfinished
+from pikavae.operations.runtime import record_of
+from pikavae.tracker.client import Workspace
+from pikavae.tracker.labels import Labels
+from pikavae.tracker.queries import query_runs
+from pikavae.tracker.run_log import RunLog
+from pikavae.tracker.tags import (
+    EXTENDS_TAG,
+    FINGERPRINT_TAG,
+    OWN_NOTE_TAG,
+    PRESET_TAG,
+    RUN_KEY_TAG,
+    STARTING_WEIGHTS_TAG,
+    TRAIN_KEY_TAG,
+)
+from pikavae.workspace import runs
+from pikavae.workspace.records import Inputs
+from pikavae.workspace.runs import RunFolder
+
+logger = logging.getLogger(__name__)
+
+
+def open_run(
+    workspace: Workspace, config: Config, prepared: Prepared, inputs: Inputs, labels: Labels, name: str, *, fresh: bool
+) -> tuple[RunFolder, RunLog]:
+    """Return the unfinished run of this key, or a new one, with its log. The labels are on it then."""
+    client, key, prepared_set = workspace.client, keys.key_of(inputs), prepared.prepared_set
+    begun = None if fresh else find_unfinished(workspace, key)
+    if begun is not None:
+        logger.info("going on with run %s", begun.run_id)
+        log = RunLog.resume(client, begun.run_id)
+        label_earlier(workspace, config, begun.run_id, labels)
+        return begun, log
+    extension = None if fresh else find_extension(workspace, config, inputs, len(prepared_set.train))
+    extends = extension if isinstance(extension, Extension) else None
+    if extension is not None:
+        logger.info("%s", extends.reason if extends else extension)
+    experiment = workspace.experiment_id(config.tracking.experiment)
+    tags = {
+        TRAIN_KEY_TAG: key,
+        RUN_KEY_TAG: keys.run_key(config, inputs),
+        FINGERPRINT_TAG: prepared_set.fingerprint,
+        **({STARTING_WEIGHTS_TAG: inputs[keys.START]} if keys.START in inputs else {}),
+        **({EXTENDS_TAG: extends.tag} if extends else {}),
+    }
+    told = {
+        **labels.tags,
+        PRESET_TAG: differences(config, labels.preset)[0],
+        **({OWN_NOTE_TAG: labels.note} if labels.note else {}),
+    }
+    orphan = (
+        None if fresh else next((run for run in query_runs(client, experiment, tags) if run.status == "RUNNING"), None)
+    )
+    if orphan is not None:  # it was killed after creating the MLflow run and before creating its folder
+        log = RunLog.resume(client, orphan.run_id)
+        label_earlier(workspace, config, orphan.run_id, labels)
+    else:
+        log = RunLog.start(client, experiment, name, tags={**tags, **told}, params=config.flat())
+    log.log_text(config.to_yaml(), "config.yaml")
+    for side, context in ((prepared_set.train, "training"), (prepared_set.validation, "validation")):
+        log.log_dataset(
+            f"{config.data.source} {context}"[:500],
+            side.digest[:36],
+            context,
+            num_rows=len(side),
+            source=config.data.source,
+        )
+    log.log(data_metrics(prepared_set), 0)
+    record = record_of(config, inputs, datetime.now(UTC), extends.tag if extends else None)
+    if extends:
+        begin_with(workspace, extends, workspace.home / "runs" / log.run_id)
+    return runs.create_run_folder(workspace.home, log.run_id, record), log

@@ -256,6 +256,23 @@ COMMANDS: dict[str, Command] = {
         examples=('rollback --reason "banding in dark pictures"', 'rollback --reason "as agreed" --json'),
         tells=True,
     ),
+    "rules": Command(
+        promotion.show_rules,
+        "Show who may approve, and how long a request waits.",
+        about="No flag and no preset of a requester changes these rules; they are events of the ledger.",
+        examples=("rules", "rules --json"),
+    ),
+    "rules set": Command(
+        promotion.set_rules,
+        "Set who may approve, and how long a request waits.",
+        about="All rules at once: what the line does not name is off. Only approvers may change rules that name some.",
+        options=options.RulesOptions,
+        examples=(
+            'rules set --two-people --request-days 14 --reason "as agreed"',
+            'rules set --approver zoe@box --approver mlflow:max --reason "the two of the model team"',
+        ),
+        tells=True,
+    ),
     "models list": Command(
         models.list_models,
         "List the candidates, the newest first.",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 
 def option(default: Any, text: str, *, name: str = "", repeats: bool = False, missing: str = "") -> Any:
@@ -96,7 +98,7 @@ class HalfSafeOptions(Options):
 
 @dataclass(frozen=True)
 class ReasonOptions(Options):
-    """Holds the options of `approve` and `rollback`."""
+    """Holds the reason that `approve` and `rollback` take."""
 
     reason: str = option(
         "",
@@ -110,6 +112,24 @@ class PromoteOptions(ReasonOptions):
     """Holds the options of `promote`."""
 
     force: bool = option(False, "Override gates that fail, except integrity and reports; the ledger records it.")
+
+
+@dataclass(frozen=True)
+class RulesOptions(ReasonOptions):
+    """Holds the options of `rules set`."""
+
+    approver: tuple[str, ...] = option(
+        (),
+        "Who may approve and change the rules: USER@HOST, or mlflow:NAME; repeat the flag for more. You must be one.",
+        repeats=True,
+    )
+    two_people: bool = option(False, "Whoever asked for a promotion may not approve it.")
+    request_days: Annotated[int, Field(ge=1, le=3650)] | None = option(
+        None, "How many days a request waits before it expires."
+    )
+    automatic: bool = option(
+        False, "Let promotion.approval automatic promote without a person, although there are such rules."
+    )
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,8 @@ def promote(model: Text, reason: Text, *, force: bool = False) -> dict[str, Any]
         with operations.notifying(workspace):
             config = operations.config_of_model(workspace, model)
             candidate = operations.find_or_register(workspace, model, config)
-            done = operations.promote(workspace, candidate, config, reason=reason, force=force)
+            who = operations.through_prefect(workspace)
+            done = operations.promote(workspace, candidate, config, reason=reason, force=force, actor=who)
     except GateError as refusal:
         _show_gates(refusal.result.get("verdicts"))
         raise
@@ -48,7 +49,7 @@ def approve(model: Annotated[int, Field(ge=1)], reason: Text) -> dict[str, Any]:
     workspace = operations.Workspace.open()
     with operations.notifying(workspace):
         config = operations.config_of_model(workspace, str(model))
-        done = operations.approve(workspace, model, config, reason=reason)
+        done = operations.approve(workspace, model, config, reason=reason, actor=operations.through_prefect(workspace))
     return _show(done, reason)
 
 

@@ -138,7 +138,8 @@ def _status_lines(item: Listed) -> Iterator[str]:
         "gates", f"{gate.outcome}{against}{overridden}; asked {minute(gate.time)} UTC by {gate.asked_by}: {gate.reason}"
     )
     by = f" {minute(approval.time)} UTC by {approval.by}: {approval.reason}" if approval.time else ""
-    yield label_text("approval", f"{approval.state}{by}")
+    until = f" until {minute(approval.until)} UTC" if approval.until else ""
+    yield label_text("approval", f"{approval.state}{until}{by}")
 
 
 def _tag_lines(tags: Mapping[str, str]) -> Iterator[str]:
@@ -242,5 +243,7 @@ def history_result(events: list[dict[str, Any]]) -> Result:
 def _describe_move(event: dict[str, Any]) -> str:
     if event["action"] in {"promote", "rollback"}:
         return f"{event['champion_before'] or '-'} -> {event['champion_after']}"
+    if event["action"] == "rules":
+        return "-"
     forced = f", overridden: {', '.join(event['overridden'])}" if event["overridden"] else ""
     return f"{event['version']} ({(event['verdicts'] or {}).get('outcome', '?')}{forced})"

@@ -12,6 +12,8 @@ EventName = Literal[
     "approval_needed",
     "promoted",
     "rolled_back",
+    "request_expired",
+    "rules_changed",
     "ledger_disagrees",
     "disk_low",
 ]
@@ -38,6 +40,8 @@ KINDS: dict[EventName, Kind] = {
     "approval_needed": Kind("warning", "a promotion waits for a person"),
     "promoted": Kind("success", "a version became champion"),
     "rolled_back": Kind("warning", "the previous champion is champion again"),
+    "request_expired": Kind("warning", "nobody approved a promotion in time"),
+    "rules_changed": Kind("warning", "the rules of promotion were changed"),
     "ledger_disagrees": Kind("failure", "the ledger does not verify"),
     "disk_low": Kind("warning", "the disk of the state folder is nearly full"),
 }

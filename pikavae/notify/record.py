@@ -18,6 +18,7 @@ from pikavae.notify.settings import Recipients
 from pikavae.production import ledger
 from pikavae.production.anchor import ledger_path
 from pikavae.production.ledger import Event
+from pikavae.production.rules import rules_after
 from pikavae.production.standing import Standing
 from pikavae.production.statuses import approval_of, is_open
 from pikavae.production.verdicts import Verdicts
@@ -107,11 +108,16 @@ def _tell(home: Path, event: Event, events: Sequence[Event]) -> Iterator[Notific
             yield _approval_needed(home, event, verdicts)
     elif event.action in {"promote", "rollback"}:
         yield _moved(event)
+    elif event.action == "expire":
+        yield _request_expired(event)
+    elif event.action == "rules":
+        yield _rules_changed(event)
 
 
 def _waits(event: Event, verdicts: Verdicts, events: Sequence[Event]) -> bool:
     """Return True if a request waits for a person: it was not refused, and no policy carries it out."""
     is_automatic = verdicts.outcome == "pass" and (event.thresholds or {}).get("approval") == "automatic"
+    is_automatic = is_automatic and not rules_after(events[: event.sequence - 1]).need_person
     is_refused = verdicts.outcome == "fail" and not event.forced
     return not is_automatic and not is_refused and approval_of(events, event) is None
 
@@ -156,6 +162,31 @@ def _moved(event: Event) -> Notification:
             "champion_before": event.champion_before,
             "previous": event.previous_after,
         },
+    )
+
+
+def _request_expired(event: Event) -> Notification:
+    return Notification.make(
+        _name_of(event),
+        "request_expired",
+        f"pikavae: the request for version {event.version} of {event.model} has expired",
+        [
+            f"{event.reason[:1].upper()}{event.reason[1:]}.",
+            f"`pikavae promote {event.version} --reason TEXT` asks again.",
+        ],
+        data=_facts(event),
+    )
+
+
+def _rules_changed(event: Event) -> Notification:
+    rules = [f"{name}: {', '.join(value) if isinstance(value, list) else value}" for name, value in event.rules.items()]
+    return Notification.make(
+        _name_of(event),
+        "rules_changed",
+        "pikavae: the rules of promotion were changed",
+        [f"{event.actor}: {event.reason}", *rules],
+        data={name: value for name, value in _facts(event).items() if name not in {"model", "version"}}
+        | {"rules": dict(event.rules)},
     )
 
 

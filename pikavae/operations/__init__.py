@@ -26,11 +26,14 @@ from pikavae.operations.planning import Retraining, plan, plan_retraining
 from pikavae.operations.promotion import (
     Promoted,
     approve,
+    current_rules,
     history,
     promote,
     rollback,
+    set_rules,
     status_of,
     verdict_lines,
+    who_set_rules,
 )
 from pikavae.operations.registered import Listed, registered_version, registered_versions
 from pikavae.operations.resolve import (
@@ -56,7 +59,9 @@ from pikavae.operations.upkeep import (
     serve_mlflow,
     start_mlflow,
 )
+from pikavae.production.identity import identity_of, through_prefect
 from pikavae.production.repair import Repaired, repair_production
+from pikavae.production.rules import Rules
 from pikavae.production.standing import Standing
 from pikavae.production.verify import Verified
 from pikavae.tracker.client import Workspace
@@ -84,6 +89,7 @@ __all__ = [
     "Report",
     "ResolvedModel",
     "Retraining",
+    "Rules",
     "Standing",
     "Trained",
     "Verified",
@@ -96,6 +102,7 @@ __all__ = [
     "check_recipients",
     "compare_models",
     "config_of_model",
+    "current_rules",
     "data_lines",
     "data_markdown",
     "data_summary",
@@ -110,6 +117,7 @@ __all__ = [
     "half_safe",
     "history",
     "housekeeping",
+    "identity_of",
     "import_model",
     "interpolate",
     "line_of",
@@ -144,14 +152,17 @@ __all__ = [
     "sample",
     "send_test",
     "serve_mlflow",
+    "set_rules",
     "settle",
     "start_mlflow",
     "starting_weights",
     "status_of",
     "summary",
+    "through_prefect",
     "tools_note",
     "train",
     "verdict_lines",
     "verify_and_tell",
     "watch",
+    "who_set_rules",
 ]

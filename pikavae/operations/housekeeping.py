@@ -1,4 +1,4 @@
-"""Keep a state folder in order: close cut-off runs, free disk space, verify production, back up, delete old logs."""
+"""Keep a state folder in order: close what was cut off or expired, free disk space, verify, back up, delete logs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from pikavae.errors import DamagedFileError, PikavaeError, UserError
 from pikavae.notify.telling import verify_and_tell
 from pikavae.operations.retention import prune
+from pikavae.production import requests
 from pikavae.production.anchor import ledger_path
 from pikavae.tracker.client import Workspace
 from pikavae.tracker.lost_runs import close_lost_runs
@@ -94,6 +95,7 @@ def housekeeping(
         *others,
         ("runs", lambda: _close_runs(workspace)),
         ("prune", lambda: _prune(workspace)),
+        ("requests", lambda: _close_requests(workspace)),
         ("ledger", lambda: _verify(workspace)),
         ("backup", lambda: _back_up(files, workspace.home / FOLDER, keep_backups)),
         ("logs", lambda: _delete_logs(workspace.home / "logs")),
@@ -129,6 +131,12 @@ def _close_runs(workspace: Workspace) -> str:
 def _prune(workspace: Workspace) -> str:
     removed = prune(workspace)
     return f"removed {len(removed)} things, {format_bytes(sum(item.bytes for item in removed))}"
+
+
+def _close_requests(workspace: Workspace) -> str:
+    closed = requests.close_expired(workspace)
+    named = ", ".join(f"version {request.version} of {request.model}" for request in closed)
+    return f"closed those for {named}: nobody approved them in time" if closed else "none has expired"
 
 
 def _verify(workspace: Workspace) -> str:

@@ -17,8 +17,10 @@ from pikavae.production import promote as production
 from pikavae.production.anchor import ledger_path
 from pikavae.production.entries import candidate_number
 from pikavae.production.gates import NEVER_FORCED
+from pikavae.production.identity import identity_of
 from pikavae.production.ledger import Event
 from pikavae.production.model import PRODUCTION_NAME, Origin, is_whole
+from pikavae.production.rules import Rules, rules_after, rules_event, why_not_ask
 from pikavae.production.statuses import Status
 from pikavae.production.verdicts import Verdicts
 from pikavae.registry import versions
@@ -62,11 +64,19 @@ class Promoted:
         }
 
 
-def promote(workspace: Workspace, candidate: Version, config: Config, *, reason: str, force: bool = False) -> Promoted:
+def promote(
+    workspace: Workspace,
+    candidate: Version,
+    config: Config,
+    *,
+    reason: str,
+    force: bool = False,
+    actor: str | None = None,
+) -> Promoted:
     """Request that a candidate becomes champion: measure it against the champion, and record what the gates say.
 
-    Under the policy `automatic`, a candidate that passes every gate is promoted at once. Any other request that was not
-    refused waits for `approve`.
+    Under the policy `automatic`, a candidate that passes every gate is promoted at once, unless the rules ask for a
+    person. Any other request that was not refused waits for `approve`.
 
     Args:
         workspace: the state folder and its store.
@@ -74,14 +84,18 @@ def promote(workspace: Workspace, candidate: Version, config: Config, *, reason:
         config: the data to measure on, how, the policy, and the registered model of the candidates.
         reason: the reason for the ledger.
         force: override failed gates, except those of the files themselves. The request still waits for approval.
+        actor: who asks, by default whom `identity_of` names.
 
     Raises:
         UserError: the pictures are not available, or the reason is empty.
-        GateError: a gate failed, or a report was edited; the champion did not change.
+        GateError: a gate failed, a report was edited, or the rules forbid it; the champion did not change.
         DamagedFileError: the files of the version or the champion, or the ledger, are not as they were written.
     """
     production.check_reason(reason)
-    client = workspace.client
+    client, who = workspace.client, actor or identity_of(workspace)
+    rules = current_rules(workspace)
+    if why := why_not_ask(ledger.read(ledger_path(workspace.home)), who):
+        raise GateError(f"promote {candidate.version}: {why}")
     own = config_of_snapshot(of_version(workspace, candidate).folder)
     champion = whole_champion(workspace)
     if champion is not None and champion.tags.get(REGISTER_KEY_TAG) == Origin.of_candidate(client, candidate).key:
@@ -98,17 +112,18 @@ def promote(workspace: Workspace, candidate: Version, config: Config, *, reason:
         verdicts=judged.verdicts.content(),
         overridden=forced,
         reason=reason,
+        actor=who,
     )
     if judged.failed and not forced:
         raise GateError(_refusal(request), _now(workspace, candidate.version, None, request).result())
-    if judged.verdicts.outcome == "pass" and config.promotion.approval == "automatic":
-        return _carry_out(workspace, request, approver=None)
+    if judged.verdicts.outcome == "pass" and config.promotion.approval == "automatic" and not rules.need_person:
+        return _carry_out(workspace, request, approver=None, actor=who)
     flags = _flags(config.promotion, own.promotion)
     command = shlex.join(["pikavae", "approve", str(candidate.version), *flags, "--reason", "TEXT"])
     return _now(workspace, candidate.version, None, request, command=command)
 
 
-def approve(workspace: Workspace, version: int, config: Config, *, reason: str) -> Promoted:
+def approve(workspace: Workspace, version: int, config: Config, *, reason: str, actor: str | None = None) -> Promoted:
     """Complete a candidate's newest request, if everything that it was measured on is unchanged.
 
     Args:
@@ -116,11 +131,12 @@ def approve(workspace: Workspace, version: int, config: Config, *, reason: str) 
         version: the candidate.
         config: the policy, and the registered model of the candidates.
         reason: the reason for the ledger.
+        actor: who approves, by default whom `identity_of` names.
 
     Raises:
         UserError: there is no request, or the reason is empty.
-        GateError: the gates refused it, or champion, files, report or policy changed since; the champion did not
-            change.
+        GateError: the gates refused it, the rules forbid it, or champion, files, report or policy changed since; the
+            champion did not change.
         PikavaeError: the smoke test failed. The approval remains; a second `approve` resumes.
     """
     production.check_reason(reason)
@@ -134,8 +150,9 @@ def approve(workspace: Workspace, version: int, config: Config, *, reason: str) 
     if verdicts is not None and verdicts.outcome == "fail" and not request.forced:
         raise GateError(_refusal(request), _now(workspace, version, None, request).result())
     _refuse_changed(workspace, request, config.promotion)
-    approval = requests.record_approval(workspace, request, reason=reason)
-    return _carry_out(workspace, request, approver=approval.actor)
+    who = actor or identity_of(workspace)
+    approval = requests.record_approval(workspace, request, reason=reason, actor=who)
+    return _carry_out(workspace, request, approver=approval.actor, actor=who)
 
 
 def rollback(workspace: Workspace, *, reason: str) -> Promoted:
@@ -146,6 +163,28 @@ def rollback(workspace: Workspace, *, reason: str) -> Promoted:
     """
     done = production.rollback(workspace, reason=reason)
     return Promoted(done.version, done.production_version, done.version, done.previous, changed=done.changed)
+
+
+def set_rules(workspace: Workspace, wanted: Rules, *, reason: str) -> Rules:
+    """Put rules in force, in place of those of before, and return them.
+
+    Raises:
+        UserError: the reason is empty, or the approvers are named without whoever sets them.
+        GateError: there are approvers, and whoever runs this is none of them.
+    """
+    requests.set_rules(workspace, wanted, reason=reason)
+    return current_rules(workspace)
+
+
+def current_rules(workspace: Workspace) -> Rules:
+    """Return the rules in force."""
+    return rules_after(ledger.read(ledger_path(workspace.home)))
+
+
+def who_set_rules(workspace: Workspace) -> tuple[str, str, str] | None:
+    """Return who set the rules in force, when and why; None if nobody ever set any."""
+    event = rules_event(ledger.read(ledger_path(workspace.home)))
+    return None if event is None else (event.actor, event.time, event.reason)
 
 
 def history(workspace: Workspace) -> list[dict[str, Any]]:
@@ -207,12 +246,13 @@ def _now(
     return Promoted(version, production_version, champion, previous, verdicts, command)
 
 
-def _carry_out(workspace: Workspace, request: Event, *, approver: str | None) -> Promoted:
+def _carry_out(workspace: Workspace, request: Event, *, approver: str | None, actor: str) -> Promoted:
     done = production.promote(
         workspace,
         model_name=request.model,
         version=request.version,
         reason=request.reason,
+        actor=actor,
         request=request,
         approver=approver,
     )

@@ -59,6 +59,7 @@ def references_in_home(workspace: Workspace) -> list[Reference]:
     ledger = [
         Reference(f"line {event['sequence']} of the ledger", event["run_id"], event["snapshot"])
         for event in promote.history(workspace.home)
+        if event["run_id"]  # rules are about no run
     ]
     begun = [
         Reference(f"run {run.run_id} began with it", None, run.record.inputs[keys.START])

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import os
-import socket
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +9,8 @@ from typing import Any, Literal
 
 from pikavae.production import ledger, store
 from pikavae.production.ledger import Aliases, Entry, Event, expected_aliases
+from pikavae.production.model import PRODUCTION_NAME
+from pikavae.production.rules import Rules
 from pikavae.registry.versions import Version
 from pikavae.tracker.tags import (
     CHAMPION,
@@ -77,7 +76,7 @@ def entry_of(
     *,
     action: Literal["request", "promote"],
     reason: str,
-    actor: str | None,
+    actor: str,
     production_version: int | None = None,
     page_fields: Mapping[str, Any] | None = None,
 ) -> Entry:
@@ -90,7 +89,7 @@ def entry_of(
         judgement: what the gates said of it.
         action: what is done.
         reason: why it is done.
-        actor: who does it, by default user@host.
+        actor: who does it.
         production_version: the candidate's version of the production model.
         page_fields: see `Entry`.
     """
@@ -99,7 +98,7 @@ def entry_of(
         transaction=uuid.uuid4().hex,
         action=action,
         state="done" if action == "request" else "intent",
-        actor=actor or user_at_host(),
+        actor=actor,
         model=candidate.name,
         version=candidate.version,
         production_version=production_version,
@@ -142,7 +141,7 @@ def entry_about(
     action: Literal["rollback", "repair"],
     state: Literal["intent", "done"],
     reason: str,
-    actor: str | None,
+    actor: str,
 ) -> Entry:
     """Return an entry about a production version that the ledger knows. The entry has no gates of its own.
 
@@ -153,14 +152,14 @@ def entry_about(
         action: what is done.
         state: see `Entry`.
         reason: why it is done.
-        actor: who does it, by default user@host.
+        actor: who does it.
     """
     before = expected_aliases(events)
     return event.entry(
         transaction=uuid.uuid4().hex,
         action=action,
         state=state,
-        actor=actor or user_at_host(),
+        actor=actor,
         champion_before=candidate_number(events, before[CHAMPION]),
         champion_after=candidate_number(events, after[CHAMPION]),
         previous_after=candidate_number(events, after[PREVIOUS]),
@@ -173,13 +172,47 @@ def entry_about(
         forced=False,
         request=None,
         overridden=[],
+        rules={},
     )
 
 
-def user_at_host() -> str:
-    """Return who acts, as the ledger writes it: user@host."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"
+def entry_of_rules(rules: Rules, events: Sequence[Event], *, reason: str, actor: str) -> Entry:
+    """Return the entry that puts rules in force. It is about the production model as a whole, and so has no version.
+
+    Args:
+        rules: all rules; those of before end.
+        events: all events of the ledger.
+        reason: why they are changed.
+        actor: who changes them.
+    """
+    places = expected_aliases(events)
+    champion, previous = (candidate_number(events, places[alias]) for alias in (CHAMPION, PREVIOUS))
+    return Entry(
+        transaction=uuid.uuid4().hex,
+        action="rules",
+        state="done",
+        actor=actor,
+        model=PRODUCTION_NAME,
+        version=0,
+        production_version=None,
+        champion_before=champion,
+        champion_after=champion,
+        previous_after=previous,
+        aliases_before=places,
+        aliases_after=places,
+        fingerprint=None,
+        evaluation_set=None,
+        commit=None,
+        dirty=None,
+        run_id="",
+        report=None,
+        snapshot=None,
+        digest="",
+        manifest={},
+        thresholds=None,
+        verdicts=None,
+        approver=None,
+        reason=reason,
+        forced=False,
+        rules=rules.model_dump(mode="json"),
+    )

@@ -32,7 +32,7 @@ Aliases = dict[str, int | None]
 """The production versions that have the aliases `champion` and `previous`."""
 MOVES = ("promote", "rollback", "repair")
 """The actions that decide where the aliases belong. The others change no alias."""
-ADDED_LATER = ("request", "overridden", "shown")
+ADDED_LATER = ("request", "overridden", "shown", "rules")
 """Fields that are written only if they are not empty, which keeps the hashes of older ledgers valid."""
 NAMES_IN_FILE = {"digest": "store", "page_fields": "shown"}
 """The names that lines have for some of the fields."""
@@ -44,12 +44,14 @@ class Entry:
 
     transaction: str
     """The id that an intent shares with the event that ends it."""
-    action: Literal["request", "approve", "promote", "rollback", "repair"]
-    """A `request` records what the gates said of a candidate. It and an `approve` are done at once and move nothing.
-    A `repair` restored MLflow or the production store; its version is the champion, or the one that was made again."""
+    action: Literal["request", "approve", "expire", "promote", "rollback", "repair", "rules"]
+    """A `request` records what the gates said of a candidate. It, an `approve`, an `expire`, which closes a request
+    that nobody approved in time, and `rules` are done at once and move nothing. A `repair` restored MLflow or the
+    production store; its version is the champion, or the one that was made again. `rules` are about no version: theirs
+    is 0."""
     state: Literal["intent", "done", "undone"]
     actor: str
-    """user@host."""
+    """Who did it, as `identity` says."""
     model: str
     """The registered model of the candidate."""
     version: int
@@ -86,12 +88,14 @@ class Entry:
     forced: bool
     """True if gates that failed were overridden."""
     request: str | None = None
-    """The hash of the request that this event approves or carries out."""
+    """The hash of the request that this event approves, closes or carries out."""
     overridden: list[str] = field(default_factory=list)
     """The gates that failed and were overridden."""
     page_fields: Mapping[str, Any] = field(default_factory=dict)
     """`tags`, `metrics` and `description` of the candidate, for the page of the production version. Its line says
     `shown`."""
+    rules: Mapping[str, Any] = field(default_factory=dict)
+    """The rules that are in force from then on, all of them; see `rules`."""
 
 
 @dataclass(frozen=True, kw_only=True)

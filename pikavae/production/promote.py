@@ -21,6 +21,7 @@ from pikavae.errors import DamagedFileError, GateError, UserError
 from pikavae.production import anchor, ledger, store
 from pikavae.production.anchor import ledger_path
 from pikavae.production.entries import Judgement, candidate_number, entry_about, entry_of
+from pikavae.production.identity import identity_of
 from pikavae.production.ledger import Event, expected_aliases
 from pikavae.production.model import PRODUCTION_NAME, Origin, find_or_publish, forget_compiled_code, is_whole
 from pikavae.production.moves import (
@@ -31,7 +32,9 @@ from pikavae.production.moves import (
     read_settled,
     show,
 )
+from pikavae.production.rules import broken_rule
 from pikavae.production.smoke import smoke_test
+from pikavae.production.statuses import approval_of
 from pikavae.registry import versions
 from pikavae.registry.versions import Version
 from pikavae.tracker.client import Workspace
@@ -80,13 +83,13 @@ def promote(
         model_name: the registered model whose versions are the candidates.
         version: the candidate.
         reason: for the ledger; any text that is not empty.
-        actor: who promotes, by default user@host.
+        actor: who promotes, by default whom `identity_of` names.
         request: the request to carry out, from `requests`. Its champion and the version's bytes must be unchanged.
         approver: who approved it.
 
     Raises:
         UserError: the reason is empty, or there is no such version.
-        GateError: the champion or the version's bytes are not those of the request.
+        GateError: the champion or the version's bytes are not those of the request, or the rules ask for an approval.
         DamagedFileError: the files of the version, or the ledger, are not as they were written.
         PikavaeError: the smoke test or MLflow failed. The old champion still serves.
     """
@@ -109,6 +112,9 @@ def promote(
                 return Promotion(version, made.version, candidate_number(events, before[PREVIOUS]), changed=False)
         if request is not None:
             refuse_void(request, events, candidate)
+        approval = None if request is None else approval_of(events, request)
+        if why := broken_rule(events, request, approval):
+            raise GateError(f"promote {version}: {why}")
         with ExitStack() as undo:
             folder = store.keep(workspace, candidate, undo)
             made = find_or_publish(workspace, undo, origin, folder, listed)
@@ -123,7 +129,7 @@ def promote(
             Judgement.of_tags(candidate) if request is None else Judgement.of_request(request, approver),
             action="promote",
             reason=reason,
-            actor=actor,
+            actor=actor or identity_of(workspace),
             production_version=made.version,
             page_fields=origin.page_fields(),
         )
@@ -136,7 +142,7 @@ def rollback(workspace: Workspace, *, reason: str, actor: str | None = None) -> 
     Args:
         workspace: the state folder and its store.
         reason: for the ledger; any text that is not empty.
-        actor: who rolls back, by default user@host.
+        actor: who rolls back, by default whom `identity_of` names.
 
     Raises:
         UserError: the reason is empty, or there is no previous champion.
@@ -163,7 +169,8 @@ def rollback(workspace: Workspace, *, reason: str, actor: str | None = None) -> 
             )
         forget_compiled_code(client, made)
         after = {CHAMPION: made.version, PREVIOUS: before[CHAMPION]}
-        intent = entry_about(event, events, after, action="rollback", state="intent", reason=reason, actor=actor)
+        who = actor or identity_of(workspace)
+        intent = entry_about(event, events, after, action="rollback", state="intent", reason=reason, actor=who)
         return _result(move(workspace, intent))
 
 

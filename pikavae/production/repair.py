@@ -18,6 +18,7 @@ from pikavae.production import anchor, ledger, leftovers, statuses
 from pikavae.production import store as production_store
 from pikavae.production.anchor import ledger_path
 from pikavae.production.entries import candidate_number, entry_about
+from pikavae.production.identity import identity_of
 from pikavae.production.ledger import Aliases, Event, expected_aliases
 from pikavae.production.leftovers import whole_candidates, whole_copy
 from pikavae.production.model import (
@@ -67,7 +68,7 @@ def repair_production(
         workspace: the state folder and its store.
         every: also repair the store's copies of versions that are neither champion nor previous.
         head: the ledger's head, `<sequence>:<hash>`, which the caller knows to be right if MLflow has none or another.
-        actor: who repairs, by default user@host.
+        actor: who repairs, by default whom `identity_of` names.
 
     Raises:
         UserError: `head` is not the ledger's.
@@ -91,7 +92,8 @@ class _Repair:
     """Runs one repair: its methods are the steps in order, and record what they did."""
 
     def __init__(self, workspace: Workspace, actor: str | None):
-        self.workspace, self.client, self.actor = workspace, workspace.client, actor
+        self.workspace, self.client = workspace, workspace.client
+        self.actor = actor or identity_of(workspace)
         self.events: list[Event] = []
         self.done: list[str] = []
         self.unrecorded: list[str] = []

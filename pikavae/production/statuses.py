@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from pikavae.production import ledger
+from pikavae.production import ledger, rules
 from pikavae.production.ledger import Event
 from pikavae.production.verdicts import Verdicts
 from pikavae.registry import versions
@@ -45,16 +45,19 @@ class Approval:
     """Holds the approval of the last request.
 
     Attributes:
-        state: `waiting`, `approved`, `refused` (by the gates), or `automatic` (the policy promoted what passed).
+        state: `waiting`, `approved`, `refused` (by the gates), `expired` (nobody approved in time), or `automatic` (the
+            policy promoted what passed).
         by: who approved.
         time: when it was approved.
         reason: why it was approved.
+        until: when a request that waits expires; None if it does not.
     """
 
-    state: Literal["waiting", "approved", "refused", "automatic"]
+    state: Literal["waiting", "approved", "refused", "expired", "automatic"]
     by: str | None = None
     time: str | None = None
     reason: str | None = None
+    until: str | None = None
 
 
 @dataclass(frozen=True)
@@ -167,17 +170,35 @@ def approval_of(events: Iterable[Event], request: Event) -> Event | None:
 
 
 def is_open(events: Sequence[Event], request: Event) -> bool:
-    """Return True if a request is the newest of its version and was not carried out."""
+    """Return True if a request is the newest of its version, was not carried out and has not expired."""
     done = any(
         event.action == "promote" and event.state == "done" and event.request == request.hash for event in events
     )
-    return not done and newest_request(events, request.model, request.version) == request
+    closed = done or expiry_of(events, request) is not None
+    return not closed and newest_request(events, request.model, request.version) == request
+
+
+def expiry_of(events: Iterable[Event], request: Event) -> Event | None:
+    """Return the event that closed a request which nobody approved in time; None if there is none."""
+    return next((event for event in events if event.action == "expire" and event.request == request.hash), None)
+
+
+def is_waiting(events: Sequence[Event], request: Event) -> bool:
+    """Return True if a request is open, its gates did not refuse it, and nobody has approved it."""
+    verdicts = Verdicts.of_event(request)
+    refused = verdicts is not None and verdicts.outcome == "fail" and not request.overridden
+    return is_open(events, request) and not refused and approval_of(events, request) is None
 
 
 def _approval(events: Sequence[Event], request: Event, gate: RequestOutcome) -> Approval:
     approval = approval_of(events, request)
     if approval is not None:
         return Approval("approved", approval.actor, approval.time, approval.reason)
+    if expiry := expiry_of(events, request):
+        return Approval("expired", time=expiry.time, reason=expiry.reason, by=expiry.actor)
     if not is_open(events, request):
         return Approval("automatic")
-    return Approval("refused" if gate.outcome == "fail" and not gate.overridden else "waiting")
+    if gate.outcome == "fail" and not gate.overridden:
+        return Approval("refused")
+    until = rules.deadline(events, request)
+    return Approval("waiting", until=None if until is None else until.isoformat(timespec="seconds"))

@@ -22,6 +22,7 @@ from pikavae.production.model import (
     run_stage,
 )
 from pikavae.production.moves import aliases_of, hold_lock, open_move
+from pikavae.production.rules import broken_rule
 from pikavae.registry import versions
 from pikavae.registry.package import COMPILED
 from pikavae.registry.versions import Version
@@ -39,7 +40,7 @@ REPAIR = "`pikavae models repair`"
 class Disagreement:
     """Describes one thing that is not as the ledger has it."""
 
-    about: Literal["ledger", "head", "move", "experiment", "alias", "version", "page", "store", "leftover"]
+    about: Literal["ledger", "head", "move", "experiment", "alias", "version", "page", "store", "leftover", "rules"]
     what: str
     """Says what is wrong, where, and how to fix it."""
     repairable: bool = True
@@ -108,6 +109,7 @@ def compare_with_ledger(workspace: Workspace, *, every: bool) -> Verified:
         found.append(_check_production_store(client, folders[store], complaint))
     if intent is None:
         found += _check_candidates(client, events)
+    found += _check_rules(events)
     found += [
         Disagreement(
             "leftover", f"{left.what}: of a promotion that was cut short; {REPAIR} removes it, if another copy is whole"
@@ -234,6 +236,27 @@ def _check_candidates(client: MlflowClient, events: Sequence[Event]) -> Iterator
     for name, number in stale:
         what = f"version {number} of {name}: its page in MLflow does not show its status"
         yield Disagreement("page", f"{what}; {REPAIR} puts it back")
+
+
+def _check_rules(events: Sequence[Event]) -> Iterator[Disagreement]:
+    """Yield each version in use that became champion against the rules, as by a program that passes them over."""
+    for alias, event in events_in_use(events).items():
+        promotion = next(
+            (
+                earlier
+                for earlier in reversed(events)
+                if (earlier.action, earlier.state) == ("promote", "done")
+                and (earlier.model, earlier.version, earlier.digest) == (event.model, event.version, event.digest)
+            ),
+            None,
+        )
+        if promotion is None:
+            continue
+        request = next((earlier for earlier in events if earlier.hash == promotion.request), None)
+        approval = None if request is None else statuses.approval_of(events, request)
+        if why := broken_rule(events, request, approval, before=promotion.sequence):
+            what = f"{alias}, {_name_candidate(event)}: line {promotion.sequence} promoted it against the rules: {why}"
+            yield Disagreement("rules", f"{what}; roll it back, or ask for it again and approve it", repairable=False)
 
 
 def _name_candidate(event: Event) -> str:

@@ -154,7 +154,7 @@ def set_rules(workspace: Workspace, wanted: Rules, *, reason: str, actor: str | 
         if wanted.approvers and who not in wanted.approvers:
             raise UserError(f"--approver: {who} is not among them; name yourself too, or nobody may undo a wrong name")
         before = rules.rules_event(events)
-        if before is not None and rules.rules_after(events) == wanted:
+        if before is not None and rules.rules_after(events).model_dump(mode="json") == wanted.model_dump(mode="json"):
             return before
         return append_event(workspace, entry_of_rules(wanted, events, reason=reason, actor=who))
 

@@ -9,14 +9,16 @@ import pytest
 import torch
 
 from flows.cli import main
+from pikavae import operations
 from pikavae.config import Config
 from pikavae.errors import GateError, UserError
 from pikavae.model.snapshot import WEIGHTS_NAME, write_snapshot
 from pikavae.operations import keys
 from pikavae.operations.training_pictures import trace_training_pictures
-from pikavae.production import ledger, statuses
+from pikavae.production import ledger, requests, statuses
 from pikavae.production import promote as production
 from pikavae.production.anchor import ledger_path
+from pikavae.production.rules import Rules
 from pikavae.registry import versions
 from pikavae.registry.package import file_hashes
 from pikavae.tracker import tags as tags_module
@@ -341,3 +343,18 @@ def test_tags_that_were_lost_or_altered_are_written_again_from_the_ledger(run_id
     assert [line.split()[1] for line in mended] == [f"{prefix}{name}" for name in ("gate", "made.up", "role")]
     assert statuses.project(client(), events()) == []
     assert version(1).tags[f"{prefix}role"] == "champion"
+
+
+def test_a_policy_of_the_requester_does_not_get_around_the_rules(run_id):
+    requests.set_rules(Workspace(home()), Rules(two_people=True), reason="as agreed")
+    waiting = asked(1, approval="automatic")
+    assert (waiting.verdicts.outcome, waiting.champion) == ("pass", None)
+    assert waiting.command == "pikavae approve 1 --promotion.approval automatic --reason TEXT"
+    refused(lambda: approved(1, approval="automatic"), "asked for it, and the rules want another person to approve")
+    policy = config(approval="automatic")
+    done = operations.approve(Workspace(home()), 1, policy, reason="seen", actor="max@host")
+    assert (done.champion, events()[-1].approver, events()[-1].actor) == (1, "max@host", "max@host")
+    refused(
+        lambda: operations.promote(Workspace(home()), version(2), policy, reason="x", actor="prefect:svc@host"),
+        "promote 2: .* Prefect does not say who asks",
+    )

@@ -36,6 +36,7 @@ OF_CANDIDATE = {
     "digest": digest_of(MANIFEST),
     "manifest": MANIFEST,
     "reason": "better",
+    "rules": {},
 }
 
 

@@ -23,28 +23,73 @@ def program(name):
     return found
 
 
+class Cluster:
+    """A cluster in a folder of its own. As root its programs run as `postgres`, since PostgreSQL refuses root."""
+
+    def __init__(self, superuser_password=None):
+        self.folder, self.port = Path(tempfile.mkdtemp(prefix="pikavae-postgres-")), free_port()
+        self.password = superuser_password
+        self.server = None
+        self.user: dict[str, Any] = {}
+        if os.getuid() == 0:
+            self.user = {"user": "postgres", "group": "postgres", "extra_groups": []}
+            about = pwd.getpwnam("postgres")
+            os.chown(self.folder, about.pw_uid, about.pw_gid)
+        access = ["-A", "trust"]
+        if superuser_password is not None:
+            file = self.folder / "password"
+            file.write_text(superuser_password)
+            file.chmod(0o644)
+            access = ["-A", "scram-sha-256", f"--pwfile={file}"]
+        self.run("initdb", "-D", self.folder / "data", "-U", "postgres", "-N", *access)
+
+    @property
+    def environment(self):
+        """What the clients of PostgreSQL read."""
+        about = {"PGHOST": "127.0.0.1", "PGPORT": str(self.port), "PGUSER": "postgres"}
+        return {**os.environ, **about, **({} if self.password is None else {"PGPASSWORD": self.password})}
+
+    def run(self, name, *arguments, check=True, **how):
+        """Run a program of PostgreSQL as a user who may; its end."""
+        command = [program(name), *map(str, arguments)]
+        quiet: dict[str, Any] = {"cwd": self.folder, "env": self.environment, **self.user}
+        done = subprocess.run(command, check=False, capture_output=True, text=True, **quiet, **how)
+        assert not check or done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
+        return done
+
+    def sql(self, *statements, database="postgres"):
+        """Run statements as superuser; what they print, without headings."""
+        return self.run("psql", "-X", "-A", "-t", "-d", database, *(f"-c{one}" for one in statements)).stdout.strip()
+
+    def start(self):
+        command = [program("postgres"), "-D", str(self.folder / "data"), "-h", "127.0.0.1", "-p", str(self.port)]
+        log = (self.folder / "log").open("a")
+        with log:
+            self.server = subprocess.Popen(
+                [*command, "-k", str(self.folder)], stdout=log, stderr=log, cwd=self.folder, **self.user
+            )
+        while self.run("pg_isready", check=False).returncode:
+            assert self.server.poll() is None, (self.folder / "log").read_text()
+            time.sleep(0.1)
+
+    def kill(self):
+        """End the server as a power cut would: at once, with all its connections."""
+        self.server.kill()
+        self.server.wait(30)
+
+    def remove(self):
+        if self.server is not None and self.server.poll() is None:
+            self.server.send_signal(signal.SIGINT)  # ends the connections as well
+            self.server.wait(30)
+        shutil.rmtree(self.folder)
+
+
 @contextmanager
 def postgres_server():
-    """The address of an empty database; its server ends with the block. As root it runs as `postgres`."""
-    user: dict[str, Any] = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.getuid() == 0 else {}
-    folder, port = Path(tempfile.mkdtemp(prefix="pikavae-postgres-")), free_port()
+    """The address of an empty database; its server ends with the block."""
+    cluster = Cluster()
     try:
-        if user:
-            about = pwd.getpwnam("postgres")
-            os.chown(folder, about.pw_uid, about.pw_gid)
-        quiet: dict[str, Any] = {"cwd": folder, "stdout": subprocess.DEVNULL, **user}
-        data = ["-D", str(folder / "data")]
-        subprocess.run([program("initdb"), *data, "-U", "postgres", "-A", "trust", "-N"], check=True, **quiet)
-        command = [program("postgres"), *data, "-h", "127.0.0.1", "-p", str(port), "-k", str(folder)]
-        server = subprocess.Popen(command, stderr=subprocess.DEVNULL, **quiet)
-        try:
-            ready = [program("pg_isready"), "-h", "127.0.0.1", "-p", str(port)]
-            while subprocess.run(ready, check=False, **quiet).returncode:
-                assert server.poll() is None, "PostgreSQL did not start"
-                time.sleep(0.1)
-            yield f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres"
-        finally:
-            server.send_signal(signal.SIGINT)  # ends the connections as well
-            server.wait(30)
+        cluster.start()
+        yield f"postgresql+psycopg://postgres@127.0.0.1:{cluster.port}/postgres"
     finally:
-        shutil.rmtree(folder)
+        cluster.remove()

@@ -95,7 +95,6 @@ def housekeeping(
         *others,
         ("runs", lambda: _close_runs(workspace)),
         ("prune", lambda: _prune(workspace)),
-        ("requests", lambda: _close_requests(workspace)),
         ("ledger", lambda: _verify(workspace)),
         ("backup", lambda: _back_up(files, workspace.home / FOLDER, keep_backups)),
         ("logs", lambda: _delete_logs(workspace.home / "logs")),
@@ -133,12 +132,6 @@ def _prune(workspace: Workspace) -> str:
     return f"removed {len(removed)} things, {format_bytes(sum(item.bytes for item in removed))}"
 
 
-def _close_requests(workspace: Workspace) -> str:
-    closed = requests.close_expired(workspace)
-    named = ", ".join(f"version {request.version} of {request.model}" for request in closed)
-    return f"closed those for {named}: nobody approved them in time" if closed else "none has expired"
-
-
 def _verify(workspace: Workspace) -> str:
     if not ledger_path(workspace.home).exists():
         return "there is none yet"
@@ -147,7 +140,9 @@ def _verify(workspace: Workspace) -> str:
         more = len(verified.disagreements) - 1
         rest = f", and {more} more that `pikavae models verify` lists" if more else ""
         raise _NotInOrderError(f"{verified.disagreements[0].what}{rest}")
-    return f"{verified.num_events} events, and all agrees with them; the last is {verified.head}"
+    closed = [f"version {request.version} of {request.model}" for request in requests.close_expired(workspace)]
+    then = f"; then closed the requests for {', '.join(closed)}, which expired" if closed else ""
+    return f"{verified.num_events} events, and all agrees with them; the last is {verified.head}{then}"
 
 
 def _back_up(databases: Sequence[Path], folder: Path, keep: int) -> str:

@@ -1,4 +1,4 @@
-"""A team's set-up for tests, as docs/guide/team.md says: PostgreSQL, MLflow's and Prefect's servers, accounts, workers."""
+"""A team's set-up for tests, as docs/guide/team.md has it: PostgreSQL, the servers of MLflow and Prefect, workers."""
 
 import json
 import os

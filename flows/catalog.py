@@ -269,7 +269,7 @@ COMMANDS: dict[str, Command] = {
         options=options.RulesOptions,
         examples=(
             'rules set --two-people --request-days 14 --reason "as agreed"',
-            'rules set --approver zoe@box --approver mlflow:max --reason "the two of the model team"',
+            'rules set --approver zoe@box --request-days 7 --reason "as agreed"',
         ),
         tells=True,
     ),

@@ -77,10 +77,19 @@ class Cluster:
         self.server.kill()
         self.server.wait(30)
 
-    def remove(self):
+    def take(self, file):
+        """A copy of another cluster's file, which the programs of this one may read; its path."""
+        copy = Path(shutil.copy(file, self.folder))
+        copy.chmod(0o644)
+        return copy
+
+    def stop(self):
         if self.server is not None and self.server.poll() is None:
             self.server.send_signal(signal.SIGINT)  # ends the connections as well
             self.server.wait(30)
+
+    def remove(self):
+        self.stop()
         shutil.rmtree(self.folder)
 
 

@@ -83,6 +83,7 @@ def test_a_mean_far_from_zero_costs_no_more_than_its_rounding():
         torch.testing.assert_close(found[1][i].double(), dx, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.filterwarnings("ignore:Attempting to run cuBLAS")  # the backward thread's first call makes the context
 @pytest.mark.parametrize("positions", [64, 1024, 6000])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_attention_by_products_is_that_of_float64(positions, dtype, monkeypatch):
@@ -134,6 +135,9 @@ def test_gradients_of_a_model_are_those_without_the_kernels(model, monkeypatch):
     assert_alike(again, found, 1e-2)
 
 
+@pytest.mark.filterwarnings(
+    "ignore:.*should not be instantiated:DeprecationWarning"
+)  # the compiler does, in torch 2.11
 def test_a_compiled_model_keeps_the_operator_and_its_gradients(model):
     expected = gradients(model)
     compiled = torch.compile(model, fullgraph=True, dynamic=False)  # refuses a break in the graph

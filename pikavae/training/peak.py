@@ -60,6 +60,10 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
         self.now -= self._alive.pop(address)
 
 
+class _Key:
+    """Stands in a graph for a tensor that it saved; it goes with the node."""
+
+
 class SavedTensors:
     """Holds what a graph saves for its backward pass while it is made, until the node that saved it has run.
 
@@ -68,19 +72,19 @@ class SavedTensors:
     """
 
     def __init__(self) -> None:
-        self._held: dict[object, Tensor] = {}
-        self._read: list[object] = []
+        self._held: weakref.WeakKeyDictionary[_Key, Tensor] = weakref.WeakKeyDictionary()
+        self._read: list[_Key] = []
 
     def kept(self) -> saved_tensors_hooks:
         """Return the context in which the graph is made."""
         return saved_tensors_hooks(self._hold, self._give)
 
-    def _hold(self, tensor: Tensor) -> object:
-        key = object()
+    def _hold(self, tensor: Tensor) -> _Key:
+        key = _Key()
         self._held[key] = tensor
         return key
 
-    def _give(self, key: object) -> Tensor:
+    def _give(self, key: _Key) -> Tensor:
         self._read.append(key)
         return self._held[key]
 

@@ -130,8 +130,8 @@ def compare(
 
     def difference(name: str, mask: NDArray[np.bool_]) -> Difference:
         return _difference(
-            _column(of_a, name)[mask],
-            _column(of_b, name)[mask],
+            score_column(of_a, name)[mask],
+            score_column(of_b, name)[mask],
             METRICS[name].sign() > 0,
             resamples=resamples,
             seed=seed,
@@ -162,8 +162,6 @@ def compare(
 def refuse_unlike(a: Report, b: Report) -> None:
     """Check that two reports are of the same pictures, measured by the same protocol.
 
-    A metric that one of the reports lacks, because it was measured before the metric was added, does not count.
-
     Raises:
         UserError: they differ; the message names the first difference.
     """
@@ -173,14 +171,8 @@ def refuse_unlike(a: Report, b: Report) -> None:
             raise UserError(
                 f"{name} {ours!r} of one report and {theirs!r} of the other: evaluate both models on the same pictures"
             )
-    added = {metric.entry for metric in METRICS.values() if (metric.name in a.metrics) != (metric.name in b.metrics)}
-    for name in sorted({*a.protocol, *b.protocol} - added):
-        ours, theirs = a.protocol.get(name), b.protocol.get(name)
-        if ours != theirs:
-            raise UserError(
-                f"protocol.{name} {ours!r} of one report and {theirs!r} of the other: evaluate both models again, "
-                f"with the same settings on the same kind of device"
-            )
+    if (said := protocol_difference(a, b)) is not None:
+        raise UserError(f"{said}: evaluate both models again, with the same settings on the same kind of device")
     ours, theirs = sorted(score.name for score in a.per_image), sorted(score.name for score in b.per_image)
     if ours != theirs:
         odd = sorted({*ours} ^ {*theirs}) or [name for name in ours if ours.count(name) != theirs.count(name)]
@@ -189,12 +181,25 @@ def refuse_unlike(a: Report, b: Report) -> None:
         )
 
 
+def protocol_difference(a: Report, b: Report) -> str | None:
+    """Name the first entry by which the protocols of two reports differ; None if they are the same.
+
+    A metric that one of the reports lacks, because it was measured before the metric was added, does not count.
+    """
+    added = {metric.entry for metric in METRICS.values() if (metric.name in a.metrics) != (metric.name in b.metrics)}
+    for name in sorted({*a.protocol, *b.protocol} - added):
+        ours, theirs = a.protocol.get(name), b.protocol.get(name)
+        if ours != theirs:
+            return f"protocol.{name} {ours!r} of one report and {theirs!r} of the other"
+    return None
+
+
 def _by_name(scores: Sequence[ImageScore]) -> list[int]:
     """Return the indices sorted by name; equal names keep their order."""
     return sorted(range(len(scores)), key=lambda i: scores[i].name)
 
 
-def _column(scores: Sequence[ImageScore], name: str) -> Scores:
+def score_column(scores: Sequence[ImageScore], name: str) -> Scores:
     """Return one metric as (N,) float64: distances if the best is a number, NaN for a picture without the metric."""
     values = [getattr(score, name) for score in scores]
     column = np.array([math.nan if value is None else value for value in values], dtype=np.float64)

@@ -14,6 +14,7 @@ EventName = Literal[
     "rolled_back",
     "request_expired",
     "rules_changed",
+    "champion_fell",
     "ledger_disagrees",
     "disk_low",
 ]
@@ -42,6 +43,7 @@ KINDS: dict[EventName, Kind] = {
     "rolled_back": Kind("warning", "the previous champion is champion again"),
     "request_expired": Kind("warning", "nobody approved a promotion in time"),
     "rules_changed": Kind("warning", "the rules of promotion were changed"),
+    "champion_fell": Kind("warning", "the champion does worse on fresh pictures than in its report, by its interval"),
     "ledger_disagrees": Kind("failure", "the ledger does not verify"),
     "disk_low": Kind("warning", "the disk of the state folder is nearly full"),
 }

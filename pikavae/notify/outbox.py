@@ -77,6 +77,10 @@ class State(Record):
     """Time of change and size of the ledger's file when it was read."""
     candidates: Sequence[str] = ()
     """The registrations that were read, by the names of their files."""
+    watches: Sequence[str] = ()
+    """The watches of the champion that were read, by their ids."""
+    fallen: Sequence[str] = ()
+    """The champions that fell when they were last watched, each with its source."""
     complaint: str = ""
     """What was wrong with the ledger when it was last checked."""
     is_disk_low: bool = False

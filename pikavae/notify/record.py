@@ -22,6 +22,7 @@ from pikavae.production.rules import rules_after
 from pikavae.production.standing import Standing
 from pikavae.production.statuses import approval_of, is_open
 from pikavae.production.verdicts import Verdicts
+from pikavae.production.watches import Watch, watch_files
 from pikavae.tracker.client import Workspace
 from pikavae.tracker.ui import ui_base, ui_url
 from pikavae.workspace.disks import format_bytes, free_bytes, mount_point
@@ -47,9 +48,9 @@ def begin(home: Path, outbox: Outbox) -> None:
             except DamagedFileError as error:
                 events, complaint = [], _digest(str(error))
             known = [file.name for file in _registrations(home)]
-            outbox.save_state(
-                State(ledger=len(events), ledger_stamp=_stamp(path), candidates=known, complaint=complaint)
-            )
+            watches = [file.parent.name for file in watch_files(home)]
+            state = State(ledger=len(events), ledger_stamp=_stamp(path), candidates=known, complaint=complaint)
+            outbox.save_state(_with(state, watches=watches))
 
 
 def collect(workspace: Workspace, outbox: Outbox, recipients: Recipients) -> None:
@@ -65,6 +66,7 @@ def collect(workspace: Workspace, outbox: Outbox, recipients: Recipients) -> Non
         at_work = runs_at_work(outbox)
         state = _read_registrations(workspace, state, found, at_work)  # before what the ledger has of them
         state = _read_ledger(workspace.home, state, found)
+        state = _read_watches(workspace, state, found)
         state = _look_at_disk(workspace.home, state, recipients.disk_free_gib, found)
         for notification in found:
             outbox.add(notification, recipients.addresses)
@@ -290,6 +292,37 @@ def _proposal(version: object, standing: Standing | None) -> str:
     if standing is not None and standing.outcome == "fail":
         return f"Its promotion is not proposed; the gates would refuse {command}."
     return f"{command} asks for its promotion."
+
+
+def _read_watches(workspace: Workspace, state: State, found: list[Notification]) -> State:
+    """Append the champions that fell since, each once until a watch of the same pictures finds it well again."""
+    files, known, fallen = watch_files(workspace.home), {*state.watches}, {*state.fallen}
+    new = [file for file in files if file.parent.name not in known]
+    if not new:
+        return state
+    for _, watch in readable_files(new, Watch.read, logger):
+        if watch.fell and watch.subject not in fallen:
+            found.append(_champion_fell(workspace, watch))
+        fallen = fallen | {watch.subject} if watch.fell else fallen - {watch.subject}
+    return _with(state, watches=[file.parent.name for file in files], fallen=sorted(fallen))
+
+
+def _champion_fell(workspace: Workspace, watch: Watch) -> Notification:
+    base = ui_base(workspace)
+    link = None if base is None else ui_url(base, watch.experiment_id, watch.run_id)
+    return Notification.make(
+        f"watch-{watch.id}",
+        "champion_fell",
+        f"pikavae: the champion fell: version {watch.version} of {watch.model}: {watch.line}",
+        [
+            *watch.findings,
+            f"Pictures: {watch.source}",
+            f"Page: {workspace.home / watch.page}",
+            *([] if link else [f"`pikavae ui --run {watch.run_id}` opens its run."]),
+        ],
+        data={name: value for name, value in watch.content().items() if name not in {"findings", "experiment_id"}},
+        link=link,
+    )
 
 
 def _look_at_disk(home: Path, state: State, least_gib: float, found: list[Notification]) -> State:

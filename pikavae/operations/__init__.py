@@ -14,6 +14,7 @@ from pikavae.operations.describing import (
     summary,
 )
 from pikavae.operations.exchange import export_model, export_target, import_model, tools_note
+from pikavae.operations.fresh_pictures import check_settings, settle_watch
 from pikavae.operations.half_safe import HalfSafe, half_safe
 from pikavae.operations.housekeeping import Housekeeping, housekeeping
 from pikavae.operations.keys import Plan
@@ -59,11 +60,13 @@ from pikavae.operations.upkeep import (
     serve_mlflow,
     start_mlflow,
 )
+from pikavae.operations.watching import watch_champion
 from pikavae.production.identity import identity_of, through_prefect
 from pikavae.production.repair import Repaired, repair_production
 from pikavae.production.rules import Rules
 from pikavae.production.standing import Standing
 from pikavae.production.verify import Verified
+from pikavae.production.watches import Watch
 from pikavae.tracker.client import Workspace
 from pikavae.tracker.labels import Labels, read_labels
 
@@ -93,6 +96,7 @@ __all__ = [
     "Standing",
     "Trained",
     "Verified",
+    "Watch",
     "Workspace",
     "address_states",
     "approve",
@@ -100,6 +104,7 @@ __all__ = [
     "begin_notifying",
     "beside",
     "check_recipients",
+    "check_settings",
     "compare_models",
     "config_of_model",
     "current_rules",
@@ -154,6 +159,7 @@ __all__ = [
     "serve_mlflow",
     "set_rules",
     "settle",
+    "settle_watch",
     "start_mlflow",
     "starting_weights",
     "status_of",
@@ -164,5 +170,6 @@ __all__ = [
     "verdict_lines",
     "verify_and_tell",
     "watch",
+    "watch_champion",
     "who_set_rules",
 ]

@@ -83,11 +83,11 @@ def measure_and_judge(
         return Judged((first,), None, Verdicts(outcome="fail", gates=_verdicts_of([first])))
     use_threads(config)
     picture_set = _evaluation_pictures(workspace, candidate, config, own)
-    evaluated, measured = _measure(workspace, candidate, picture_set, config)
+    evaluated, measured = measure_version(workspace, candidate, picture_set, config)
     sides = [("candidate", candidate, evaluated)]
     other = None
     if champion is not None:
-        theirs, other = _measure(workspace, champion, picture_set, config)
+        theirs, other = measure_version(workspace, champion, picture_set, config)
         sides.append(("champion", champion, theirs))
     seen = [trace_training_pictures(workspace, version, who, picture_set) for who, version, _ in sides]
     found = (first, *gates.judge(measured, other, seen, config.promotion))
@@ -158,10 +158,14 @@ def _evaluation_pictures(workspace: Workspace, candidate: Version, config: Confi
     return prepare(workspace, config).prepared_set.validation
 
 
-def _measure(
+def measure_version(
     workspace: Workspace, version: Version, picture_set: PictureSet, config: Config
 ) -> tuple[Evaluated, MeasuredModel]:
-    """Find or make a version's report on these pictures, measured on this kind of device."""
+    """Find or make a version's report on these pictures, measured on this kind of device.
+
+    Raises:
+        GateError: a report was edited since it was written.
+    """
     model = of_version(workspace, version)
     digest, device = model.digest, choose_device(config).type
     inputs = [

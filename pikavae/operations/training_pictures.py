@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from pikavae.config import content_hash
+from pikavae.data.drift.pictures import KnownPictures
 from pikavae.data.prepare import find_prepared
 from pikavae.data.prepared.dataset import PictureSet
 from pikavae.model.snapshot import CONFIG_NAME, WEIGHTS_NAME
@@ -47,18 +50,24 @@ def trace_training_pictures(
         who: the version's name for a person.
         evaluation: the evaluation pictures.
     """
-    trace = _trace(workspace, version)
-    leaked: dict[str, None] = {}
+    trained, unknown = find_trained_on(workspace, version, evaluation)
+    leaked = dict.fromkeys(evaluation.names[i] for i in np.flatnonzero(trained))
+    return TrainingPictures(who, tuple(leaked), tuple(unknown))
+
+
+def find_trained_on(workspace: Workspace, version: Version, pictures: PictureSet) -> tuple[np.ndarray, list[str]]:
+    """Return True for each picture that a version, or the weights it began with, was trained on: (N,) bool.
+
+    The second result is why some of its training pictures are not known, a line each.
+    """
+    trace, trained = _trace(workspace, version), np.zeros(len(pictures), bool)
     for fingerprint in trace.fingerprints:
         prepared = find_prepared(fingerprint, workspace.home / "prepared")
         if prepared is None:
             trace.unknown.append(f"prepared set {fingerprint} is not there any more")
-            continue
-        train = prepared.train
-        identities, pixels = {*train.identities}, {*train.hashes}
-        marks = zip(evaluation.names, evaluation.identities, evaluation.hashes, strict=True)
-        leaked |= {name: None for name, identity, stored in marks if identity in identities or stored in pixels}
-    return TrainingPictures(who, tuple(leaked), tuple(trace.unknown))
+        else:
+            trained |= KnownPictures.of(prepared.train).has(pictures)
+    return trained, trace.unknown
 
 
 def _trace(workspace: Workspace, version: Version) -> _Trace:

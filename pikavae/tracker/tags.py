@@ -54,6 +54,11 @@ PROTECTED_TAG = "pikavae.protected"
 COPY_TAG = "pikavae.copy_of"
 """The production store's name of the bytes that a protected run holds."""
 
+WATCHED_TAG = "pikavae.watch.version"
+"""The candidate whose bytes were champion when a run watched it."""
+WATCH_FELL_TAG = "pikavae.watch.fell"
+"""`true` if a watch found the champion below its report, else `false`."""
+
 # Of runs and versions.
 FINGERPRINT_TAG = "pikavae.fingerprint"
 COMMIT_TAG = "mlflow.source.git.commit"

@@ -13,6 +13,7 @@ from pikavae.production import ledger
 from pikavae.production.anchor import ledger_path
 from pikavae.production.ledger import Entry
 from pikavae.production.standing import Standing
+from pikavae.production.watches import Watch
 from pikavae.tracker.client import Workspace
 from pikavae.workspace.files import write_atomically
 from tests.support.places import ROOT
@@ -236,3 +237,38 @@ def test_a_candidate_of_a_run_at_work_is_told_when_it_ends_with_how_it_stands(wo
 )
 def test_a_standing_is_one_line(content, line):
     assert Standing.model_validate({"version": 4, **content}).line() == line
+
+
+def watched(workspace, name, fell, source="/new", version=3):
+    values = {
+        **{"id": name, "time": "2026-11-27T06:00:00+00:00", "model": "pikavae", "version": version, "source": source},
+        **{"fell": fell, "line": "PSNR 1.20 dB worse than in its report", "findings": ["The champion fell."]},
+        **{"metric": "psnr", "tolerance": 0.0, "num_fresh": 40, "num_trained_on": 0, "scores": {}, "drift": {}},
+        **{"evaluation_set": "e", "report": "r", "champion_report": "c", "page": f"watches/{name}/page.html"},
+        **{"run_id": "run", "experiment_id": "7"},
+    }
+    write_atomically(workspace.home / "watches" / name / "watch.json", Watch(**values).to_json())
+
+
+def test_a_champion_that_fell_is_told_once_until_the_same_pictures_find_it_well(workspace, monkeypatch):
+    watched(workspace, "0", fell=True)
+    record.begin(workspace.home, Outbox(workspace.home))
+    assert news(workspace) == []  # it happened before anybody asked to be told
+    watched(workspace, "1", fell=True)
+    watched(workspace, "2", fell=False, source="/other")
+    (told,) = news(workspace)
+    assert told.event == "champion_fell"
+    assert told.severity == "warning"
+    assert told.title == ("pikavae: the champion fell: version 3 of pikavae: PSNR 1.20 dB worse than in its report")
+    assert str(workspace.home / "watches" / "1" / "page.html") in told.message
+    assert (told.data["source"], told.data["run_id"]) == ("/new", "run")
+    watched(workspace, "3", fell=True)
+    assert news(workspace) == []
+    watched(workspace, "4", fell=True, version=4)  # another champion
+    assert [told.data["version"] for told in news(workspace)] == [4]
+    watched(workspace, "5", fell=False)
+    watched(workspace, "6", fell=True)
+    monkeypatch.setenv("PIKAVAE_MLFLOW_UI", "http://127.0.0.1:5000")
+    (told,) = news(workspace)
+    assert told.link.startswith("http://127.0.0.1:5000/#/experiments/7/runs/run")
+    assert news(workspace) == []

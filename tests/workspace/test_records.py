@@ -19,6 +19,7 @@ from pikavae.operations.housekeeping import HousekeepingRecord
 from pikavae.operations.imported import ImportRecord
 from pikavae.operations.results import StageRecord
 from pikavae.production.standing import Standing
+from pikavae.production.watches import Watch
 from pikavae.training.state import STATE_NAME, read_state
 from pikavae.workspace.records import Record
 from pikavae.workspace.run_record import (
@@ -339,6 +340,36 @@ STANDING = """{
 }
 """
 
+WATCH = """{
+  "id": "20261127T060000Z-0a1b2c3d",
+  "time": "2026-11-27T06:00:00+00:00",
+  "model": "pikavae",
+  "version": 3,
+  "source": "/new",
+  "fell": true,
+  "line": "PSNR 1.20 dB worse than in its report (95 %: -1.90 to -0.60), on 40 fresh pictures",
+  "findings": [
+    "The champion fell"
+  ],
+  "metric": "psnr",
+  "tolerance": 0.0,
+  "num_fresh": 40,
+  "num_trained_on": 2,
+  "num_alike": null,
+  "scores": {
+    "primary_metric": "psnr"
+  },
+  "paired": null,
+  "drift": {},
+  "evaluation_set": "aa11bb22cc33dd44",
+  "report": "5566778899aabbcc",
+  "champion_report": "99aabbcc55667788",
+  "page": "watches/20261127T060000Z-0a1b2c3d/page.html",
+  "run_id": "f00",
+  "experiment_id": "7"
+}
+"""
+
 FILES: Mapping[str, tuple[type[Record], str, dict[str, Any]]] = {
     "run.json": (RunRecord, RUN, {}),
     "train.json": (TrainingResult, TRAIN, {}),
@@ -353,6 +384,7 @@ FILES: Mapping[str, tuple[type[Record], str, dict[str, Any]]] = {
     "housekeeping.json": (HousekeepingRecord, HOUSEKEEPING, {}),
     "ui.json": (Services, UI, {"indent": None}),
     "standings": (Standing, STANDING, {}),
+    "watch.json": (Watch, WATCH, {"ensure_ascii": False}),
     "outbox/events": (OutboxEvent, OUTBOX_EVENT, {}),
     "outbox/state.json": (State, OUTBOX_STATE, {}),
     "outbox/attempts": (Attempt, ATTEMPT, {}),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from prefect.context import FlowRunContext
 
 from pikavae.config import MODEL, Config, NamesPath
 from pikavae.errors import UserError
 
-OTHERS = {"model": MODEL, "out": NamesPath()}
+OTHERS = {"model": MODEL, "out": NamesPath(), "source": NamesPath(unless="sprites|hub:.*")}
 """Names of the flows' parameters, besides `config`, that may hold a path."""
 
 
@@ -27,6 +30,17 @@ def refuse_relative_paths(config: Config | None, **others: str | None) -> None:
         raise UserError(
             f"{name} {value!r}: a relative path, and a worker runs in a temporary folder; give an absolute path"
         )
+
+
+def refuse_relative_settings(settings: Mapping[str, Any]) -> None:
+    """Refuse settings by dotted name that have a relative path, or are none that a watch takes.
+
+    Raises:
+        UserError: naming the first.
+    """
+    from pikavae.operations import check_settings
+
+    refuse_relative_paths(check_settings(settings))
 
 
 def is_deployed() -> bool:

@@ -75,14 +75,14 @@ def read_arguments(name: str, words: list[str]) -> Arguments[Any]:
     own = {key: value for key, value in read.values.items() if "." not in key}
     if command.base != "model":
         config = override(load_config(names[0]) if command.base == "preset" else Config(), settings)
-        return Arguments(names, parse_options(command.options, own), config)
+        return Arguments(names, parse_options(command.options, own), config, settings=settings)
     options = parse_options(command.options, own)  # before a model is looked for, which takes a while
     from pikavae import operations
 
     workspace = operations.Workspace.open()
     model_name = settings.get("registry.model_name") or Config().registry.model_name
     base = operations.config_of_model(workspace, names[0], model_name)
-    return Arguments(names, options, override(base, settings), workspace)
+    return Arguments(names, options, override(base, settings), workspace, settings)
 
 
 def explain_unknown(name: str, key: str) -> str:

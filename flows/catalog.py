@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from flows import options
 from flows.command import Command, Positional
 from flows.commands import models, notify, promotion, stages, upkeep, use
+from pikavae.production.watches import SETTINGS as WATCHED
 
 MODEL_FORMS = (
     "a version number, champion, previous, run:<id>[@step or @best], a folder or file of weights, or hub:ORG/NAME"
@@ -100,6 +101,18 @@ COMMANDS: dict[str, Command] = {
         base="model",
         extra="this command takes no such word; pictures are named by --data.source",
         examples=("evaluate 3 --against champion", "evaluate path/to/vae --data.source path/to/pictures"),
+    ),
+    "watch": Command(
+        stages.watch,
+        "Measure the champion on fresh pictures, and look for drift.",
+        about="By default on what is new in the champion's own source. Scores are compared with the champion's report "
+        "by 95 % intervals; pictures that it was trained on are left out. A page shows all of it.",
+        options=options.WatchOptions,
+        settings=WATCHED,
+        base="champion",
+        extra="this command takes no such word; pictures are named by --data.source",
+        examples=("watch --data.source path/to/new/pictures", "watch --data.source 'new/*.parquet' --tolerance 0.5"),
+        tells=True,
     ),
     "register": Command(
         stages.register,
@@ -354,6 +367,20 @@ COMMANDS: dict[str, Command] = {
         base="preset",
         extra=ONE_PRESET,
         examples=('schedule demo --cron "0 3 * * 1"', 'schedule demo --cron "0 3 * * *" --timezone Europe/Berlin'),
+    ),
+    "schedule watch": Command(
+        upkeep.schedule_watch,
+        "Watch the champion by a clock, while `up` runs.",
+        about="It does what `watch` does, with whichever version is champion then. Those who are told of the event "
+        "champion_fell find out.",
+        options=options.ScheduleWatchOptions,
+        settings=WATCHED,
+        base="champion",
+        extra="this command takes no such word; pictures are named by --data.source",
+        examples=(
+            'schedule watch --cron "0 6 * * *" --data.source path/to/new/pictures',
+            'schedule watch --cron "0 6 * * 1" --tolerance 0.5 --name weekly',
+        ),
     ),
     "schedule list": Command(
         upkeep.list_schedules,

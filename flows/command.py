@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
@@ -53,12 +53,14 @@ class Arguments(Generic[AnyOptions]):
         options: the command's own options.
         config: the configuration that the preset, the model or the defaults give, with the settings of the line.
         opened: the workspace, if a model was looked up in it.
+        settings: the settings of the line alone, by dotted name.
     """
 
     names: list[str]
     options: AnyOptions
     config: Config
     opened: Workspace | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def workspace(self) -> Workspace:
@@ -81,7 +83,8 @@ class Command:
         options: its own options.
         settings: the sections, or fields by dotted name, of the configuration that it reads.
         accepts: sections that it takes without reading them, so that one line of settings serves several commands.
-        base: what the settings of the line are laid over: the defaults, the preset, or the named model's own.
+        base: what the settings of the line are laid over: the defaults, the preset, or the named model's own. For the
+            champion's own, the command lays them over what is champion when it runs, and `config` has the defaults.
         extra: the message about a word too many.
         tells: True if it may add to the record what people are told by notifications.
     """
@@ -94,7 +97,7 @@ class Command:
     options: type[Options] = Options
     settings: tuple[str, ...] = ()
     accepts: tuple[str, ...] = ()
-    base: Literal["defaults", "preset", "model"] = "defaults"
+    base: Literal["defaults", "preset", "model", "champion"] = "defaults"
     extra: str = "this command takes no such word; flags begin with --"
     tells: bool = False
 

@@ -56,7 +56,10 @@ def check_deployments(path: Path) -> list[str]:
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
         deployments = [dict(item) for item in tree["deployments"]]
-        names = [f"{item['entrypoint'].rpartition('.')[2]}/{item['name']}" for item in deployments]
+        flows = [
+            item["entrypoint"].rpartition(".")[2].replace("_", "-") for item in deployments
+        ]  # as Prefect names them
+        names = [f"{flow}/{item['name']}" for flow, item in zip(flows, deployments, strict=True)]
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not a file of deployments: {' '.join(str(error).split())}") from None
     for item in deployments:

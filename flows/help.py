@@ -19,6 +19,7 @@ HELP = {"-h", "--help"}
 BASES = {
     "defaults": "settings that it reads, with their defaults",
     "preset": "settings that it reads, with the values of preset {preset}",
+    "champion": "settings that it reads, with their defaults; what is left out is as the champion was made",
     "model": "settings that it reads; by default those of the model itself, and for weights of other makers these",
 }
 

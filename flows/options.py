@@ -53,6 +53,15 @@ class EvaluateOptions(Options):
 
 
 @dataclass(frozen=True)
+class WatchOptions(Options):
+    """Holds the options of `watch`."""
+
+    tolerance: float = option(
+        0.0, "By how much the metric that ranks models may be worse than in the champion's report, in its unit."
+    )
+
+
+@dataclass(frozen=True)
 class ReconstructOptions(Options):
     """Holds the options of `reconstruct`."""
 
@@ -212,8 +221,8 @@ class NotifyOptions(Options):
 
 
 @dataclass(frozen=True)
-class ScheduleOptions(Options):
-    """Holds the options of `schedule`."""
+class ClockOptions(Options):
+    """Holds what every schedule has."""
 
     cron: str = option(
         "",
@@ -221,9 +230,22 @@ class ScheduleOptions(Options):
         missing='--cron is missing; an example is --cron "0 3 * * 1", Mondays at 3:00',
     )
     timezone: str = option("UTC", "The IANA time zone of the schedule, such as Europe/Berlin.")
+
+
+@dataclass(frozen=True)
+class ScheduleOptions(ClockOptions):
+    """Holds the options of `schedule`."""
+
     name: str = option("", "The schedule's name, by default the preset's; a schedule of the same name is replaced.")
     from_champion: bool = option(False, "Begin with the champion's weights instead of new ones.")
     note: str | None = option(None, "What to know about the runs, in Markdown; it stands first on their pages.")
     tag: tuple[str, ...] = option(
         (), "A tag of the runs as name=value, such as data=emoji; repeat the flag for more.", repeats=True
     )
+
+
+@dataclass(frozen=True)
+class ScheduleWatchOptions(ClockOptions, WatchOptions):
+    """Holds the options of `schedule watch`."""
+
+    name: str = option("watch", "The schedule's name; a schedule of the same name is replaced.")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 from zoneinfo import ZoneInfo
 
+from prefect import Flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.filters import (
@@ -26,6 +29,7 @@ from flows.naming import UNNAMED
 from flows.retrain import retrain
 from flows.rules import AnySchedule, describe_rule, next_dates
 from flows.run_lines import describe_state
+from flows.watch import evaluate_champion
 from pikavae.config import Config
 from pikavae.errors import UserError
 from pikavae.operations import Labels
@@ -68,9 +72,50 @@ def schedule_retrain(
     Raises:
         UserError: the name is that of a deployment of prefect.yaml, which is changed in that file.
     """
+    return _schedule(
+        retrain,
+        name,
+        schedule,
+        parameters={
+            "config": config.model_dump(mode="json"),
+            "from_champion": from_champion,
+            "labels": labels.model_dump(mode="json"),
+        },
+        description=f"Trains on `{config.data.source}` again if something changed. Set by `pikavae schedule`.",
+    )
+
+
+def schedule_watch(settings: Mapping[str, Any], name: str, schedule: CronSchedule, *, tolerance: float) -> Schedule:
+    """Run `evaluate-champion` on a schedule; a schedule of the same name is replaced.
+
+    Args:
+        settings: of the watch, by dotted name, with absolute paths.
+        name: of the schedule.
+        schedule: when it fires.
+        tolerance: by how much the champion may be worse than in its report.
+
+    Raises:
+        UserError: the name is that of a deployment of prefect.yaml, which is changed in that file.
+    """
+    source = settings.get("data.source")
+    others = {setting: value for setting, value in settings.items() if setting != "data.source"}
+    pictures = "what is new in the champion's own source" if source is None else f"`{source}`"
+    return _schedule(
+        evaluate_champion,
+        name,
+        schedule,
+        parameters={"source": source, "tolerance": tolerance, "settings": others or None},
+        description=f"Measures the champion on {pictures}. Set by `pikavae schedule watch`.",
+    )
+
+
+def _schedule(
+    flow: Flow[..., Any], name: str, schedule: CronSchedule, *, parameters: dict[str, Any], description: str
+) -> Schedule:
+    full = f"{flow.name}/{name}"
     with get_client(sync_client=True) as client:
         make_pool(client)
-        found = find_deployment(client, f"retrain/{name}")
+        found = find_deployment(client, full)
         if found is not None and SCHEDULED_TAG not in found.tags:
             raise UserError(
                 f"--name {name}: a deployment of prefect.yaml has this name; edit it there, or choose another"
@@ -78,24 +123,20 @@ def schedule_retrain(
         if found is not None:
             client.delete_deployment(found.id)  # and with it the runs of its old cron line
         client.create_deployment(
-            client.create_flow(retrain),
+            client.create_flow(flow),
             name,
             schedules=[DeploymentScheduleCreate(schedule=schedule, active=True)],
-            parameters={
-                "config": config.model_dump(mode="json"),
-                "from_champion": from_champion,
-                "labels": labels.model_dump(mode="json"),
-            },
-            description=f"Trains on `{config.data.source}` again if something changed. Set by `pikavae schedule`.",
+            parameters=parameters,
+            description=description,
             work_pool_name=POOL,
             work_queue_name=TRAINING_QUEUE,
             tags=[SCHEDULED_TAG],
-            entrypoint="flows.retrain.retrain",
-            parameter_openapi_schema=parameter_schema(retrain).model_dump_for_openapi(),
+            entrypoint=f"{flow.fn.__module__}.{flow.fn.__name__}",
+            parameter_openapi_schema=parameter_schema(flow).model_dump_for_openapi(),
             pull_steps=[],
             enforce_parameter_schema=True,
         )
-        return next(item for item in list_schedules() if item.name == f"retrain/{name}")
+        return next(item for item in list_schedules() if item.name == full)
 
 
 def list_schedules() -> list[Schedule]:
@@ -204,7 +245,7 @@ def _find(client: SyncPrefectClient, name: str, verb: str) -> DeploymentResponse
 
     Args:
         client: reaches the server.
-        name: flow and deployment, or only the deployment if the flow is `retrain`.
+        name: flow and deployment, or only the deployment; then a retraining comes first.
         verb: what is to be done with it, for the message.
 
     Raises:
@@ -215,7 +256,8 @@ def _find(client: SyncPrefectClient, name: str, verb: str) -> DeploymentResponse
         for full, deployment in _deployments_by_name(client).items()
         if deployment.schedules or SCHEDULED_TAG in deployment.tags
     }
-    full = name if "/" in name else f"retrain/{name}"
+    names = [name] if "/" in name else [f"{flow.name}/{name}" for flow in (retrain, evaluate_champion)]
+    full = next((one for one in names if one in found), name)
     if full not in found:
         there = f"there are {', '.join(found)}" if found else "nothing is scheduled"
         raise UserError(f"schedule {verb} {name!r}: no such schedule; {there}")

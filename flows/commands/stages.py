@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.command import Arguments, Result
-from flows.options import EncodeOptions, EvaluateOptions, Options, RunOptions
+from flows.options import EncodeOptions, EvaluateOptions, Options, RunOptions, WatchOptions
 from flows.progress import progress
 from pikavae.errors import PikavaeError
 from pikavae.workspace.disks import diagnose
@@ -166,6 +166,22 @@ def evaluate(arguments: Arguments[EvaluateOptions]) -> Result:
         result |= compared.summary()
         lines += ["", compared.table(), "", f"Comparison with pictures: {compared.page}"]
     return result, "\n".join(lines)
+
+
+def watch(arguments: Arguments[WatchOptions]) -> Result:
+    """Measure the champion on fresh pictures, beside its report."""
+    from pikavae import operations
+
+    workspace = arguments.workspace
+    found = operations.watch_champion(workspace, arguments.settings, tolerance=arguments.options.tolerance)
+    page = workspace.home / found.page
+    lines = [
+        *found.findings,
+        "",
+        f"Page with pictures: {page}",
+        f"Its run in MLflow:  {sys.argv[0]} ui --run {found.run_id}",
+    ]
+    return {**found.content(), "page": str(page)}, "\n".join(lines)
 
 
 def register(arguments: Arguments[Options]) -> Result:

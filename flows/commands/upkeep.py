@@ -18,6 +18,7 @@ from flows.options import (
     PruneOptions,
     RelocateOptions,
     ScheduleOptions,
+    ScheduleWatchOptions,
     UiOptions,
     UpOptions,
 )
@@ -111,8 +112,7 @@ def schedule(arguments: Arguments[ScheduleOptions]) -> Result:
     """Retrain by a clock."""
     (preset,), options = arguments.names, arguments.options
     name = options.name or Path(preset).stem
-    if refused := sorted(set(name) & NOT_IN_NAMES):
-        raise UserError(f"--name {name!r}: Prefect takes no {refused[0]} in a name; choose another")
+    _check_name(name)
     from pikavae import operations
 
     labels = operations.read_labels(preset, note=options.note, tags=options.tag)
@@ -125,6 +125,26 @@ def schedule(arguments: Arguments[ScheduleOptions]) -> Result:
     return schedules_result(
         [schedules.schedule_retrain(config, name, cron, from_champion=options.from_champion, labels=labels)]
     )
+
+
+def schedule_watch(arguments: Arguments[ScheduleWatchOptions]) -> Result:
+    """Watch the champion by a clock."""
+    options = arguments.options
+    _check_name(options.name)
+    from pikavae import operations
+
+    settings = operations.settle_watch(arguments.workspace, arguments.settings)
+    _set_up_prefect(arguments.workspace.home)
+    from flows import rules, schedules
+
+    cron = rules.cron_schedule(options.cron, options.timezone, where="--")
+    _require_server()
+    return schedules_result([schedules.schedule_watch(settings, options.name, cron, tolerance=options.tolerance)])
+
+
+def _check_name(name: str) -> None:
+    if refused := sorted(set(name) & NOT_IN_NAMES):
+        raise UserError(f"--name {name!r}: Prefect takes no {refused[0]} in a name; choose another")
 
 
 def list_schedules(arguments: Arguments[Options]) -> Result:

@@ -208,6 +208,7 @@ def test_the_shipped_file_is_sound():
         "retrain/retrain",
         "promote/promote",
         "approve/approve",
+        "evaluate-champion/evaluate-champion",
         "housekeeping/housekeeping",
         "latents/latents",
     ]

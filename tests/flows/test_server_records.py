@@ -163,6 +163,26 @@ def test_schedules_of_one_preset_are_listed_paused_resumed_run_and_removed_by_na
     assert schedules.list_schedules() == []
 
 
+def test_a_watch_is_scheduled_beside_the_retrainings_and_found_by_its_name(server):
+    schedules.schedule_retrain(load_config("demo"), "nightly", DAILY, from_champion=False)
+    settings = {"data.source": "/new", "data.image_column": "scan"}
+    made = schedules.schedule_watch(settings, "watch", DAILY, tolerance=0.5)
+    assert (made.name, made.active) == ("evaluate-champion/watch", True)
+    run_id, _ = schedules.run_now("watch")
+    run = server.read_flow_run(run_id)
+    assert run.parameters == {"source": "/new", "tolerance": 0.5, "settings": {"data.image_column": "scan"}}
+    assert run.work_queue_name == "training"  # it waits for a training on the same card
+    server.set_flow_run_state(run_id, Running(), force=True)
+    message = "the champion fell: version 3: PSNR 1.20 dB worse than in its report"
+    server.set_flow_run_state(run_id, Completed(message=message), force=True)
+    results = {item.name: item.result for item in schedules.list_schedules()}
+    assert re.fullmatch(rf"finished after \d+ s: {message}", results["evaluate-champion/watch"])
+    assert results["retrain/nightly"] == ""
+    schedules.remove_schedule("watch")
+    schedules.remove_schedule("nightly")
+    assert schedules.list_schedules() == []
+
+
 def let_be_scheduled(run_id):
     """Make a run one that the scheduler made, which this server has no scheduler for."""
     address = PREFECT_API_DATABASE_CONNECTION_URL.value().partition("sqlite+aiosqlite:///")[2]

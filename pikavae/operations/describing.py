@@ -21,6 +21,8 @@ from pikavae.evaluation.pages.report_page import PAGE_NAME as REPORT_PAGE
 from pikavae.evaluation.report.model_card import Scaling, model_card, scaling_of_report
 from pikavae.evaluation.report.report import Report
 from pikavae.model.sizes import CONFIG_NAME, RUN_CONFIG_NAME, is_normalised, model_config, scaling_in
+from pikavae.notify.record import PANEL_NAME
+from pikavae.operations.naming import differences
 from pikavae.operations.results import (
     Evaluated,
     Prepared,
@@ -33,6 +35,7 @@ from pikavae.operations.results import (
 from pikavae.operations.training_facts import lineage_of, training_of
 from pikavae.presets import load_config
 from pikavae.tracker.client import Workspace
+from pikavae.tracker.overview import HEIGHT, OVERVIEW_NAME, picture_markdown
 from pikavae.tracker.run_log import RunLog
 from pikavae.tracker.tags import (
     EVALUATION_SET_TAG,
@@ -40,13 +43,15 @@ from pikavae.tracker.tags import (
     FLOW_RUN_URL_TAG,
     REPORT_SHA256_TAG,
     REPORT_TAG,
-    SCORE_PREFIX,
 )
 from pikavae.tracker.ui import ui_base, ui_url
 from pikavae.workspace import runs
 from pikavae.workspace.records import read_object
 
 EVALUATION = "\n\n## Evaluation\n\n"
+EVALUATION_FOLDER = "evaluation"
+"""The folder of a run's artifacts with its reports."""
+OVERVIEW_TEXT = "Validation pictures, and below them their newest reconstructions"
 IMPORTED_MARK = "# Weights of another maker: their sizes and the size of their pictures; all else is a default.\n"
 """The first line of the configuration of an imported snapshot."""
 MAX_LISTED = 20
@@ -59,29 +64,19 @@ def version_metrics(report: Report) -> dict[str, float]:
 
 def report_tags(evaluated: Evaluated, prepared: Prepared) -> dict[str, str]:
     """Return the tags of a version that describe its report."""
-    scores = {name: value for name, value in evaluated.report.metrics.items() if value is not None}
     return {
         REPORT_TAG: evaluated.folder.name,
         REPORT_SHA256_TAG: json.dumps(report_hashes(evaluated.folder)),
         EVALUATION_SET_TAG: prepared.prepared_set.validation.digest,
-        **{f"{SCORE_PREFIX}{name}": f"{value:.6g}" for name, value in scores.items()},
     }
 
 
-def run_metrics(report: Report) -> dict[str, float]:
-    """Return the metrics of a report for its run: the model's as `val/...`, the baselines' as `val/baseline_...`."""
-    others = {
-        f"val/baseline_{row}_{name}": value
-        for row, values in report.baselines.items()
-        for name, value in values.content().items()
-        if value is not None
-    }
-    return {**version_metrics(report), **others}
-
-
-def data_metrics(prepared_set: PreparedSet) -> dict[str, float]:
-    """Return the counts of the prepared set as `data/...`."""
-    return {f"data/{name}": float(value) for name, value in prepared_set.record.counts.items()}
+def version_note(trained: Trained, report: Report) -> str:
+    """Return a version's description for the UI: its scores, its reconstructions, and the table beside baselines."""
+    folder = EVALUATION_FOLDER if trained.is_last else f"{EVALUATION_FOLDER}/{trained.snapshot.name}"
+    picture = picture_markdown(trained.run.run_id, f"{folder}/{PANEL_NAME}", "Originals, reconstructions, errors")
+    scores, _, table = report.summary_markdown().partition("\n\n")
+    return f"{scores}\n\n{picture}\n\n{table}"
 
 
 def evaluation_note(log: RunLog, report: Report, folder: str) -> str:
@@ -97,18 +92,23 @@ def evaluation_note(log: RunLog, report: Report, folder: str) -> str:
     return f"{head}{EVALUATION}[The whole report, with pictures]({page})\n\n{report.summary_markdown()}"
 
 
-def run_note(config: Config, prepared_set: PreparedSet, log: RunLog, links: Mapping[str, str]) -> str:
-    """Return the run's description for the UI, with links to its configuration, its pictures and its flow run."""
+def run_note(
+    config: Config, prepared_set: PreparedSet, log: RunLog, links: Mapping[str, str], preset: str | None
+) -> str:
+    """Return the run's description for the UI: newest reconstructions, then links to its configuration and pictures."""
     yaml, page = (
         ui_url("", log.experiment_id, log.run_id, f"artifacts/{name}").removeprefix("/")
         for name in ("config.yaml", f"data/{PAGE_NAME}")
     )
     lines = [
+        picture_markdown(log.run_id, OVERVIEW_NAME, OVERVIEW_TEXT, height=HEIGHT),
+        "",
         f"Autoencoder (f{config.model.downsampling_factor}, {config.model.latent_channels} latent channels) on "
         f"`{config.data.source}`: {len(prepared_set.train)} training and {len(prepared_set.validation)} validation "
         f"pictures of {config.data.image_size} px.",
         "",
-        f"- Configuration: [config.yaml]({yaml})",
+        f"- Configuration: [config.yaml]({yaml}); what differs from preset `{differences(config, preset)[0]}` is under "
+        f"Parameters.",
         f"- Pictures: [what they are and what was done to them]({page}), prepared set `{prepared_set.fingerprint}`",
     ]
     if flow_run := links.get(FLOW_RUN_TAG):
@@ -268,7 +268,7 @@ def result_markdown(
         where = f"[open in MLflow]({ui_url(base, experiment, run.run_id)})"
         page = f"[all about its pictures]({ui_url(base, experiment, run.run_id, f'artifacts/data/{PAGE_NAME}')})"
         report = f"[the whole report]({ui_url(base, experiment, run.run_id, f'artifacts/evaluation/{REPORT_PAGE}')})"
-    panel = base64.b64encode((evaluated.folder / "panel.png").read_bytes()).decode()
+    panel = base64.b64encode((evaluated.folder / PANEL_NAME).read_bytes()).decode()
     return "\n".join(
         [
             f"## {version.name} version {version.version}",

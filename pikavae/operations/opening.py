@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 from pikavae.config import Config
 from pikavae.operations import keys
-from pikavae.operations.describing import data_metrics
 from pikavae.operations.extending import Extension, begin_with, find_extension
 from pikavae.operations.naming import differences, label_earlier
 from pikavae.operations.results import Prepared, find_unfinished
@@ -20,7 +22,6 @@ from pikavae.tracker.tags import (
     EXTENDS_TAG,
     FINGERPRINT_TAG,
     OWN_NOTE_TAG,
-    PRESET_TAG,
     RUN_KEY_TAG,
     STARTING_WEIGHTS_TAG,
     TRAIN_KEY_TAG,
@@ -30,6 +31,9 @@ from pikavae.workspace.records import Inputs
 from pikavae.workspace.runs import RunFolder
 
 logger = logging.getLogger(__name__)
+
+SHOWN = ("data.source", "data.image_size")
+"""Settings that are parameters of every run; of the others, those are that differ from the preset."""
 
 
 def open_run(
@@ -57,7 +61,6 @@ def open_run(
     }
     told = {
         **labels.tags,
-        PRESET_TAG: differences(config, labels.preset)[0],
         **({OWN_NOTE_TAG: labels.note} if labels.note else {}),
     }
     orphan = (
@@ -67,7 +70,7 @@ def open_run(
         log = RunLog.resume(client, orphan.run_id)
         label_earlier(workspace, config, orphan.run_id, labels)
     else:
-        log = RunLog.start(client, experiment, name, tags={**tags, **told}, params=config.flat())
+        log = RunLog.start(client, experiment, name, tags={**tags, **told}, params=_params(config, labels.preset))
     log.log_text(config.to_yaml(), "config.yaml")
     for side, context in ((prepared_set.train, "training"), (prepared_set.validation, "validation")):
         log.log_dataset(
@@ -77,8 +80,15 @@ def open_run(
             num_rows=len(side),
             source=config.data.source,
         )
-    log.log(data_metrics(prepared_set), 0)
+    log.log_text(json.dumps(dict(prepared_set.record.counts), indent=2), "data/counts.json")
     record = record_of(config, inputs, datetime.now(UTC), extends.tag if extends else None)
     if extends:
         begin_with(workspace, extends, workspace.home / "runs" / log.run_id)
     return runs.create_run_folder(workspace.home, log.run_id, record), log
+
+
+def _params(config: Config, preset: str | None) -> Mapping[str, Any]:
+    """Return what the table of runs shows: the preset, the pictures, and the settings that differ from the preset."""
+    name, changes = differences(config, preset)
+    flat = config.flat()
+    return {"preset": name, **{field: flat[field] for field in SHOWN}, **changes}

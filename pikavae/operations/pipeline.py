@@ -26,14 +26,15 @@ from pikavae.notify.running import note_run
 from pikavae.operations import keys
 from pikavae.operations.describing import (
     EVALUATION,
+    EVALUATION_FOLDER,
     about_of,
     card_of,
     evaluation_note,
     report_tags,
-    run_metrics,
     run_note,
     summary,
     version_metrics,
+    version_note,
 )
 from pikavae.operations.naming import label_earlier, run_name
 from pikavae.operations.opening import open_run
@@ -71,6 +72,7 @@ from pikavae.tracker.tags import (
     BEST_STEP_TAG,
     CONFIG_HASH_TAG,
     EVALUATE_KEY_TAG,
+    FILMSTRIP,
     FINGERPRINT_TAG,
     FLOW_RUN_NAME_TAG,
     FLOW_RUN_TAG,
@@ -169,7 +171,7 @@ def train(
         note_run(run.run_id)
         with recording(workspace, log):
             log.set_tags({**git_tags(CHECKOUT), **links})
-            log.set_note(run_note(config, prepared.prepared_set, log, links))
+            log.set_note(run_note(config, prepared.prepared_set, log, links, labels.preset))
             log.log_file(prepared.prepared_set.path / PAGE_NAME, "data")
             if flow_run_id := links.get(FLOW_RUN_TAG):
                 log.add_attempt(flow_run_id)
@@ -214,8 +216,8 @@ def evaluate(workspace: Workspace, config: Config, prepared: Prepared, trained: 
         validation = prepared.prepared_set.validation
         shown = moments(trained.run.path, validation)
         done = report_on(workspace, config, validation, trained.snapshot, inputs, shown)
-        log.log(run_metrics(done.report), trained.step, again=True)  # measured again: the later point counts
-        folder = "evaluation" if trained.is_last else f"evaluation/{trained.snapshot.name}"
+        log.log(version_metrics(done.report), trained.step, again=True)  # measured again: the later point counts
+        folder = EVALUATION_FOLDER if trained.is_last else f"{EVALUATION_FOLDER}/{trained.snapshot.name}"
         for file in sorted(done.folder.iterdir()):
             log.log_file(file, folder)
         if trained.is_last or EVALUATION not in log.note():
@@ -255,7 +257,7 @@ def register(
                 **report_tags(evaluated, prepared),
                 **git_tags(CHECKOUT),
             },
-            description=evaluated.report.summary_markdown(),
+            description=version_note(trained, evaluated.report),
         )
         if trained.is_last or VERSION_TAG not in log.tags():
             log.set_tags({VERSION_TAG: str(version.version), REGISTERED_MODEL_TAG: version.name})
@@ -326,7 +328,7 @@ def _train_in(
         filmstrip = delivery.filmstrip()
     filmstrip.save(content := BytesIO(), format="PNG")
     write_atomically(run.path / FILMSTRIP_NAME, content.getvalue())
-    log.log_image("filmstrip", filmstrip, result.steps)
+    log.log_image(FILMSTRIP, filmstrip, result.steps)
     snapshot = run.path / "snapshots" / result.snapshot
     finished = TrainingResult(
         **result.content(),

@@ -23,7 +23,9 @@ from pikavae.data.prepared.dataset import PictureSet
 from pikavae.errors import DamagedFileError, PikavaeError, TransientError
 from pikavae.evaluation.report.panels import FILMSTRIP_FRAMES, MOSAIC, choose_evenly, filmstrip, panel
 from pikavae.tracker.client import Workspace
+from pikavae.tracker.overview import OVERVIEW_NAME, overview
 from pikavae.tracker.run_log import RunLog
+from pikavae.tracker.tags import RECONSTRUCTIONS
 from pikavae.training.journal import JOURNAL_NAME, Event, read_events
 from pikavae.training.state import step_name
 from pikavae.workspace.disks import explain
@@ -172,7 +174,8 @@ class Delivery:
             reconstructions = self._preview(self._folder / "previews" / f"{name}.png")
             if reconstructions is not None:
                 picture = panel([("original", self._originals), ("reconstruction", reconstructions)])
-                self._run.log_image("reconstructions", picture, event.step)
+                self._run.log_image(RECONSTRUCTIONS, picture, event.step)
+                self._run.log_picture(overview(self._originals, reconstructions), OVERVIEW_NAME)
         elif event.kind == "kept":
             snapshot = self._folder / "snapshots" / name
             try:

@@ -24,6 +24,8 @@ VALUE_LENGTH = 500
 NUM_TAGS = 50
 OURS = ("mlflow.", "pikavae.")
 """The beginnings of the tags that MLflow and pikavae write themselves."""
+PICTURE = "<img "
+"""The beginning of a description that begins with a picture."""
 KEY = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.: -]|/(?=[A-Za-z0-9_]))*")
 """Matches the names of tags that every store of MLflow takes."""
 
@@ -144,13 +146,15 @@ def own_tags(tags: Mapping[str, str]) -> dict[str, str]:
 
 
 def describe(tags: Mapping[str, str], markdown: str) -> str:
-    """Return a run's description: a person's note, which its tags have, then pikavae's part."""
-    return "\n\n".join(part for part in (tags.get(OWN_NOTE_TAG), markdown) if part)
+    """Return a run's description: its picture, if there is one, a person's note, then the rest of pikavae's part."""
+    picture, _, rest = markdown.partition("\n\n") if markdown.startswith(PICTURE) else ("", "", markdown)
+    return "\n\n".join(part for part in (picture, tags.get(OWN_NOTE_TAG), rest) if part)
 
 
 def own_part(tags: Mapping[str, str]) -> str:
-    """Return pikavae's part of a run's description, which comes after a person's note."""
-    return tags.get(NOTE_TAG, "").removeprefix(tags.get(OWN_NOTE_TAG, "")).lstrip("\n")
+    """Return pikavae's part of a run's description, without a person's note."""
+    whole, note = tags.get(NOTE_TAG, ""), tags.get(OWN_NOTE_TAG)
+    return f"\n\n{whole}\n\n".replace(f"\n\n{note}\n\n", "\n\n", 1).strip("\n") if note else whole
 
 
 def label(client: MlflowClient, run_id: str, labels: Labels) -> list[str]:

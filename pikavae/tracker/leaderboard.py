@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from pikavae.tracker.tags import EARLIER_RECONSTRUCTIONS, RECONSTRUCTIONS
+
 SCORES = ("val/psnr", "val/ssim")
-SETTINGS = ("data.source", "data.image_size", "optimizer.name", "optimizer.learning_rate", "loss.reconstruction")
+SETTINGS = ("preset", "data.source", "data.image_size")
+NAME = "attributes.`Run Name`"
 CURVES = ("val/psnr", "val/ssim", "train/loss", "train/images_per_second")
 RUNS_COMPARED = 10
 
@@ -29,8 +32,8 @@ def leaderboard() -> dict[str, Any]:
             *(f"params.`{name}`" for name in SETTINGS),
             "tags.`pikavae.version`",
         ],
-        "columnOrder": ["tags.`pikavae.version`"],
-        "columnWidths": {"metrics.`val/psnr`": 110},
+        "columnOrder": [NAME, "tags.`pikavae.version`", *(f"metrics.`{name}`" for name in SCORES)],
+        "columnWidths": {NAME: 420, "tags.`pikavae.version`": 90, **{f"metrics.`{name}`": 90 for name in SCORES}},
         "compareRunCharts": [_pictures(), *map(_curve, CURVES)],
         "compareRunSections": [
             _section("pictures", "Pictures", columns=1, cardHeight=420),
@@ -52,7 +55,7 @@ def _pictures() -> dict[str, Any]:
     """Return the card of pictures, without the runs' parameters, which would fill it."""
     return {
         **_chart("pictures", "IMAGE", "pictures"),
-        "imageKeys": ["reconstructions"],
+        "imageKeys": [RECONSTRUCTIONS, EARLIER_RECONSTRUCTIONS],
         "step": 0,
         "showRunParams": False,
     }

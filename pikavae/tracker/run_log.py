@@ -78,7 +78,7 @@ class RunLog:
             experiment_id: from `Workspace.experiment_id`.
             name: shown in MLflow.
             tags: added to `mlflow.source.name` and `mlflow.source.type`, which MLflow's client leaves empty.
-            params: dotted names to JSON values; texts remain unchanged, None is written as `null`.
+            params: names to JSON values; texts remain unchanged, None is written as `null`.
         """
         from mlflow.entities import Param
 
@@ -185,6 +185,12 @@ class RunLog:
     def log_file(self, path: Path, folder: str = "") -> None:
         """Keep a copy of a file among the run's artifacts, under `folder`."""
         self._client.log_artifact(self.run_id, str(path), folder or None)
+
+    def log_picture(self, picture: Image.Image, name: str) -> None:
+        """Keep a picture as the artifact `name`, in place of an earlier one."""
+        with TemporaryDirectory() as folder:
+            picture.save(path := Path(folder, name))
+            self._client.log_artifact(self.run_id, str(path))
 
     def log_text(self, text: str, name: str) -> None:
         """Keep a text as the artifact `name`."""

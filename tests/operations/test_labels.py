@@ -67,9 +67,11 @@ def finished(monkeypatch, isolated, shared_home):
 def test_labels_reach_the_run_its_report_its_card_and_the_lists(finished, capsys):
     run = client().get_run(finished["run_id"])
     assert run.info.run_name == "the first"
-    assert {"team": "a/b", "kind": "trial", "pikavae.preset": "demo"}.items() <= run.data.tags.items()
+    assert {"team": "a/b", "kind": "trial"}.items() <= run.data.tags.items()
+    picture, own, *_ = run.data.tags["mlflow.note.content"].split("\n\n")
+    assert picture.startswith('<img src="get-artifact?path=overview.png&run_uuid=')
+    assert own == "**Why**: to see."
     note = run.data.tags["mlflow.note.content"]
-    assert note.startswith("**Why**: to see.\n\n")
     assert "## Evaluation" in note
     page = Path(finished["report"], "report.html").read_text()
     assert all(words in page for words in (f"the first ({finished['run_id']})", "**Why**: to see.", "trial"))
@@ -97,7 +99,7 @@ def test_a_second_run_of_the_same_reuses_it_and_renames_it(finished, caplog):
     assert run.info.run_name == "a better name"
     assert run.info.status == "FINISHED"
     assert (run.data.tags["kind"], run.data.tags["team"]) == ("baseline", "a/b")
-    assert run.data.tags["mlflow.note.content"].startswith("**Why**: to see.\n\n")
+    assert run.data.tags["mlflow.note.content"].split("\n\n")[1] == "**Why**: to see."
     assert "it is called 'a better name' now and was 'the first'" in caplog.text
     assert "is in experiment 'pikavae' and stays there" in caplog.text
     commands.run(tiny())  # without labels

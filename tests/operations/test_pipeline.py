@@ -1,5 +1,6 @@
 """The main job on real parts: the four stages with MLflow on SQLite, without Prefect and with it."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from flows.commands.stages import closing_lines
 from pikavae import operations
@@ -53,7 +55,10 @@ def test_a_run_is_recorded_whole(finished):
     run = client().get_run(finished["run_id"])
     assert run.info.status == "FINISHED"
     assert run.data.params["training.steps"] == "6"
-    assert {name.split("/")[0] for name in run.data.metrics} == {"data", "train", "val", "weighted"}
+    assert run.data.params["preset"] == "demo"
+    assert "optimizer.name" not in run.data.params  # as in the preset
+    assert {name.split("/")[0] for name in run.data.metrics} == {"train", "val", "weighted"}
+    assert not any("baseline" in name for name in run.data.metrics)
     assert run.data.metrics["val/psnr"] == pytest.approx(finished["metrics"]["psnr"], abs=1e-4)
     assert run.data.tags["pikavae.fingerprint"] == finished["fingerprint"]
     assert len(run.data.tags["mlflow.source.git.commit"]) == 40
@@ -69,6 +74,15 @@ def test_a_run_is_recorded_whole(finished):
     images = {file.path for file in client().list_artifacts(finished["run_id"], "images")}
     assert any("reconstructions" in path for path in images)
     assert any("filmstrip" in path for path in images)
+    counts = json.loads(Path(client().download_artifacts(finished["run_id"], "data/counts.json")).read_text())
+    assert counts["num_images"] == 24
+    with Image.open(client().download_artifacts(finished["run_id"], "overview.png")) as picture:
+        assert picture.size == (8 * 96, 2 * 96)
+    assert note.startswith('<img src="get-artifact?path=overview.png&run_uuid=' + finished["run_id"])
+    version = client().get_model_version(finished["model"], str(finished["version"]))
+    panel = f"get-artifact?path=evaluation/panel.png&run_uuid={finished['run_id']}"
+    assert panel in version.description
+    assert not any(name.startswith("pikavae.score") for name in version.tags)
     assert "moments of the training" in Path(finished["report"], "report.html").read_text()
     assert set(finished["stages"]) == set(keys.STAGES)
     assert all(stage["status"] == "ran" for stage in finished["stages"].values())

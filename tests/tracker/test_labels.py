@@ -3,7 +3,8 @@
 import pytest
 
 from pikavae.errors import UserError
-from pikavae.tracker.labels import Labels, label, own_part, read_labels
+from pikavae.tracker.labels import Labels, describe, label, own_part, read_labels
+from pikavae.tracker.tags import OWN_NOTE_TAG
 from tests.support.commands import client
 
 NOTE = "mlflow.note.content"
@@ -71,3 +72,13 @@ def test_labels_that_are_given_replace_and_others_stay():
     assert label(client(), run_id, Labels(name="second", note="new", tags={"a": "3"})) == []
     label(client(), run_id, Labels(note=""))
     assert client().get_run(run_id).data.tags[NOTE] == "pikavae's part\n\nof two paragraphs"
+
+
+def test_a_note_stands_after_the_picture_and_is_taken_out_again():
+    part = '<img src="x">\n\nwords\n\n## Evaluation'
+    for note in ("mine", "two\n\nparagraphs", ">", "words", '<img src="x">'):
+        described = describe({OWN_NOTE_TAG: note}, part)
+        assert described == f'<img src="x">\n\n{note}\n\nwords\n\n## Evaluation'
+        assert own_part({OWN_NOTE_TAG: note, NOTE: described}) == part
+    assert describe({}, part) == part == own_part({NOTE: part})
+    assert own_part({OWN_NOTE_TAG: "mine", NOTE: "mine"}) == ""

@@ -16,7 +16,7 @@ from pikavae.evaluation.metrics.definitions import COMPARED, COMPUTED, METRICS, 
 from pikavae.evaluation.pages.comparison_page import comparison_page
 from pikavae.evaluation.report.report import ImageScore, Report
 from pikavae.features import lpips
-from pikavae.operations.describing import run_metrics
+from pikavae.operations.describing import version_metrics
 from pikavae.production import gates
 from tests.evaluation.test_evaluate import model, pictures, run
 
@@ -58,7 +58,7 @@ def test_a_row_is_all_that_report_pages_comparison_and_mlflow_need(measured, fol
     page = (folder / "report.html").read_text()
     assert f"<code>{ADDED}</code></th><td>{value:.6g}</td>" in page
     assert "how far the latents" in page
-    assert run_metrics(measured)[f"val/{ADDED}"] == value
+    assert version_metrics(measured)[f"val/{ADDED}"] == value
     nines = [replace(one, **{ADDED: 9.0}) for one in measured.per_image]
     found = compare(measured, measured.model_copy(update={"per_image": nines}))
     assert found.metrics[ADDED].verdict == "better"

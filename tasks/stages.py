@@ -17,6 +17,7 @@ from pikavae.config import Config
 from pikavae.errors import TransientError
 from pikavae.operations import Evaluated, Labels, Prepared, Registered, ResolvedModel, Standing, Trained, Workspace
 from pikavae.tracker.tags import FLOW_RUN_NAME_TAG, FLOW_RUN_TAG, FLOW_RUN_URL_TAG
+from tasks.live import live_page
 
 DELAYS_SECONDS = [5.0, 30.0]
 
@@ -70,13 +71,15 @@ def train(
     fresh: bool,
     labels: Labels,
 ) -> Trained:
-    """Train, resume an unfinished training, or reuse a finished one; the MLflow run points to this flow run."""
+    """Train, resume an unfinished training, or reuse a finished one; MLflow's run and this flow run show each other."""
     links = {
         FLOW_RUN_TAG: str(flow_run.id),
         FLOW_RUN_NAME_TAG: str(flow_run.name),
         **({FLOW_RUN_URL_TAG: url} if (url := str(flow_run.ui_url)).startswith("http") else {}),
     }
-    return operations.train(workspace, config, prepared, start=start, fresh=fresh, links=links, labels=labels)
+    return operations.train(
+        workspace, config, prepared, start=start, fresh=fresh, links=links, labels=labels, watch=live_page
+    )
 
 
 @stage("evaluate", "evaluate {trained.run.run_id}")

@@ -51,6 +51,7 @@ from pikavae.operations.results import Evaluated, Prepared, Registered, Trained
 from pikavae.operations.retention import Removed, prune
 from pikavae.operations.scheduling import settle
 from pikavae.operations.standing import find_standing
+from pikavae.operations.training_view import Moment, TrainingView
 from pikavae.operations.upkeep import (
     Check,
     Relocated,
@@ -82,6 +83,7 @@ __all__ = [
     "Labels",
     "Link",
     "Listed",
+    "Moment",
     "Plan",
     "Prepared",
     "Promoted",
@@ -95,6 +97,7 @@ __all__ = [
     "Rules",
     "Standing",
     "Trained",
+    "TrainingView",
     "Verified",
     "Watch",
     "Workspace",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -62,6 +63,7 @@ from pikavae.operations.runtime import (
     use_threads,
 )
 from pikavae.operations.supervision import train_apart
+from pikavae.operations.training_view import TrainingView
 from pikavae.registry import versions
 from pikavae.tracker.checkout import git_tags
 from pikavae.tracker.client import Workspace
@@ -83,6 +85,7 @@ from pikavae.tracker.tags import (
     START_STEP_TAG,
     VERSION_TAG,
 )
+from pikavae.tracker.ui import ui_base, ui_url
 from pikavae.training.worker import Job
 from pikavae.workspace import runs
 from pikavae.workspace.files import exclusive, folder_atomically, sha256_of, write_atomically
@@ -135,6 +138,7 @@ def train(
     fresh: bool = False,
     links: Mapping[str, str] | None = None,
     labels: Labels | None = None,
+    watch: Callable[[TrainingView], AbstractContextManager[None]] | None = None,
 ) -> Trained:
     """Train, resume an unfinished training of the same key, or reuse a finished one; one process at a time does so.
 
@@ -149,6 +153,7 @@ def train(
         fresh: train again even if the same was trained before.
         links: tags that point to where this attempt was started, such as `pikavae.flow_run_id`.
         labels: what the user calls the run.
+        watch: returns a context that lasts while the training works, and may look at it.
     """
     began, labels, links = time.monotonic(), labels or Labels(), links or {}
     name = labels.name or links.get(FLOW_RUN_NAME_TAG) or run_name(config, labels)
@@ -175,7 +180,7 @@ def train(
             log.log_file(prepared.prepared_set.path / PAGE_NAME, "data")
             if flow_run_id := links.get(FLOW_RUN_TAG):
                 log.add_attempt(flow_run_id)
-            result = _train_in(workspace, config, prepared.prepared_set, run, log, start)
+            result = _train_in(workspace, config, prepared.prepared_set, run, log, start, watch)
         snapshot = run.path / "snapshots" / result.snapshot
         return Trained(run, result, snapshot, reused=False, seconds=time.monotonic() - began)
 
@@ -315,6 +320,7 @@ def _train_in(
     run: RunFolder,
     log: RunLog,
     start: ResolvedModel | None,
+    watch: Callable[[TrainingView], AbstractContextManager[None]] | None,
 ) -> TrainingResult:
     """Train in the run's folder, in a process of its own, and record the result once MLflow has everything."""
     device = choose_device(config).type
@@ -322,7 +328,11 @@ def _train_in(
     threads = threads_of(config, processes, run.path / "checkpoints")
     job = Job(config, prepared_set.path, start.folder if start else None, device, threads, processes)
     find_gaps(run, log)
-    with Delivery(workspace, run.path, log, prepared_set.validation, config.training.preview_images) as delivery:
+    validation, num_previews = prepared_set.validation, config.training.preview_images
+    url = ui_url(base, log.experiment_id, log.run_id) if (base := ui_base(workspace)) else None
+    view = TrainingView(run, validation, num_previews, name=log.name, url=url)
+    watching = nullcontext() if watch is None else watch(view)
+    with Delivery(workspace, run.path, log, validation, num_previews) as delivery, watching:
         result = train_apart(run.path, job, config.training.restarts)
         delivery.finish()
         filmstrip = delivery.filmstrip()

@@ -200,7 +200,10 @@ def test_the_pipeline_runs_under_prefect_without_a_server(tiny_flags, tmp_path):
     assert flow_run[1:3] == ("COMPLETED", "fit for a talk")
     assert "team=a" in json.loads(flow_run[3])
     assert tasks == {"prepare", "train", "evaluate", "register"}
-    assert sorted(artifacts) == ["pipeline-result", "prepared-set"]
+    assert sorted(artifacts) == ["pipeline-result", "prepared-set", "training", "training-progress"]
+    assert float(artifacts["training-progress"]) == 100
+    assert "step 6, 100%" in artifacts["training"]
+    assert "![reconstructions](data:image/jpeg;base64," in artifacts["training"]
     with closing(sqlite3.connect(home / "mlflow.db")) as database:
         tags = dict(database.execute("select key, value from tags where run_uuid=?", (result["run_id"],)))
         run = "select runs.name, experiments.name from runs join experiments using (experiment_id) where run_uuid=?"

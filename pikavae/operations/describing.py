@@ -35,7 +35,7 @@ from pikavae.operations.results import (
 from pikavae.operations.training_facts import lineage_of, training_of
 from pikavae.presets import load_config
 from pikavae.tracker.client import Workspace
-from pikavae.tracker.overview import HEIGHT, OVERVIEW_NAME, picture_markdown
+from pikavae.tracker.overview import OVERVIEW_NAME, picture_markdown
 from pikavae.tracker.run_log import RunLog
 from pikavae.tracker.tags import (
     EVALUATION_SET_TAG,
@@ -51,7 +51,7 @@ from pikavae.workspace.records import read_object
 EVALUATION = "\n\n## Evaluation\n\n"
 EVALUATION_FOLDER = "evaluation"
 """The folder of a run's artifacts with its reports."""
-OVERVIEW_TEXT = "Validation pictures, and below them their newest reconstructions"
+OVERVIEW_TEXT = "Validation pictures, each beside its newest reconstruction"
 IMPORTED_MARK = "# Weights of another maker: their sizes and the size of their pictures; all else is a default.\n"
 """The first line of the configuration of an imported snapshot."""
 MAX_LISTED = 20
@@ -101,7 +101,7 @@ def run_note(
         for name in ("config.yaml", f"data/{PAGE_NAME}")
     )
     lines = [
-        picture_markdown(log.run_id, OVERVIEW_NAME, OVERVIEW_TEXT, height=HEIGHT),
+        picture_markdown(log.run_id, OVERVIEW_NAME, OVERVIEW_TEXT),
         "",
         f"Autoencoder (f{config.model.downsampling_factor}, {config.model.latent_channels} latent channels) on "
         f"`{config.data.source}`: {len(prepared_set.train)} training and {len(prepared_set.validation)} validation "

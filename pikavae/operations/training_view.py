@@ -11,7 +11,7 @@ from pathlib import Path
 from pikavae.data.prepared.dataset import PictureSet
 from pikavae.errors import DamagedFileError
 from pikavae.tracker.delivery import read_preview
-from pikavae.tracker.overview import overview
+from pikavae.tracker.overview import two_rows
 from pikavae.training.journal import JOURNAL_NAME, PROGRESS_NAME, read_events
 from pikavae.workspace.runs import RunFolder, step_of
 
@@ -118,7 +118,7 @@ class TrainingView:
             reconstructions = read_preview(path, self._originals)
         except DamagedFileError:
             return None
-        overview(self._originals, reconstructions).save(content := BytesIO(), format="JPEG", quality=QUALITY)
+        two_rows(self._originals, reconstructions).save(content := BytesIO(), format="JPEG", quality=QUALITY)
         return content.getvalue()
 
 

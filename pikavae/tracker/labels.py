@@ -24,7 +24,7 @@ VALUE_LENGTH = 500
 NUM_TAGS = 50
 OURS = ("mlflow.", "pikavae.")
 """The beginnings of the tags that MLflow and pikavae write themselves."""
-PICTURE = "<img "
+PICTURE = "!["
 """The beginning of a description that begins with a picture."""
 KEY = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.: -]|/(?=[A-Za-z0-9_]))*")
 """Matches the names of tags that every store of MLflow takes."""

@@ -33,7 +33,7 @@ def leaderboard() -> dict[str, Any]:
             "tags.`pikavae.version`",
         ],
         "columnOrder": [NAME, "tags.`pikavae.version`", *(f"metrics.`{name}`" for name in SCORES)],
-        "columnWidths": {NAME: 420, "tags.`pikavae.version`": 90, **{f"metrics.`{name}`": 90 for name in SCORES}},
+        "columnWidths": {NAME: 320, "tags.`pikavae.version`": 90, **{f"metrics.`{name}`": 100 for name in SCORES}},
         "compareRunCharts": [_pictures(), *map(_curve, CURVES)],
         "compareRunSections": [
             _section("pictures", "Pictures", columns=1, cardHeight=420),

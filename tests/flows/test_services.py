@@ -409,7 +409,7 @@ def test_after_a_kill_a_second_start_ends_the_orphans_and_a_retry_goes_on(house,
     assert run.state.is_completed(), run.state.message
     mlflow_run = house.mlflow().get_run(run_id)
     assert mlflow_run.info.status == "FINISHED"
-    assert int(mlflow_run.data.tags["pikavae.start_step"]) >= 50
+    assert int(mlflow_run.data.tags["mlflow.pikavae.start_step"]) >= 50
 
 
 OPEN_OF_PREFECT = {"/health", "/ready"}

@@ -18,7 +18,7 @@ from pikavae.data.prepared.dataset import open_prepared
 from pikavae.errors import NonFiniteLossError
 from pikavae.evaluation.report.report import Report
 from pikavae.operations import keys
-from pikavae.operations.describing import evaluation_note
+from pikavae.operations.describing import OVERVIEW_TEXT, evaluation_note
 from pikavae.presets import load_config
 from pikavae.tracker.client import Workspace
 from pikavae.tracker.run_log import RunLog
@@ -77,8 +77,8 @@ def test_a_run_is_recorded_whole(finished):
     counts = json.loads(Path(client().download_artifacts(finished["run_id"], "data/counts.json")).read_text())
     assert counts["num_images"] == 24
     with Image.open(client().download_artifacts(finished["run_id"], "overview.png")) as picture:
-        assert picture.size == (8 * 96, 2 * 96)
-    assert note.startswith('<img src="get-artifact?path=overview.png&run_uuid=' + finished["run_id"])
+        assert picture.size == (7 * (2 * 48 + 8) - 8, 48)
+    assert note.startswith(f"![{OVERVIEW_TEXT}](get-artifact?path=overview.png&run_uuid={finished['run_id']})\n\n")
     version = client().get_model_version(finished["model"], str(finished["version"]))
     panel = f"get-artifact?path=evaluation/panel.png&run_uuid={finished['run_id']}"
     assert panel in version.description
@@ -206,7 +206,7 @@ def test_a_killed_run_goes_on_in_the_same_mlflow_run_and_ends_with_the_same_numb
     run = client().get_run(resumed["run_id"])
     assert run.info.run_id == unfinished.info.run_id
     assert run.info.status == "FINISHED"
-    assert run.data.tags["pikavae.start_step"] == "4"
+    assert run.data.tags["mlflow.pikavae.start_step"] == "4"
     assert resumed["metrics"] == undisturbed["metrics"]
     assert points(resumed["run_id"]) == expected
 

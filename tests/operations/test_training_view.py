@@ -3,6 +3,7 @@
 import base64
 import re
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image
 
 import tasks.live
 from pikavae.operations.training_view import TrainingView
-from pikavae.tracker.overview import CELL, overview
+from pikavae.tracker.overview import CELL, LARGE_CELL, overview, two_rows
 from pikavae.training.journal import Journal
 from pikavae.workspace.runs import RunFolder
 from tests.support.prepared_sets import make_prepared
@@ -55,17 +56,22 @@ def test_a_training_is_described_as_far_as_it_is(tmp_path, view):
     assert "reconstructions at step 2:" in text
     assert [int(step) for step in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)] == list(range(11, 3, -1))
     shown = pictures_in(text)
-    assert shown.shape == (2 * CELL, 3 * CELL, 3)
-    assert np.allclose(shown[CELL // 2, CELL // 2 :: CELL], np.array(COLOURS), atol=12)
-    assert np.allclose(shown[CELL + CELL // 2], 128, atol=12)
+    assert shown.shape == (2 * LARGE_CELL, 3 * LARGE_CELL, 3)
+    assert np.allclose(shown[LARGE_CELL // 2, LARGE_CELL // 2 :: LARGE_CELL], np.array(COLOURS), atol=12)
+    assert np.allclose(shown[LARGE_CELL + LARGE_CELL // 2], 128, atol=12)
     assert view.look() == now
     (tmp_path / "run" / "previews" / "step-00000012.png").write_bytes(b"cut short")
     assert view.look() == now
 
 
-def test_an_overview_has_at_most_twelve_pictures_of_any_shape():
-    assert overview(torch.zeros(20, 3, 8, 16), torch.zeros(20, 3, 8, 16)).size == (12 * 2 * CELL, 2 * CELL)
-    assert overview(torch.zeros(4, 3, 512, 256), torch.zeros(2, 3, 512, 256)).size == (2 * CELL // 2, 2 * CELL)
+def test_an_overview_has_pairs_as_wide_as_the_page_and_two_rows_have_at_most_twelve():
+    wide, tall, fewer = torch.zeros(20, 3, 8, 16), torch.zeros(4, 3, 512, 256), torch.zeros(2, 3, 512, 256)
+    assert overview(wide, wide).size == (2 * (4 * CELL + 8) + 4 * CELL, CELL)
+    assert overview(tall, fewer).size == (2 * CELL + 8, CELL)
+    assert two_rows(wide, wide).size == (12 * 2 * LARGE_CELL, 2 * LARGE_CELL)
+    assert two_rows(tall, fewer).size == (LARGE_CELL, 2 * LARGE_CELL)
+    drawn = np.asarray(overview(torch.full((2, 3, 64, 64), -1.0), torch.ones(2, 3, 64, 64) * 0.0))
+    assert [int(drawn[9, x, 0]) for x in (10, CELL + 10, 2 * CELL + 2, 2 * CELL + 18)] == [0, 128, 255, 0]
 
 
 def test_a_server_that_is_away_disturbs_no_training(monkeypatch, view, caplog):
@@ -81,7 +87,7 @@ def test_a_server_that_is_away_disturbs_no_training(monkeypatch, view, caplog):
 
 def test_a_page_is_written_again_when_something_is_new_and_at_the_end(monkeypatch, tmp_path, view, caplog):
     """The server's part is replaced by a list; the real one is in the test of the pipeline."""
-    written = []
+    written: list[Any] = []
 
     class Client:
         def __enter__(self):

@@ -75,10 +75,10 @@ def test_labels_that_are_given_replace_and_others_stay():
 
 
 def test_a_note_stands_after_the_picture_and_is_taken_out_again():
-    part = '<img src="x">\n\nwords\n\n## Evaluation'
-    for note in ("mine", "two\n\nparagraphs", ">", "words", '<img src="x">'):
+    part = "![a](x)\n\nwords\n\n## Evaluation"
+    for note in ("mine", "two\n\nparagraphs", ">", "words", "![a](x)"):
         described = describe({OWN_NOTE_TAG: note}, part)
-        assert described == f'<img src="x">\n\n{note}\n\nwords\n\n## Evaluation'
+        assert described == f"![a](x)\n\n{note}\n\nwords\n\n## Evaluation"
         assert own_part({OWN_NOTE_TAG: note, NOTE: described}) == part
     assert describe({}, part) == part == own_part({NOTE: part})
     assert own_part({OWN_NOTE_TAG: "mine", NOTE: "mine"}) == ""

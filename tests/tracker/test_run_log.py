@@ -308,7 +308,7 @@ def test_attempts_are_listed_once_each(client, experiment):
     log.set_tags({"pikavae.stage": "train"})
     log.set_note("done")
     tags = client.get_run(log.run_id).data.tags
-    assert (tags["pikavae.flow_run_ids"], tags["pikavae.stage"]) == ("one,two", "train")
+    assert (tags["mlflow.pikavae.flow_run_ids"], tags["pikavae.stage"]) == ("one,two", "train")
     assert tags["mlflow.note.content"] == "done"
 
 

@@ -118,7 +118,7 @@ def test_an_unfinished_run_keeps_two_states_its_best_and_its_last_and_goes_on(un
     assert steps_of(unfinished, "snapshots") == logged_steps(unfinished) == [4, 6, 8, 12]
     done = commands.run(tiny())
     assert done["run_id"] == unfinished.run_id
-    assert client().get_run(done["run_id"]).data.tags["pikavae.start_step"] == "12"
+    assert client().get_run(done["run_id"]).data.tags["mlflow.pikavae.start_step"] == "12"
 
 
 def test_a_damaged_state_does_not_count_as_one_to_resume_from(unfinished):

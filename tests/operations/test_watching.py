@@ -146,7 +146,7 @@ def test_a_report_that_is_gone_or_of_another_protocol_is_measured_again_or_named
     assert "is gone or altered, and so are the pictures to measure it again; restore" in complaint
 
 
-def test_what_cannot_be_watched_is_refused_in_a_line(known, tmp_path):
+def test_what_cannot_be_watched_is_refused_in_a_line(known, tmp_path, monkeypatch):
     few = refused(draw(tmp_path / "few", 7, 4, noise=2))
     assert "few': 7 pictures, and an interval needs at least 20 fresh ones; add 13 or more" in few
     broken = tmp_path / "broken"
@@ -158,6 +158,6 @@ def test_what_cannot_be_watched_is_refused_in_a_line(known, tmp_path):
     with pytest.raises(UserError, match=r"^watch: model\.norm_groups: the champion's own counts"):
         watch_champion(Workspace(home()), {"model.norm_groups": 4})
     assert refused(tolerance=-1).startswith("tolerance -1: expected a number of 0 or more")
-    shutil.rmtree(home())
+    monkeypatch.setenv("PIKAVAE_HOME", str(tmp_path / "empty"))
     home().mkdir()
     assert refused().startswith("watch: there is no champion yet; `pikavae promote VERSION --reason TEXT`")

@@ -34,10 +34,15 @@ def leaderboard() -> dict[str, Any]:
         ],
         "columnOrder": [NAME, "tags.`pikavae.version`", *(f"metrics.`{name}`" for name in SCORES)],
         "columnWidths": {NAME: 320, "tags.`pikavae.version`": 90, **{f"metrics.`{name}`": 100 for name in SCORES}},
-        "compareRunCharts": [_pictures(), *map(_curve, CURVES)],
+        "compareRunCharts": [
+            _pictures("pictures", RECONSTRUCTIONS),
+            *map(_curve, CURVES),
+            _pictures("earlier", EARLIER_RECONSTRUCTIONS),
+        ],
         "compareRunSections": [
             _section("pictures", "Pictures", columns=1, cardHeight=420),
             _section("curves", "Curves"),
+            _section("earlier", "Pictures of runs of earlier versions", columns=1, cardHeight=420),
         ],
         "isAccordionReordered": True,
         "runListHidden": False,
@@ -51,11 +56,11 @@ def _section(uuid: str, name: str, **size: int) -> dict[str, Any]:
     return {"uuid": uuid, "name": name, **flags, **size}
 
 
-def _pictures() -> dict[str, Any]:
-    """Return the card of pictures, without the runs' parameters, which would fill it."""
+def _pictures(section: str, series: str) -> dict[str, Any]:
+    """Return the card of a series of pictures, without the runs' parameters, which would fill it."""
     return {
-        **_chart("pictures", "IMAGE", "pictures"),
-        "imageKeys": [RECONSTRUCTIONS, EARLIER_RECONSTRUCTIONS],
+        **_chart(section, "IMAGE", section),
+        "imageKeys": [series],
         "step": 0,
         "showRunParams": False,
     }

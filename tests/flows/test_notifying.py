@@ -13,6 +13,7 @@ from prefect.states import Failed
 from flows import notifying
 from flows.pipeline import pipeline
 from flows.retrain import retrain
+from flows.watch import evaluate_champion
 from pikavae.notify import send
 from pikavae.presets import load_config
 from pikavae.tracker.client import Workspace
@@ -65,7 +66,7 @@ def test_a_flow_run_whose_body_never_began_is_told_once_if_it_was_deployed(liste
 
 
 def test_the_flows_have_the_hooks():
-    for flow in (retrain, pipeline, pipeline.with_options(on_running=[])):
+    for flow in (retrain, evaluate_champion, pipeline, pipeline.with_options(on_running=[])):
         assert flow.on_failure_hooks == [notifying.tell_end]
         assert flow.on_crashed_hooks == [notifying.tell_end]
 

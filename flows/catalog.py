@@ -29,6 +29,7 @@ NAMED = ("registry.model_name", "model.norm_groups")
 """What finds a model: the registered model of the versions, and what a file of weights does not state."""
 SIZES = (
     "model.like",
+    "model.kind",
     "model.channels",
     "model.num_res_blocks",
     "model.latent_channels",

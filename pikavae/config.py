@@ -158,6 +158,7 @@ MAX_WEIGHTS = 2**32
 
 
 _STABLE_DIFFUSION: dict[str, Any] = {
+    "kind": "kl",
     "channels": (128, 256, 512, 512),
     "num_res_blocks": 2,
     "latent_channels": 4,
@@ -167,6 +168,16 @@ _STABLE_DIFFUSION: dict[str, Any] = {
     "latent_norm": False,
     "decoder_channels": None,
 }
+NOT_IN_TINY: dict[str, Any] = {"norm_groups": 1, "mid_attention": False, "quant_conv": False}
+"""Sizes of a model of kind `kl` that a tiny one does not have, with the values that it states for them."""
+_ONLY_IN_KL = (
+    "latent_norm",
+    "decoder_channels",
+    "padding",
+    "resample_shortcuts",
+    "zero_init_residuals",
+    "initial_logvar",
+)
 _SIXTEEN_CHANNELS = _STABLE_DIFFUSION | {"latent_channels": 16, "quant_conv": False}
 FAMILIES: dict[str, dict[str, Any]] = {
     "sd1": _STABLE_DIFFUSION,
@@ -174,6 +185,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "sd3": _SIXTEEN_CHANNELS,
     "flux1": _SIXTEEN_CHANNELS,
     "flux2": _STABLE_DIFFUSION | {"latent_channels": 32, "latent_norm": True},
+    "taesd": _STABLE_DIFFUSION | {"kind": "tiny", "channels": (64, 64, 64, 64), "num_res_blocks": 3, **NOT_IN_TINY},
 }
 """The sizes of published autoencoders, fields of section `model`, by the name of their family."""
 
@@ -184,12 +196,19 @@ class ModelConfig(Section):
     # A form fills in every size, and sizes that are given win: there, a family would do nothing.
     model_config = ConfigDict(json_schema_extra=lambda schema: schema["properties"].pop("like"))
 
-    like: Literal["sd1", "sdxl", "sd3", "flux1", "flux2"] | None = Field(None, exclude=True)
+    like: Literal["sd1", "sdxl", "sd3", "flux1", "flux2", "taesd"] | None = Field(None, exclude=True)
     """Take the sizes of a published family; other sizes that are set too take precedence."""
+    kind: Literal["kl", "tiny"] = "kl"
+    """`kl`: Stable Diffusion's autoencoder. `tiny`: TAESD's, of convolutions and ReLU alone, for previews.
+
+    A tiny one has no norms, no attention and no distribution of latents: model.norm_groups, model.mid_attention,
+    model.quant_conv and the KL do not apply to it."""
     channels: tuple[Annotated[int, Field(ge=1, le=8192)], ...] = Field((128, 256, 512, 512), min_length=1, max_length=7)
     """The channels of each resolution level, from the full resolution down."""
     num_res_blocks: int = Field(2, ge=1, le=64)
-    """The residual blocks of each level of the encoder; the decoder has one more."""
+    """The residual blocks of each level of the encoder; the decoder has one more.
+
+    In a tiny model both have these, and one at the full resolution."""
     latent_channels: int = Field(4, ge=1, le=4096)
     """The number of channels of the latent."""
     norm_groups: int = Field(32, ge=1, le=8192)
@@ -232,11 +251,33 @@ class ModelConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _sizes_of_family(cls, given: Any) -> Any:
-        """Replace `like` by the sizes that it names, so that no key and no file has it."""
-        if not isinstance(given, Mapping) or not isinstance(family := given.get("like"), str):
+        """Replace `like` by the sizes that it names, so that no key and no file has it.
+
+        A tiny model has one value for each size that does not apply, whatever a form or a preset filled in.
+        """
+        if not isinstance(given, Mapping):
             return given
-        stated = {name: value for name, value in given.items() if name != "like"}
-        return {**FAMILIES[family], **stated} if family in FAMILIES else given
+        if isinstance(family := given.get("like"), str) and family in FAMILIES:
+            given = {**FAMILIES[family], **{name: value for name, value in given.items() if name != "like"}}
+        return {**given, **NOT_IN_TINY} if given.get("kind") == "tiny" else given
+
+    @model_validator(mode="after")
+    def _is_of_its_kind(self) -> Self:
+        if self.kind == "kl":
+            return self
+        for name in _ONLY_IN_KL:
+            value, default = getattr(self, name), type(self).model_fields[name].default
+            if value != default:
+                raise ValueError(
+                    f"model.{name} {value}: a tiny autoencoder has none; leave it out ({default}), or set model.kind kl"
+                )
+        if len(set(self.channels)) > 1:
+            one = " ".join(["64"] * len(self.channels))
+            raise ValueError(
+                f"model.channels {self.channels}: a tiny autoencoder (model.kind) has one width throughout, such as "
+                f"{one}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _groups_divide_channels(self) -> Self:
@@ -303,6 +344,8 @@ class LossConfig(Section):
     """Bound of the adaptive factor that makes both gradients at the decoder's last layer equally long."""
     discriminator_learning_rate: float = Field(1e-4, gt=0)
     """Adam's learning rate for the discriminator."""
+    latent_weight: float = Field(1.0, gt=0)
+    """Weight of the squared error of a tiny encoder's latents against those of `training.teacher`."""
     equivariance: float = Field(0.0, ge=0, le=1)
     """The share of batches with scaled and turned latents, which the decoder must turn into pictures changed alike."""
 
@@ -363,6 +406,11 @@ class TrainingConfig(Section):
     """Let the weights of `training.start` have fewer latent channels than `model.latent_channels`.
 
     The new ones change no picture at first. Their log-variance begins at `model.initial_logvar`, or -6."""
+    teacher: Annotated[str | None, MODEL] = Field(None, min_length=1)
+    """A trained autoencoder whose latents a tiny one (model.kind) learns, to decode them for previews.
+
+    It is named as `training.start` names weights. The decoder learns the pictures from the teacher's latents, and the
+    encoder the latents."""
     trainable: Literal["all", "decoder"] = "all"
     """`all` weights, or only the `decoder`: the latent then stays the same, and diffusion models for it still work."""
     patience: int | None = Field(None, ge=1)
@@ -529,6 +577,18 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _is_for_a_tiny_model(self) -> Self:
+        is_tiny, training = self.model.kind == "tiny", self.training
+        if training.teacher is not None and not is_tiny:
+            raise ValueError(
+                f"training.teacher {training.teacher!r}: it teaches a tiny autoencoder, and model.kind is kl; set "
+                f"model.like taesd, or name the weights to begin with in training.start"
+            )
+        if training.grow_latents and is_tiny:
+            raise ValueError("training.grow_latents: a tiny autoencoder cannot grow; leave it out")
+        return self
+
+    @model_validator(mode="after")
     def _buckets_fit_factor(self) -> Self:
         factor, size = self.model.size_step, self.data.image_size
         step = max(8, size // 8)
@@ -557,7 +617,7 @@ class Config(Section):
         loss, seen = self.loss, self.loss.adversarial_weight > 0
         used = {
             "optimizer.schedule": self.optimizer.schedule == "cosine",
-            "loss.kl_warmup": loss.kl_weight > 0 and loss.kl_warmup > 0,
+            "loss.kl_warmup": self.model.kind == "kl" and loss.kl_weight > 0 and loss.kl_warmup > 0,
             "loss.adversarial_start": seen and loss.adversarial_start > 0,
             "loss.adversarial_warmup": seen and loss.adversarial_warmup > 0,
         }

@@ -154,7 +154,7 @@ def evaluate(arguments: Arguments[EvaluateOptions]) -> Result:
     workspace, options, config = arguments.workspace, arguments.options, arguments.config
     against = [] if options.against is None else [options.against]
     names = [*arguments.names, *against, *options.beside]
-    model, *others = (operations.resolve(workspace, name, config, to_measure=True) for name in names)
+    model, *others = (operations.resolve(workspace, name, config) for name in names)
     beside = operations.beside(workspace, model, config, others)
     evaluated = beside.evaluated
     result = {"metrics": dict(evaluated.report.metrics), "report": str(evaluated.folder), **beside.summary()}

@@ -62,9 +62,7 @@ def export(arguments: Arguments[Options]) -> Result:
     target = operations.export_target(Path(out))
     model = operations.model_to_export(workspace, name, arguments.config)
     path = operations.export_model(workspace, model, target, arguments.config)
-    if path.is_file():
-        return {"path": str(path)}, f"{path}\n{operations.tools_note(path)}"
-    return {"path": str(path)}, f"{path}\ndiffusers: AutoencoderKL.from_pretrained({str(path)!r})"
+    return {"path": str(path)}, f"{path}\n{operations.tools_note(path)}"
 
 
 def half_safe(arguments: Arguments[HalfSafeOptions]) -> Result:

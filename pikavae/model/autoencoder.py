@@ -297,6 +297,29 @@ class DiagonalGaussian:
         return 0.5 * (self.mean.square() + self.logvar.exp() - 1.0 - self.logvar).sum(dim=(1, 2, 3))
 
 
+class PointPosterior(DiagonalGaussian):
+    """Represents a latent that is a point, not a distribution: a sample is the point, and there is no KL."""
+
+    @classmethod
+    def at(cls, latents: Tensor) -> PointPosterior:
+        """Return the posterior of latents (B, Z, H/f, W/f), in float32."""
+        mean = latents.float()
+        return cls(mean, torch.full_like(mean, -30.0))
+
+    def sample(
+        self,
+        generator: torch.Generator | None = None,  # noqa: ARG002 - nothing is drawn
+        *,
+        noise: Tensor | None = None,  # noqa: ARG002
+    ) -> Tensor:
+        """Return the point."""
+        return self.mean
+
+    def kl(self) -> Tensor:
+        """Return NaN for each picture: (B,) float32."""
+        return torch.full_like(self.mean[:, 0, 0, 0], torch.nan)
+
+
 class AutoencoderKL(nn.Module):
     """Combines encoder, posterior and decoder.
 
@@ -313,6 +336,11 @@ class AutoencoderKL(nn.Module):
         self.post_quant_conv = nn.Conv2d(latent, latent, 1) if config.quant_conv else nn.Identity()
         self.bn = LatentNorm(latent) if config.latent_norm else None
         self._initialise()
+
+    @property
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """Return the weights of the convolutions that read and write pictures."""
+        return self.encoder.conv_in.weight, self.decoder.conv_out.weight
 
     def choose_activations(self, activations: Activations) -> None:
         """Choose what training keeps for the backward pass; the gradients are the same bit for bit.

@@ -12,6 +12,7 @@ import torch
 from ..config import ModelConfig
 from .autoencoder import AutoencoderKL, Downsample2D, Upsample2D
 from .padding import Padding
+from .tiny import build_autoencoder
 
 
 def fold(model: AutoencoderKL) -> AutoencoderKL:
@@ -33,7 +34,7 @@ def _copy(model: AutoencoderKL, **changed: object) -> AutoencoderKL:
     """Return a model of a changed configuration with copies of the weights of `model`, in the same mode."""
     config = ModelConfig.model_validate({**model.config.model_dump(), **changed})
     with torch.device("meta"):
-        copy = AutoencoderKL(config)
+        copy = build_autoencoder(config)
     copy.load_state_dict({name: value.detach().clone() for name, value in model.state_dict().items()}, assign=True)
     return copy.train(model.training)
 

@@ -7,10 +7,11 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from ..config import FAMILIES, ModelConfig
+from ..config import FAMILIES, NOT_IN_TINY, ModelConfig
 from ..errors import OtherSizesError, UserError
 from .latent_norm import EPS, MOMENTUM, PATCH
 from .padding import Padding
+from .tiny_sizes import TINY, of_tiny, short, tiny_config
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
@@ -20,6 +21,7 @@ SCALING = ("scaling_factor", "shift_factor")
 """The fields of a `config.json` for the latents: a diffusion model gets `(latent - shift_factor) * scaling_factor`."""
 
 SIZES = (
+    "kind",
     "channels",
     "num_res_blocks",
     "latent_channels",
@@ -53,9 +55,10 @@ THEIR_DEFAULTS: dict[str, Any] = {
     "decoder_channels": None,
 }
 """The values that diffusers uses for fields missing from a `config.json`."""
-KL, KL_OF_FLUX2, TINY = "AutoencoderKL", "AutoencoderKLFlux2", "AutoencoderTiny"
-KINDS = (KL, KL_OF_FLUX2)
-"""diffusers' classes of the models that are read: without and with `latent_norm`."""
+KL, KL_OF_FLUX2 = "AutoencoderKL", "AutoencoderKLFlux2"
+KINDS = (KL, KL_OF_FLUX2, TINY)
+NAMES_OF_KINDS = {"kl": f"an {KL}", "tiny": f"a tiny autoencoder ({TINY})"}
+"""diffusers' classes of the models that are read: without and with `latent_norm`, and of kind `tiny`."""
 FIXED: dict[str, Any] = {"act_fn": "silu", "in_channels": 3, "out_channels": 3}
 OF_FLUX2: dict[str, Any] = {
     "batch_norm_eps": EPS,
@@ -87,9 +90,19 @@ def refuse_other_sizes(config: ModelConfig, required: Mapping[str, Any], where: 
     Raises:
         OtherSizesError: some sizes differ; the message lists them.
     """
+    absent = NOT_IN_TINY if config.kind == "tiny" else ()
     differing = {
-        name: (getattr(config, name), value) for name, value in required.items() if getattr(config, name) != value
+        name: (getattr(config, name), value)
+        for name, value in required.items()
+        if getattr(config, name) != value and name not in absent
     }
+    if "kind" in differing:
+        theirs, wanted = differing["kind"]
+        raise OtherSizesError(
+            f"{where}: {NAMES_OF_KINDS[theirs]}, and model.kind {wanted} asks for {NAMES_OF_KINDS[wanted]}: name such "
+            f"a model, or take this one; set {' '.join(flags_for(config, required))}",
+            {"kind": differing["kind"]},
+        )
     if differing:
         listed = ", ".join(f"{name} {theirs} instead of {value}" for name, (theirs, value) in differing.items())
         remedy = f"set {' '.join(flags_for(config, required))}"
@@ -101,7 +114,12 @@ def flags_for(config: ModelConfig, required: Mapping[str, Any]) -> list[str]:
     sizes = sizes_of(config)
     if families := [name for name, family in FAMILIES.items() if family == sizes]:
         return [f"--model.like {families[-1]}"]
-    return [f"--model.{name} {_words(sizes[name])}" for name, value in required.items() if sizes[name] != value]
+    absent = NOT_IN_TINY if config.kind == "tiny" else ()
+    return [
+        f"--model.{name} {_words(sizes[name])}"
+        for name, value in required.items()
+        if sizes[name] != value and name not in absent
+    ]
 
 
 def _words(value: Any) -> str:
@@ -120,7 +138,9 @@ def scaling_in(sizes: Mapping[str, Any]) -> dict[str, float]:
 
 
 def diffusers_config(config: ModelConfig, image_size: int) -> dict[str, Any]:
-    """Return the content of `config.json` for `from_pretrained` of diffusers' class, `AutoencoderKL` or FLUX.2's."""
+    """Return the content of `config.json` for `from_pretrained` of diffusers' class, one of `KINDS`."""
+    if config.kind == "tiny":
+        return of_tiny(config)
     levels = len(config.channels)
     own: dict[str, Any] = {"force_upcast": True, "scaling_factor": STABLE_DIFFUSION_SCALING_FACTOR}
     if config.latent_norm:
@@ -154,8 +174,9 @@ def model_config(sizes: Mapping[str, Any], *, where: str) -> ModelConfig:
     """
     kind = sizes.get("_class_name", KL)
     if kind not in KINDS:
-        advice = "; `pikavae evaluate` can measure this kind" if kind == TINY else ""
-        raise UserError(f"{where}: _class_name is {short(kind)}; expected {' or '.join(KINDS)}{advice}")
+        raise UserError(f"{where}: _class_name is {short(kind)}; expected {', '.join(KINDS[:-1])} or {KINDS[-1]}")
+    if kind == TINY:
+        return tiny_config(sizes, where=where)
     is_flux2 = kind == KL_OF_FLUX2
     for key, value in (FIXED | OF_FLUX2 if is_flux2 else FIXED).items():
         if sizes.get(key, value) != value and key != "batch_norm_momentum":
@@ -224,8 +245,3 @@ def complaint_of(error: ValidationError) -> str:
     message = str(first["msg"])
     name = THEIR_NAMES[str(first["loc"][0])]
     return f"{name} has {short(first['input'])}: {message[:1].lower()}{message[1:]}"
-
-
-def short(value: object, *, as_it_is: bool = False) -> str:
-    """Return a value from a file as one short line."""
-    return " ".join((str(value) if as_it_is else repr(value)).split())[:160]

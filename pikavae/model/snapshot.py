@@ -1,6 +1,6 @@
 """Write snapshot folders: weights to use, in the layout of a diffusers model folder, plus the run's configuration.
 
-config.json                          sizes, in the terms of diffusers' `AutoencoderKL` or `AutoencoderKLFlux2`
+config.json                          sizes, in the terms of diffusers' class, one of `sizes.KINDS`
 diffusion_pytorch_model.safetensors  float32 weights under diffusers' names, shortcuts folded in
 pikavae.yaml                         the whole configuration of the run; absent from folders that pikavae did not write
 """
@@ -32,7 +32,7 @@ def write_snapshot(
         image_size: the side, in pixels, that the model was trained at.
         config: the run's configuration as YAML.
         scaling: what `config.json` states about the latents, as `scaling_in` returns it; by default Stable
-            Diffusion 1's scaling factor. A model with `latent_norm` has no such factors.
+            Diffusion 1's scaling factor, and none for a tiny model. A model with `latent_norm` has no such factors.
     """
     plain = fold(model)
     weights = {

@@ -289,6 +289,8 @@ class FixedNorm(nn.Module):
 def with_norms_over_all(model: AutoencoderKL, passes: Iterable[Callable[[AutoencoderKL], object]]) -> AutoencoderKL:
     """Return a model with the same weights whose GroupNorms use mean and deviation over their inputs in all `passes`.
 
+    A model without such norms is returned as it is, without a pass.
+
     Each pass runs the given model on a part; all parts have one size. The weights are shared with `model`, which
     another thread may use at the same time.
     """
@@ -301,6 +303,8 @@ def with_norms_over_all(model: AutoencoderKL, passes: Iterable[Callable[[Autoenc
         seen.setdefault(name, []).append((grouped.mean(dim=2), grouped.var(dim=2, correction=0)))
 
     norms = {name: module for name, module in normed.named_modules() if isinstance(module, GroupNorm)}
+    if not norms:
+        return model
     for name, norm in norms.items():
         norm.register_forward_pre_hook(partial(measure, name))
     for one in passes:

@@ -13,7 +13,8 @@ from pikavae.operations.describing import (
     result_markdown,
     summary,
 )
-from pikavae.operations.exchange import export_model, export_target, import_model, tools_note
+from pikavae.operations.exchange import export_model, export_target, import_model
+from pikavae.operations.exported_files import tools_note
 from pikavae.operations.fresh_pictures import check_settings, settle_watch
 from pikavae.operations.half_safe import HalfSafe, half_safe
 from pikavae.operations.housekeeping import Housekeeping, housekeeping

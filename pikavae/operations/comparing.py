@@ -18,7 +18,6 @@ from pikavae.evaluation.compare.table import comparison_table
 from pikavae.evaluation.pages.beside_page import beside_page
 from pikavae.evaluation.pages.comparison_page import comparison_page
 from pikavae.evaluation.report.report import Report
-from pikavae.evaluation.tiny import read_measurable
 from pikavae.operations.models import evaluate_on, find_or_measure
 from pikavae.operations.pipeline import prepare
 from pikavae.operations.resolve import ResolvedModel, of_version
@@ -29,6 +28,7 @@ from pikavae.production.model import PRODUCTION_NAME, candidate_of
 from pikavae.registry import versions
 from pikavae.tracker.client import Workspace
 from pikavae.tracker.tags import CHAMPION
+from pikavae.weights.published import read_snapshot
 from pikavae.workspace.files import write_atomically
 
 MAX_LABEL = 50
@@ -119,7 +119,7 @@ def compare_evaluated(
     models = {name: one.report.provenance["model"] for name, one in (("a", evaluated), ("b", other))}
     changes = picture_changes(evaluated.report, other.report)
     shown = reconstruct_by_both(
-        (read_measurable(snapshots[0]), read_measurable(snapshots[1])),
+        (read_snapshot(snapshots[0]), read_snapshot(snapshots[1])),
         picture_set,
         comparison,
         changes,
@@ -219,7 +219,7 @@ def _pictures(
 ) -> list[BesidePicture]:
     """Reconstruct some of the pictures with every model."""
     count = max(1, min(MOST_PICTURES, config.evaluation.panel_images // 2))
-    loaded = [(label, read_measurable(model.folder), one.report) for label, model, one in models]
+    loaded = [(label, read_snapshot(model.folder), one.report) for label, model, one in models]
     return reconstruct_by_all(loaded, picture_set, count=count, device=choose_device(config))
 
 

@@ -21,6 +21,7 @@ from pikavae.evaluation.pages.report_page import PAGE_NAME as REPORT_PAGE
 from pikavae.evaluation.report.model_card import Scaling, model_card, scaling_of_report
 from pikavae.evaluation.report.report import Report
 from pikavae.model.sizes import CONFIG_NAME, RUN_CONFIG_NAME, is_normalised, model_config, scaling_in
+from pikavae.model.tiny_sizes import TINY
 from pikavae.notify.record import PANEL_NAME
 from pikavae.operations.naming import differences
 from pikavae.operations.results import (
@@ -178,12 +179,13 @@ def about_of(workspace: Workspace, snapshot: Path, moments: Sequence[tuple[str, 
 def has_the_latents_of_others(snapshot: Path) -> bool:
     """Return True if a snapshot's latents are those of published weights, which existing diffusion models can use.
 
-    That holds for imported weights that state a scaling factor or normalise their latents, and for weights whose
-    decoder alone was trained. They keep the scaling that they came with.
+    That holds for imported weights that state a scaling factor or normalise their latents, for weights whose decoder
+    alone was trained, and for tiny autoencoders. They keep the scaling that they came with.
     """
-    settings = snapshot / RUN_CONFIG_NAME
+    settings, sizes = snapshot / RUN_CONFIG_NAME, read_object(snapshot / CONFIG_NAME)
+    if sizes.get("_class_name") == TINY:
+        return True
     if not settings.is_file() or _is_marked(settings):
-        sizes = read_object(snapshot / CONFIG_NAME)
         return "scaling_factor" in sizes or is_normalised(sizes)
     return load_config(settings).training.trainable == "decoder"
 

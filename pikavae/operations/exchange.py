@@ -8,22 +8,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import torch
-from safetensors.torch import save
-
-from pikavae.config import Config, ModelConfig, content_hash
+from pikavae.config import Config, content_hash
 from pikavae.errors import DamagedFileError, UserError
 from pikavae.model.sizes import (
     CONFIG_NAME,
     PADDING,
     RUN_CONFIG_NAME,
     SCALING,
-    STABLE_DIFFUSION_SCALING_FACTOR,
     THEIR_NAMES,
     WEIGHTS_NAME,
     sizes_of,
 )
 from pikavae.operations.describing import card_of, has_the_latents_of_others, newest_report
+from pikavae.operations.exported_files import WRITTEN_SUFFIX, export_file
 from pikavae.operations.imported import SNAPSHOT_FILES
 from pikavae.operations.names import HUB
 from pikavae.operations.picture_files import is_file_name
@@ -51,12 +48,11 @@ from pikavae.tracker.tags import (
     SNAPSHOT_TAG,
     VERSION_TAG,
 )
-from pikavae.weights.keymaps import export_ldm
-from pikavae.weights.published import GROUPS_KEY, PADDING_KEY, SNAPSHOT_FORM, Published, read_published
+from pikavae.weights.published import SNAPSHOT_FORM
 from pikavae.weights.weight_files import read_json
 from pikavae.workspace import runs
 from pikavae.workspace.disks import explain
-from pikavae.workspace.files import exclusive, folder_atomically, sha256_of, write_atomically
+from pikavae.workspace.files import exclusive, folder_atomically, sha256_of
 from pikavae.workspace.home import expand_user
 from pikavae.workspace.records import read_object
 from pikavae.workspace.run_record import ImportResult, RunRecord
@@ -65,7 +61,6 @@ from pikavae.workspace.runs import RunFolder
 NOT_MEASURED = "Its scores are not measured yet."
 SNAPSHOT_NAME = "step-00000000"
 EXPORTED_CARD = "README.md"
-WRITTEN_SUFFIX = ".safetensors"
 FILE_SUFFIXES = (WRITTEN_SUFFIX, ".ckpt", ".pt", ".pth", ".bin")
 
 
@@ -106,8 +101,10 @@ def export_model(workspace: Workspace, model: ResolvedModel, out: Path, config: 
     """Write a model as a folder that diffusers loads, with the configuration that made it and a card, `README.md`.
 
     If the name ends in `.safetensors`, a single file under LDM's names is written instead, which ComfyUI and A1111
-    load. `config.json` has the scaling and shift factors of the latents as `scaling_of` measures them, unless the
-    latents are those of published weights. Weights and configuration are the model's, byte for byte.
+    load. A tiny autoencoder becomes two under its author's names, `NAME_encoder.safetensors` and
+    `NAME_decoder.safetensors`; either may be named. `config.json` has the scaling and shift factors of the latents as
+    `scaling_of` measures them, unless the latents are those of published weights. Weights and configuration are the
+    model's, byte for byte.
 
     Args:
         workspace: the state folder and its store.
@@ -123,7 +120,7 @@ def export_model(workspace: Workspace, model: ResolvedModel, out: Path, config: 
     """
     out = export_target(out)
     if out.suffix.lower() == WRITTEN_SUFFIX:
-        return _export_file(workspace, model, out, config)
+        return export_file(workspace, model, out, config)
     try:
         with folder_atomically(out) as temporary:
             copy_snapshot(model.folder, temporary)
@@ -159,70 +156,6 @@ def export_target(out: Path, *, field: str = "export") -> Path:
     if is_file_name(out):
         raise UserError(f"{field} {str(out)!r}: expected a new folder, or a file that ends in {WRITTEN_SUFFIX}")
     return out
-
-
-def _export_file(workspace: Workspace, model: ResolvedModel, out: Path, config: Config) -> Path:
-    source = model.folder
-    published = read_published(source)
-    tensors = {name: value.contiguous() for name, value in export_ldm(published.state).items()}
-    metadata = {"format": "pt", GROUPS_KEY: str(published.config.norm_groups)}
-    metadata |= {} if published.config.padding == "zeros" else {PADDING_KEY: published.config.padding}
-    metadata |= {
-        f"pikavae.{name}": repr(factor) for name, factor in _scaling(workspace, source, published, config).items()
-    }
-    try:
-        write_atomically(out, save(tensors, metadata))
-    except OSError as error:
-        raise UserError(f"export {str(out)!r}: cannot be written ({error.strerror}); name another file") from None
-    again = read_published(out)
-    if _as_stated(again) != _as_stated(published) or not all(
-        torch.equal(again.state[name], value) for name, value in published.state.items()
-    ):
-        raise DamagedFileError(f"{out}: what was written differs from {source}; check the disk")
-    return out
-
-
-def _as_stated(published: Published) -> tuple[object, ...]:
-    """Return what a file of weights must say again when it is read."""
-    return sizes_of(published.config), published.config.padding
-
-
-def _scaling(workspace: Workspace, source: Path, published: Published, config: Config) -> dict[str, float]:
-    """Return the factors of a model's latents by diffusers' names, published or measured; none if neither is known."""
-    if has_the_latents_of_others(source):
-        return published.scaling
-    scaling = scaling_of(workspace, source, newest_report(workspace, source), config)
-    return {} if scaling is None else scaling.factors
-
-
-def tools_note(path: Path) -> str:
-    """Explain how to use an exported file in other tools, in a line or two."""
-    published = read_published(path)
-    padding = published.config.padding
-    if padding != "zeros":
-        return (
-            f"its convolutions pad by {padding}, and programs that load such files pad by zeros, which spoils borders\n"
-            f"use it in pikavae, or export a folder: its README.md has a loader for diffusers"
-        )
-    sizes, factor = sizes_of(published.config), published.scaling_factor
-    if sizes == sizes_of(ModelConfig()) | {"latent_channels": 16, "quant_conv": False}:
-        lines = ["under LDM's names, with the sizes of SD3's and FLUX.1's autoencoders; tools that load those"]
-        lines += ["take scaling and shift of the latents from the diffusion model, not from this file"]
-        stated = ", ".join(f"{name} {value:.5g}" for name, value in published.scaling.items())
-        return "\n".join([*lines, *([f"this model's are {stated}"] if stated else [])])
-    if published.config.latent_norm:
-        return (
-            "under the names of FLUX.2's ae.safetensors, with the statistics that normalise its latents\n"
-            "ComfyUI: put it into its folder models/vae; tools from before FLUX.2, such as A1111, do not load it"
-        )
-    lines = ["ComfyUI and A1111: put it into their folder models/vae or models/VAE"]
-    if sizes != sizes_of(ModelConfig()):
-        lines = [
-            "under LDM's names; ComfyUI and A1111 load files of Stable Diffusion 1's sizes alone, and these are others"
-        ]
-    if factor is not None and factor != STABLE_DIFFUSION_SCALING_FACTOR:
-        lines.append(f"they multiply latents by {STABLE_DIFFUSION_SCALING_FACTOR}; this model's factor is {factor:.5g}")
-    return "\n".join(lines)
 
 
 def _describe(workspace: Workspace, model: ResolvedModel, copy: Path, config: Config) -> None:

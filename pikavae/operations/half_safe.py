@@ -24,7 +24,8 @@ from pikavae.model.inference import exact_float32, prepare_for_use
 from pikavae.model.sizes import CONFIG_NAME, RUN_CONFIG_NAME, WEIGHTS_NAME
 from pikavae.model.tiling import TILES, pad
 from pikavae.operations.describing import card_of
-from pikavae.operations.exchange import EXPORTED_CARD, WRITTEN_SUFFIX, export_target
+from pikavae.operations.exchange import EXPORTED_CARD, export_target
+from pikavae.operations.exported_files import WRITTEN_SUFFIX
 from pikavae.operations.picture_files import find_pictures
 from pikavae.operations.pictures import read_picture
 from pikavae.operations.resolve import ResolvedModel
@@ -122,6 +123,11 @@ def half_safe(
     use_threads(config)
     device = choose_device(config)
     given = prepare_for_use(read_snapshot(model.folder), device)
+    if given.config.kind == "tiny":
+        raise UserError(
+            f"half-safe {model.name}: a tiny autoencoder has no norms that would keep its pictures the same while "
+            f"layers are rescaled; `pikavae evaluate` says whether fp16 may be used"
+        )
     sample = _reconstruct(given, pictures, device)
     with exact_float32():
         peaks = measure_peaks(given, sample.images)

@@ -16,7 +16,6 @@ import torch
 
 from pikavae.config import Config, DataConfig, ModelConfig, content_hash
 from pikavae.errors import DamagedFileError
-from pikavae.model.autoencoder import AutoencoderKL
 from pikavae.model.sizes import (
     CONFIG_NAME,
     RUN_CONFIG_NAME,
@@ -26,6 +25,7 @@ from pikavae.model.sizes import (
     sizes_of,
 )
 from pikavae.model.snapshot import write_snapshot
+from pikavae.model.tiny import build_autoencoder
 from pikavae.operations.describing import IMPORTED_MARK
 from pikavae.operations.results import is_whole
 from pikavae.tracker.client import Workspace
@@ -125,7 +125,7 @@ def find_imported(folder: Path) -> Conversion | None:
 def write_imported(folder: Path, published: Published, image_size: int, *, source: str) -> Conversion:
     """Write weights as a snapshot folder with a record of their origin; whole or not at all."""
     with torch.device("meta"):
-        model = AutoencoderKL(published.config)
+        model = build_autoencoder(published.config)
     model.load_state_dict(published.state, assign=True)
     size = published.image_size or image_size
     settings = Config(data=DataConfig(image_size=size), model=published.config)

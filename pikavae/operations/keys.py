@@ -17,6 +17,8 @@ from pikavae.workspace.records import Inputs
 STAGES = ("prepare", "train", "evaluate", "register")
 
 START = "starting weights"
+TEACHER = "teacher"
+TEACHERS_SCALING = "scaling of the teacher's latents"
 SCHEDULE_STEPS = "optimizer.schedule_steps"
 CODE_OF_FOLDER = "code of pikavae/"
 """The prefix of code's names in inputs of an earlier version, which hashed code by folders. They cannot show what
@@ -34,6 +36,7 @@ NOT_IN_KEYS = frozenset(
         "keep_checkpoints",
         "resident",
         "start",
+        "teacher",
         "processes",
         "restarts",
         "threads",
@@ -43,10 +46,12 @@ NOT_IN_KEYS = frozenset(
 )
 """Fields that set where and how a run computes and how often it writes, and change its result by rounding at most.
 
-`training.start` is among them because the content that it names is an input."""
+`training.start` and `training.teacher` are among them because the content that they name is an input."""
 
 
 LATER_FIELDS: dict[str, Any] = {
+    "model.kind": "kl",
+    "loss.latent_weight": 1.0,
     "model.padding": "zeros",
     "model.latent_norm": False,
     "model.decoder_channels": None,
@@ -69,13 +74,14 @@ class Plan:
     reason: str
 
 
-def train_inputs(config: Config, fingerprint: str, start: str | None = None) -> Inputs:
+def train_inputs(config: Config, fingerprint: str, start: str | None = None, teacher: Inputs | None = None) -> Inputs:
     """Return the inputs of training: the prepared set, the settings that decide the weights, the code, first weights.
 
     Args:
         config: the whole configuration, with the precision that `auto` stands for.
         fingerprint: the fingerprint of the prepared set.
         start: the digest of the starting weights; an input only if it is given.
+        teacher: the inputs that name the teacher and the scaling of its latents, if there is one.
     """
     sections = ("model.", "loss.", "optimizer.", "training.")
     fields = {name: value for name, value in config.flat().items() if name.startswith(sections)}
@@ -91,6 +97,7 @@ def train_inputs(config: Config, fingerprint: str, start: str | None = None) -> 
         "prepared set": fingerprint,
         "code of the training": code_of("training"),
         **({START: start} if start else {}),
+        **(teacher or {}),
     }
 
 

@@ -24,6 +24,7 @@ from pikavae.tracker.tags import (
     OWN_NOTE_TAG,
     RUN_KEY_TAG,
     STARTING_WEIGHTS_TAG,
+    TEACHER_TAG,
     TRAIN_KEY_TAG,
 )
 from pikavae.workspace import runs
@@ -57,6 +58,7 @@ def open_run(
         RUN_KEY_TAG: keys.run_key(config, inputs),
         FINGERPRINT_TAG: prepared_set.fingerprint,
         **({STARTING_WEIGHTS_TAG: inputs[keys.START]} if keys.START in inputs else {}),
+        **({TEACHER_TAG: inputs[keys.TEACHER]} if keys.TEACHER in inputs else {}),
         **({EXTENDS_TAG: extends.tag} if extends else {}),
     }
     told = {

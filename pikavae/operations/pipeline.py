@@ -21,7 +21,6 @@ from pikavae.data.prepared.dataset import PictureSet, PreparedSet
 from pikavae.errors import UserError
 from pikavae.evaluation.evaluate import measure
 from pikavae.evaluation.report.model_card import CARD_NAME
-from pikavae.evaluation.tiny import TinyAutoencoder, read_measurable
 from pikavae.features.published import VGG16
 from pikavae.notify.running import note_run
 from pikavae.operations import keys
@@ -63,6 +62,7 @@ from pikavae.operations.runtime import (
     use_threads,
 )
 from pikavae.operations.supervision import train_apart
+from pikavae.operations.teaching import teacher_of
 from pikavae.operations.training_view import TrainingView
 from pikavae.registry import versions
 from pikavae.tracker.checkout import git_tags
@@ -87,10 +87,11 @@ from pikavae.tracker.tags import (
 )
 from pikavae.tracker.ui import ui_base, ui_url
 from pikavae.training.worker import Job
+from pikavae.weights.published import read_snapshot
 from pikavae.workspace import runs
 from pikavae.workspace.files import exclusive, folder_atomically, sha256_of, write_atomically
 from pikavae.workspace.records import Inputs
-from pikavae.workspace.run_record import TrainingResult
+from pikavae.workspace.run_record import TeacherRecord, TrainingResult
 from pikavae.workspace.runs import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -158,9 +159,9 @@ def train(
     began, labels, links = time.monotonic(), labels or Labels(), links or {}
     name = labels.name or links.get(FLOW_RUN_NAME_TAG) or run_name(config, labels)
     config = for_this_machine(config)
-    digest = start.digest if start else None
+    digest, teacher = start.digest if start else None, teacher_of(workspace, config)
     use_threads(config)
-    inputs = keys.train_inputs(config, prepared.prepared_set.fingerprint, digest)
+    inputs = keys.train_inputs(config, prepared.prepared_set.fingerprint, digest, teacher.inputs if teacher else None)
     key = keys.key_of(inputs)
     waiting = f"the same training (key {key}) is under way in another process; waiting for its result"
     with exclusive(workspace.home / "runs" / f"{key}.lock", waiting=waiting):
@@ -180,7 +181,8 @@ def train(
             log.log_file(prepared.prepared_set.path / PAGE_NAME, "data")
             if flow_run_id := links.get(FLOW_RUN_TAG):
                 log.add_attempt(flow_run_id)
-            result = _train_in(workspace, config, prepared.prepared_set, run, log, start, watch)
+            taught_by = teacher.record(workspace, config) if teacher else None
+            result = _train_in(workspace, config, prepared.prepared_set, run, log, start, taught_by, watch)
         snapshot = run.path / "snapshots" / result.snapshot
         return Trained(run, result, snapshot, reused=False, seconds=time.monotonic() - began)
 
@@ -295,7 +297,7 @@ def report_on(
             return found
         with folder_atomically(folder) as temporary:
             provenance = {"run": inputs["run"], "model": inputs["model"]}
-            model = read_measurable(snapshot)
+            model = read_snapshot(snapshot)
             report = measure(
                 model,
                 picture_set,
@@ -306,8 +308,7 @@ def report_on(
                 about=about_of(workspace, snapshot, shown),
             )
             name = f"run {inputs['run']}" if inputs["run"] else f"model {inputs['model']}"
-            if not isinstance(model, TinyAutoencoder):  # its maker describes it
-                (temporary / CARD_NAME).write_text(card_of(workspace, snapshot, report, name), encoding="utf-8")
+            (temporary / CARD_NAME).write_text(card_of(workspace, snapshot, report, name), encoding="utf-8")
             stage = StageRecord(inputs=inputs, sha256=report_hashes(temporary))
             (temporary / STAGE_NAME).write_text(stage.to_json())
     return Evaluated(report, folder, reused=False)
@@ -320,13 +321,14 @@ def _train_in(
     run: RunFolder,
     log: RunLog,
     start: ResolvedModel | None,
+    teacher: TeacherRecord | None,
     watch: Callable[[TrainingView], AbstractContextManager[None]] | None,
 ) -> TrainingResult:
     """Train in the run's folder, in a process of its own, and record the result once MLflow has everything."""
     device = choose_device(config).type
     processes = count_processes(config, device)
     threads = threads_of(config, processes, run.path / "checkpoints")
-    job = Job(config, prepared_set.path, start.folder if start else None, device, threads, processes)
+    job = Job(config, prepared_set.path, start.folder if start else None, device, threads, processes, teacher)
     find_gaps(run, log)
     validation, num_previews = prepared_set.validation, config.training.preview_images
     url = ui_url(base, log.experiment_id, log.run_id) if (base := ui_base(workspace)) else None

@@ -21,6 +21,7 @@ from pikavae.operations.results import (
     registered_inputs,
 )
 from pikavae.operations.runtime import for_this_machine
+from pikavae.operations.teaching import teacher_of
 from pikavae.production.model import PRODUCTION_NAME
 from pikavae.registry import versions
 from pikavae.tracker.client import Workspace
@@ -59,7 +60,8 @@ def _plan_train(
 ) -> tuple[Plan, Trained | None]:
     config = for_this_machine(config)
     digest = start.digest if start else None
-    inputs = keys.train_inputs(config, fingerprint, digest)
+    teacher = teacher_of(workspace, config)
+    inputs = keys.train_inputs(config, fingerprint, digest, teacher.inputs if teacher else None)
     key = keys.key_of(inputs)
     if trained := find_trained(workspace, key):
         return Plan("done", f"run {trained.run.run_id}"), trained
@@ -125,7 +127,9 @@ def plan_retraining(workspace: Workspace, config: Config, *, from_champion: bool
     if run := _run_of(workspace, champion.tags.get(RUN_TAG, "")):
         root = workspace.home / "prepared"
         fingerprint = fingerprint_of(config.data, prepare_inputs(config.data, root), root)
-        inputs = keys.train_inputs(for_this_machine(config), fingerprint)
+        teacher = teacher_of(workspace, config)
+        taught_by = teacher.inputs if teacher else None
+        inputs = keys.train_inputs(for_this_machine(config), fingerprint, teacher=taught_by)
         earlier = {name: value for name, value in run.record.inputs.items() if name != keys.START}
         if earlier == inputs:
             return Retraining(dict.fromkeys(keys.STAGES, Plan("done", f"the champion's own run {run.run_id}")), start)

@@ -55,7 +55,7 @@ def references_in_home(workspace: Workspace) -> list[Reference]:
         DamagedFileError: the ledger, the record of latents, or both records of a run are damaged, so their references
             are unknown.
     """
-    lost = [_start_of(run) for run in runs.folders_without_record(workspace.home)]
+    lost = [_lost_references_of(run) for run in runs.folders_without_record(workspace.home)]
     ledger = [
         Reference(f"line {event['sequence']} of the ledger", event["run_id"], event["snapshot"])
         for event in promote.history(workspace.home)
@@ -66,33 +66,44 @@ def references_in_home(workspace: Workspace) -> list[Reference]:
         for run in runs.run_folders(workspace.home)
         if keys.START in run.record.inputs
     ]
+    taught = [
+        Reference(f"run {run.run_id} learned from it", None, run.record.inputs[keys.TEACHER])
+        for run in runs.run_folders(workspace.home)
+        if keys.TEACHER in run.record.inputs
+    ]
     latents = [
         Reference(f"latents/{path.parent.name} are its", None, read_object(path).get("model"))
         for path in (workspace.home / "latents").glob(f"*/{RECORD_NAME}")
     ]
-    return [*ledger, *begun, *latents, *(reference for reference in lost if reference is not None)]
+    return [*ledger, *begun, *taught, *latents, *(reference for references in lost for reference in references)]
 
 
-def _start_of(run: RunFolder) -> Reference | None:
-    """Return what a run without a record began with, from its job; None if it began with new weights.
+def _lost_references_of(run: RunFolder) -> list[Reference]:
+    """Return what a run without a record began with and learned from, by its job; empty if it was not trained.
 
     Raises:
         DamagedFileError: it was trained, and its job cannot be read either.
     """
     try:
-        start = JobRecord.read(run.path / JOB_NAME).start
+        job = JobRecord.read(run.path / JOB_NAME)
     except (FileNotFoundError, DamagedFileError):
         if not (run.path / "checkpoints").is_dir():  # an imported model, or a run that never began to train
-            return None
+            return []
         raise DamagedFileError(
             f"{run.path}: {runs.RUN_NAME} and {JOB_NAME} are missing or damaged, so that nothing says which weights "
             f"the run began with; give the command that trained it again, or delete the folder"
         ) from None
-    if start is None:
-        return None
-    files = [Path(start) / name for name in (CONFIG_NAME, WEIGHTS_NAME)]
-    digest = runs.snapshot_digest(Path(start)) if all(file.is_file() for file in files) else None
-    return Reference(f"run {run.run_id} began with it", None, digest, (start,))
+    named = [
+        (f"run {run.run_id} began with it", job.start),
+        (f"run {run.run_id} learned from it", None if job.teacher is None else job.teacher.folder),
+    ]
+    return [Reference(who, None, _digest_in(folder), (folder,)) for who, folder in named if folder is not None]
+
+
+def _digest_in(folder: str) -> str | None:
+    """Return the digest of a snapshot folder; None if it is not there any more."""
+    files = [Path(folder) / name for name in (CONFIG_NAME, WEIGHTS_NAME)]
+    return runs.snapshot_digest(Path(folder)) if all(file.is_file() for file in files) else None
 
 
 def references_in_registry(client: Client) -> list[Reference]:

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pikavae.config import Config, RegistryConfig
+from pikavae.config import Config, ModelConfig, RegistryConfig
 from pikavae.errors import DamagedFileError, OtherSizesError, UserError
-from pikavae.evaluation.tiny import is_tiny, read_measurable
 from pikavae.model.sizes import (
     CONFIG_NAME,
     RUN_CONFIG_NAME,
@@ -42,7 +41,7 @@ class ResolvedModel:
 
     Attributes:
         name: the name, as the user gave it.
-        folder: the snapshot folder; that of an `AutoencoderTiny` if it was resolved to be measured.
+        folder: the snapshot folder.
         version: the registered version, if it is named by number or alias.
         run: the run, if it is named by `run:` or by the path of one of its snapshots.
         source: where weights came from that are named by a path or a hub id: the id, or the absolute path.
@@ -71,7 +70,7 @@ class ResolvedModel:
         return self.name if self.source is None or self.source.startswith(HUB) else Path(self.name).resolve().name
 
 
-def resolve(workspace: Workspace, name: str, config: Config, *, to_measure: bool = False) -> ResolvedModel:
+def resolve(workspace: Workspace, name: str, config: Config) -> ResolvedModel:
     """Return the model that a name stands for, read and checked as every command does.
 
     Args:
@@ -79,30 +78,27 @@ def resolve(workspace: Workspace, name: str, config: Config, *, to_measure: bool
         name: a candidate version (`3`), `champion`, `previous`, `run:<id>` with `@<step>` or `@best` or neither,
             or what `published_path` takes: the path of a model folder or a file of weights, or a model of the hub.
         config: `registry.model_name` has the versions; `model.norm_groups` is used if a file does not state it.
-        to_measure: also accept the folder of an `AutoencoderTiny`, unchanged.
 
     Raises:
         UserError: there is no such model, or it cannot be read whole; the message lists the available ones.
     """
     if is_registered_name(name):
         return _resolve_registered(workspace, name, config.registry.model_name)
-    path = published_path(name, field="model")
-    if to_measure and is_tiny(path):
-        read_measurable(path)
-        return ResolvedModel(name, path, source=str(path))
-    return _resolve_published(workspace, name, path, config)
+    return _resolve_published(workspace, name, published_path(name, field="model"), config)
 
 
 def starting_weights(workspace: Workspace, config: Config) -> ResolvedModel | None:
     """Return the model that `training.start` names, whole and of the sizes in section `model`; None if it names none.
 
-    With `training.grow_latents` it has fewer latent channels, which the training adds.
+    With `training.grow_latents` it has fewer latent channels, which the training adds. A teacher is checked too.
 
     Raises:
         UserError: there is no such model, it cannot be read whole, or its sizes differ; nothing was written.
         DamagedFileError: a file of a version or a finished run does not have its recorded hash.
     """
-    start = config.training.start
+    start, teacher = config.training.start, config.training.teacher
+    if teacher is not None and not teacher.startswith(HUB):  # what is on the hub is downloaded by the training
+        teacher_model(workspace, config)
     if start is None:
         return None
     required = sizes_of(config.model)
@@ -124,6 +120,39 @@ def starting_weights(workspace: Workspace, config: Config) -> ResolvedModel | No
             f"{config.model.latent_channels} already; leave it out, or set more"
         )
     _refuse_other_padding(model, config)
+    return model
+
+
+def teacher_model(workspace: Workspace, config: Config) -> ResolvedModel | None:
+    """Return the autoencoder that `training.teacher` names, whole and with latents of the tiny one's shape, or None.
+
+    Raises:
+        UserError: there is no such model, it cannot be read whole, or its latents are of another shape.
+        DamagedFileError: a file of a version or a finished run does not have its recorded hash.
+    """
+    name, wanted = config.training.teacher, config.model
+    if name is None:
+        return None
+    larger = config.model_copy(update={"model": ModelConfig()})  # its groups are not those of a model without norms
+    model = _resolve_whole(workspace, name, larger, field="training.teacher", required={})
+    sizes = model.folder / CONFIG_NAME
+    theirs = model_config(read_object(sizes), where=str(sizes))
+    if theirs.latent_norm:
+        raise UserError(
+            f"training.teacher {name!r}: its latents are packed and normalised (model.latent_norm), which a tiny "
+            f"autoencoder cannot take over; name another model"
+        )
+    flags = []
+    if len(theirs.channels) != len(wanted.channels):
+        flags.append(f"--model.channels {' '.join([str(wanted.channels[0])] * len(theirs.channels))}")
+    if theirs.latent_channels != wanted.latent_channels:
+        flags.append(f"--model.latent_channels {theirs.latent_channels}")
+    if flags:
+        raise UserError(
+            f"training.teacher {name!r}: a latent cell of {theirs.latent_channels} numbers for "
+            f"{theirs.downsampling_factor} pixels, and section model has {wanted.latent_channels} for "
+            f"{wanted.downsampling_factor}; set {' '.join(flags)}"
+        )
     return model
 
 

@@ -4,7 +4,7 @@ The definition is that of `encode` and of latent-diffusion: mean and deviation o
 model was trained on, since a diffusion model trains on them too (Rombach et al. 2022, appendix G, who use the first
 batch of them). If this home does not have those pictures, the model keeps the scaling that it came with. A model that
 came with none gets that of the pictures of the newest report, and its card says so. A model with `model.latent_norm`
-needs none: its own statistics are of its latents.
+needs none: its own statistics are of its latents. Nor does a tiny one, whose latents are scaled already.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pikavae.evaluation.report.model_card import Scaling, scaling_of_report
 from pikavae.evaluation.report.report import Report
 from pikavae.model.inference import exact_float32, prepare_for_use
 from pikavae.model.sizes import CONFIG_NAME, STABLE_DIFFUSION_SCALING_FACTOR, is_normalised
+from pikavae.model.tiny_sizes import TINY
 from pikavae.operations.runtime import choose_device, use_threads
 from pikavae.operations.training_facts import training_pictures_of
 from pikavae.tracker.client import Workspace
@@ -53,7 +54,7 @@ def scaling_of(workspace: Workspace, snapshot: Path, report: Report | None, conf
         config: batch size, device and threads.
     """
     sizes = read_object(snapshot / CONFIG_NAME)
-    if is_normalised(sizes):
+    if is_normalised(sizes) or sizes.get("_class_name") == TINY:
         return None
     picture_set = training_pictures_of(workspace, snapshot)
     if picture_set is not None and len(picture_set):
@@ -63,15 +64,26 @@ def scaling_of(workspace: Workspace, snapshot: Path, report: Report | None, conf
     return None if report is None or keeps_its_own else scaling_of_report(report)
 
 
-def _of_pictures(workspace: Workspace, snapshot: Path, picture_set: PictureSet, config: Config) -> Scaling | None:
-    """Measure the scaling on all training pictures, or reuse an earlier measurement."""
-    key = content_hash(
+def scaling_key(workspace: Workspace, snapshot: Path) -> str | None:
+    """Return the name of the measurement that `scaling_of` makes of a snapshot, without making it; None if of none."""
+    picture_set = training_pictures_of(workspace, snapshot)
+    return _key_of(snapshot, picture_set) if picture_set is not None and len(picture_set) else None
+
+
+def _key_of(snapshot: Path, picture_set: PictureSet) -> str:
+    """Return the name of a measurement on these pictures."""
+    return content_hash(
         {
             "model": runs.snapshot_digest(snapshot),
             "pictures": picture_set.digest,
             "code of the latents": code_of("latents"),
         }
     )
+
+
+def _of_pictures(workspace: Workspace, snapshot: Path, picture_set: PictureSet, config: Config) -> Scaling | None:
+    """Measure the scaling on all training pictures, or reuse an earlier measurement."""
+    key = _key_of(snapshot, picture_set)
     path = workspace.home / "scaling" / f"{key}.json"
     try:
         found = ScalingRecord.read(path)

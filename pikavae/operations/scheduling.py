@@ -9,13 +9,13 @@ from pikavae.data.sources.open import open_sources
 from pikavae.errors import UserError
 from pikavae.operations.names import HUB
 from pikavae.operations.pipeline import refuse_what_cannot_begin
-from pikavae.operations.resolve import starting_weights
+from pikavae.operations.resolve import starting_weights, teacher_model
 from pikavae.production.model import PRODUCTION_NAME
 from pikavae.registry import versions
 from pikavae.tracker.client import Workspace
 from pikavae.tracker.tags import CHAMPION
 
-OPENED = {"data.source", "data.validation_source", "training.start"}
+OPENED = {"data.source", "data.validation_source", "training.start", "training.teacher"}
 """Settings that are checked by opening what they name."""
 
 
@@ -40,7 +40,9 @@ def settle(workspace: Workspace, config: Config, *, from_champion: bool = False)
     if from_champion:
         versions.get_by_alias(workspace.client, PRODUCTION_NAME, CHAMPION)
         return settled
-    start = settled.training.start
+    start, teacher = settled.training.start, settled.training.teacher
+    if teacher is not None and not teacher.startswith(HUB):
+        teacher_model(workspace, settled)
     if start is None or not start.startswith(HUB):
         refuse_what_cannot_begin(settled, starting_weights(workspace, settled))
     return settled

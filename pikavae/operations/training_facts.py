@@ -77,6 +77,7 @@ def lineage_of(workspace: Workspace, snapshot: Path) -> dict[str, Any]:
             "steps taken in all": training.steps,
             "pictures seen": training.images_seen,
             "first weights": training.started_with or "new",
+            keys.TEACHER: run.record.inputs.get(keys.TEACHER),
         }
     code = {name: value for name, value in record.inputs.items() if name.startswith("code of ")}
     return {name: value for name, value in {**told, **code}.items() if value is not None}

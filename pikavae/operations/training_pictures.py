@@ -1,4 +1,4 @@
-"""Find the pictures that a model, and the weights it began with, were trained on, as far as this home knows."""
+"""Find the pictures that a model, its first weights and its teacher were trained on, as far as this home knows."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def fingerprint_of(workspace: Workspace, version: Version) -> str | None:
 def trace_training_pictures(
     workspace: Workspace, version: Version, who: str, evaluation: PictureSet
 ) -> TrainingPictures:
-    """Return the evaluation pictures that a version, or the weights it began with, was trained on.
+    """Return the evaluation pictures that a version, the weights it began with, or its teacher was trained on.
 
     Two pictures are the same if their decoded pixels are equal, at whichever size they were prepared, or if their
     stored pixels are equal.
@@ -71,37 +71,41 @@ def find_trained_on(workspace: Workspace, version: Version, pictures: PictureSet
 
 
 def _trace(workspace: Workspace, version: Version) -> _Trace:
-    trace, run_id, seen = _Trace(), run_of(version), set[str]()
-    while run_id not in seen:
+    trace, waiting, seen = _Trace(), [run_of(version)], set[str]()
+    while waiting:
+        run_id = waiting.pop()
+        if run_id in seen:
+            continue
         seen.add(run_id)
         run = _run(workspace, run_id)
         if run is None:
             trace.unknown.append(f"the folder of run {run_id or '?'} is not there any more")
             if len(seen) == 1 and (fingerprint := version.tags.get(FINGERPRINT_TAG)):
                 trace.fingerprints.append(fingerprint)
-            break
+            continue
         inputs = run.record.inputs
         if "imported" in inputs:
             trace.unknown.append(f"run {run_id} imported the weights, so it is unknown what they were trained on")
-            break
+            continue
         trace.fingerprints.append(str(inputs["prepared set"]))
-        if keys.START not in inputs:
-            break
-        maker = _maker_of(workspace, inputs[keys.START], run)
-        if maker is None:
-            trace.unknown.append(f"run {run_id} began with weights of which no run here is known")
-            break
-        run_id = maker
+        for name, setting, verb in ((keys.START, "start", "began with"), (keys.TEACHER, "teacher", "learned from")):
+            if name not in inputs:
+                continue
+            maker = _maker_of(workspace, inputs[name], run.record.config["training"][setting] or "")
+            if maker is None:
+                trace.unknown.append(f"run {run_id} {verb} weights of which no run here is known")
+            else:
+                waiting.append(maker)
     return trace
 
 
-def _maker_of(workspace: Workspace, digest: str, run: RunFolder) -> str | None:
+def _maker_of(workspace: Workspace, digest: str, named: str) -> str | None:
     """Find the run that made these weights: by registered versions, by finished runs, or by the name in the settings.
 
     Args:
         workspace: the state folder and its store.
         digest: the digest of sizes and weights.
-        run: the run that began with them; its `training.start` may name the run that made them.
+        named: how the settings of the run that used them name them.
     """
     for version in all_versions(workspace.client):
         if version.tags.get(SNAPSHOT_TAG) == digest:
@@ -110,9 +114,8 @@ def _maker_of(workspace: Workspace, digest: str, run: RunFolder) -> str | None:
         hashes = other.result.snapshot_sha256 if other.result else {}
         if content_hash({name: hashes.get(name) for name in (CONFIG_NAME, WEIGHTS_NAME)}) == digest:
             return other.run_id
-    start = run.record.config["training"]["start"] or ""
-    named = start.removeprefix("run:").partition("@")[0] if start.startswith("run:") else ""
-    found = [other.run_id for other in runs.run_folders(workspace.home) if named and other.run_id.startswith(named)]
+    start = named.removeprefix("run:").partition("@")[0] if named.startswith("run:") else ""
+    found = [other.run_id for other in runs.run_folders(workspace.home) if start and other.run_id.startswith(start)]
     return found[0] if len(found) == 1 else None
 
 

@@ -23,7 +23,6 @@ from pikavae.evaluation.compare.two_samples import PairedPictures, compare_paire
 from pikavae.evaluation.pages.report_page import PAGE_NAME as REPORT_PAGE
 from pikavae.evaluation.pages.watch_page import Watched, page_findings, watch_page
 from pikavae.evaluation.report.report import ImageScore, Report
-from pikavae.evaluation.tiny import read_measurable
 from pikavae.operations.fresh_pictures import (
     FreshPictures,
     WatchedChampion,
@@ -38,6 +37,7 @@ from pikavae.production.watches import FOLDER_NAME, PAGE_NAME, RECORD_NAME, Watc
 from pikavae.tracker.client import Workspace
 from pikavae.tracker.run_log import RunLog
 from pikavae.tracker.tags import FLOW_RUN_URL_TAG, NOTE_TAG, WATCH_FELL_TAG, WATCHED_TAG
+from pikavae.weights.published import read_snapshot
 from pikavae.workspace.files import folder_atomically, write_atomically
 
 logger = logging.getLogger(__name__)
@@ -191,7 +191,7 @@ def _keep(
     """Write page and record, and a run in MLflow that holds both; the record is last, so it is whole if it is there."""
     name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
     shown = reconstruct_by_all(
-        [("champion", read_measurable(champion.model.folder), evaluated.report)],
+        [("champion", read_snapshot(champion.model.folder), evaluated.report)],
         pictures.fresh,
         count=SHOWN_PICTURES,
         device=choose_device(config),

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 SIZES = ((16, 16), (24, 21))  # small, because a full-size model takes a second for a thousand pixels on a CPU
 SNAPSHOT_FOLDER = "artifacts/snapshot"
 BATCH_SIZES = (1, 2)
+TINY = "AutoencoderTiny"
 SAME_AGAIN = 1e-4
 SAME_IN_A_BATCH = 1e-2  # a GPU may choose another algorithm for another batch size
 SAME_IN_DIFFUSERS = 1e-2  # attention has another memory layout in each, so convolutions round differently
@@ -59,7 +60,7 @@ def compare_with_diffusers(snapshot: Path, outputs: dict[str, np.ndarray]) -> fl
     import diffusers
 
     kind = json.loads((snapshot / "config.json").read_text(encoding="utf-8")).get("_class_name", "AutoencoderKL")
-    if kind not in ("AutoencoderKL", "AutoencoderKLFlux2") or not hasattr(diffusers, kind):
+    if kind not in ("AutoencoderKL", "AutoencoderKLFlux2", TINY) or not hasattr(diffusers, kind):
         return None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     known = getattr(diffusers, kind)
@@ -72,7 +73,8 @@ def compare_with_diffusers(snapshot: Path, outputs: dict[str, np.ndarray]) -> fl
         images = torch.from_numpy(pictures(count, height, width))
         images = F.pad(images, (0, -width % factor, 0, -height % factor), mode="replicate")
         with torch.inference_mode():
-            decoded = model.decode(model.encode(images.to(device)).latent_dist.mode()).sample
+            encoded = model.encode(images.to(device))
+            decoded = model.decode(encoded.latents if kind == TINY else encoded.latent_dist.mode()).sample
         got = decoded.clamp(-1, 1)[:, :, :height, :width].cpu().numpy()
         difference = float(np.abs(got - expected).max())
         check(difference <= SAME_IN_DIFFUSERS, f"{what} differ by {difference:.3g} from those of diffusers")

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pikavae.config import Config
 from pikavae.model.autoencoder import AutoencoderKL, ResnetBlock2D
+from pikavae.model.tiny import TinyBlock
 
 logger = logging.getLogger(__name__)
 
@@ -104,16 +105,18 @@ def compile_blocks(model: AutoencoderKL, *, varies: bool, backend: str | Callabl
     # Dynamo looks at it for each map that enters a block
     warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf", UserWarning)
     dynamo.recompile_limit = max(dynamo.recompile_limit, MOST_KINDS)
-    compiled = torch.compile(ResnetBlock2D.forward, dynamic=varies, backend=backend)
+    kind = TinyBlock if model.config.kind == "tiny" else ResnetBlock2D
+    compiled = torch.compile(kind.forward, dynamic=varies, backend=backend)
     for block in model.modules():
-        if isinstance(block, ResnetBlock2D):
+        if isinstance(block, kind):
             block.forward = partial(_run, compiled, block)  # type: ignore[method-assign]  # for this block alone
 
 
-def _run(compiled: Callable[[ResnetBlock2D, Tensor], Tensor], block: ResnetBlock2D, x: Tensor) -> Tensor:
+def _run(compiled: Callable[..., Tensor], block: Any, x: Tensor) -> Tensor:
     """Run a block: the compiled function in training, the written one for validation and previews."""
     in_training = block.training and torch.is_grad_enabled()
-    return compiled(block, x) if in_training else ResnetBlock2D.forward(block, x)
+    out: Tensor = (compiled if in_training else type(block).forward)(block, x)
+    return out
 
 
 def compiler_failure(device: torch.device) -> str | None:

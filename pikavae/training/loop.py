@@ -21,7 +21,9 @@ from pikavae.training.processes import ALONE, Processes
 from pikavae.training.saving import Saver, best_step, drop_old_snapshots
 from pikavae.training.state import TrainState, restore_latest, step_name
 from pikavae.training.step import Stepper
+from pikavae.training.teacher import Teacher
 from pikavae.training.validation import Validation
+from pikavae.workspace.run_record import TeacherRecord
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ def train(
     observer: Observer | None = None,
     *,
     start: Path | None = None,
+    teacher: TeacherRecord | None = None,
     processes: Processes = ALONE,
     should_stop: Callable[[], bool] = lambda: False,
     beside: bool | None = None,
@@ -66,6 +69,7 @@ def train(
         device: where to compute.
         observer: receives every point, preview and checkpoint.
         start: a snapshot folder with the first weights, instead of new ones.
+        teacher: the autoencoder whose latents a tiny one learns.
         processes: the processes that train together; each calls this with the same arguments, and one of them writes.
         should_stop: called after every step; if it returns True, the state is saved and training ends.
         beside: write in a thread beside the next steps; by default if the device is not the CPU, whose time it takes.
@@ -76,7 +80,7 @@ def train(
         UserError: the processes cannot share a batch evenly.
     """
     observer = observer if observer and processes.is_main else Observer()
-    config = resolve_precision(config, device)
+    config, taught_by = resolve_precision(config, device), None if teacher is None else Teacher(teacher, device)
     state = TrainState.fresh(config, device, start)
     restore_latest(state, folder / "checkpoints", processes)
     total, num_images = total_steps(config, len(prepared.train)), len(prepared.train)
@@ -84,11 +88,11 @@ def train(
     observer.on_start(start_step)
     if processes.is_main:
         drop_old_snapshots(state.scores, config, folder, observer)  # if a kill interrupted it
-    validation = Validation(prepared.validation, config, device, processes)
+    validation = Validation(prepared.validation, config, device, processes, teacher=taught_by)
     if start_step == 0 and processes.is_main:
         observer.preview(validation.preview(state.averaged), 0)
 
-    stepper, pace = Stepper(state, config, device, processes), Pace()
+    stepper, pace = Stepper(state, config, device, processes, teacher=taught_by), Pace()
     pace.look(state.seconds, state.images_seen)
     last = is_finished(state, config, total)
     with (

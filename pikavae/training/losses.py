@@ -13,7 +13,7 @@ from pikavae.config import LossConfig
 from pikavae.errors import UserError
 from pikavae.evaluation.metrics.similarity import MS_SSIM_EXPONENTS, MS_SSIM_SMALLEST_SIDE
 from pikavae.features import lpips
-from pikavae.model.autoencoder import DiagonalGaussian
+from pikavae.model.autoencoder import DiagonalGaussian, PointPosterior
 
 CHARBONNIER_EPS = 1e-3
 MS_SSIM_FLOOR = 1e-4
@@ -126,8 +126,8 @@ def autoencoder_terms(
 ) -> dict[str, Term]:
     """Return the terms of the autoencoder's loss by name, without the adversarial one; the loss sums their `weighted`.
 
-    The reconstruction comes first, under its kind's name, and `kl_nats_per_image` last; `ms_ssim` and `lpips` are
-    between them if their weight is above zero.
+    The reconstruction comes first, under its kind's name, and `kl_nats_per_image` last, unless the latent is a point;
+    `ms_ssim` and `lpips` are between them if their weight is above zero.
 
     Args:
         config: the kinds and weights.
@@ -148,7 +148,8 @@ def autoencoder_terms(
         assert perceptual is not None, "loss.perceptual_weight needs the network"
         _require_side("perceptual_weight", images)
         terms["lpips"] = Term(perceptual(reconstructions, images).mean(), config.perceptual_weight)
-    terms["kl_nats_per_image"] = Term(kl_sum_mean(posterior), kl_weight_at(config, progress))
+    if not isinstance(posterior, PointPosterior):
+        terms["kl_nats_per_image"] = Term(kl_sum_mean(posterior), kl_weight_at(config, progress))
     return terms
 
 

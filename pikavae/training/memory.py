@@ -29,8 +29,9 @@ from pikavae.config import Config
 from pikavae.data.prepared.loader import choose_layout
 from pikavae.features.lpips import LPIPS
 from pikavae.model import autoencoder
-from pikavae.model.autoencoder import Activations, AutoencoderKL
+from pikavae.model.autoencoder import Activations
 from pikavae.model.norm import NAMESPACE
+from pikavae.model.tiny import build_autoencoder
 from pikavae.presets import parse_config
 from pikavae.training.adversarial import PatchDiscriminator, hinge_generator
 from pikavae.training.losses import autoencoder_terms
@@ -126,7 +127,7 @@ class _Networks:
 
     def __init__(self, config: Config, activations: Activations) -> None:
         self._config = config
-        self.model = AutoencoderKL(config.model).train()
+        self.model = build_autoencoder(config.model).train()
         self.model.choose_activations(activations)
         if config.training.trainable == "decoder":
             self.model.encoder.requires_grad_(False)

@@ -88,7 +88,7 @@ def split_for_muon(model: AutoencoderKL) -> tuple[list[nn.Parameter], list[nn.Pa
 
     The rest is everything one-dimensional, the 1x1 convolutions, and the convolutions at both picture ends.
     """
-    ends = {model.encoder.conv_in.weight, model.decoder.conv_out.weight}
+    ends = set(model.ends)
     hidden: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     for parameter in filter(lambda weight: weight.requires_grad, model.parameters()):

@@ -32,6 +32,7 @@ from pikavae.model.autoencoder import AutoencoderKL
 from pikavae.model.fold import unfold, with_padding
 from pikavae.model.grow import NEW_LOGVAR, grow_latents
 from pikavae.model.sizes import CONFIG_NAME, RUN_CONFIG_NAME, refuse_other_sizes, scaling_in, sizes_of
+from pikavae.model.tiny import build_autoencoder
 from pikavae.training.adversarial import PatchDiscriminator, new_discriminator
 from pikavae.training.optimizers import build_optimizer, load_moments
 from pikavae.training.processes import ALONE, Processes
@@ -118,7 +119,7 @@ class TrainState:
         else:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(config.training.seed)
-                model = AutoencoderKL(config.model)
+                model = build_autoencoder(config.model)
         if config.training.trainable == "decoder":
             model.requires_grad_(False)
             model.decoder.requires_grad_(True)
@@ -218,7 +219,7 @@ class StateCopy:
     def averaged(self) -> AutoencoderKL:
         """Return a model with the weights to use: the moving average if it is on, else the current ones."""
         with torch.device("meta"):
-            model = AutoencoderKL(self.sizes)
+            model = build_autoencoder(self.sizes)
         model.load_state_dict(self.weights.get("ema", self.weights["model"]), assign=True)
         return model
 

@@ -32,6 +32,10 @@ from pikavae.training.optimizers import learning_rate_factor, set_learning_rate,
 from pikavae.training.order import BucketOrder, indices_at, noise_at
 from pikavae.training.processes import ALONE, Processes
 from pikavae.training.state import TrainState
+from pikavae.training.teacher import Teacher, latent_loss
+
+OF_LATENTS = {"kl_nats_per_image", "latent"}
+"""Terms of the loss whose gradient does not pass the decoder's last layer."""
 
 
 class Stepper:
@@ -42,6 +46,7 @@ class Stepper:
         config: the whole configuration.
         device: where to compute.
         processes: the processes that share each batch.
+        teacher: gives the latents that a tiny autoencoder learns.
         deferred: let the device refuse steps that are not finite, and read values only in `read`; by default on CUDA,
             where reading would wait for the device. Otherwise each step reads its own.
     """
@@ -53,11 +58,13 @@ class Stepper:
         device: torch.device,
         processes: Processes = ALONE,
         *,
+        teacher: Teacher | None = None,
         deferred: bool | None = None,
     ) -> None:
         self.state, self.config, self.device, self.processes = state, config, device, processes
         self.compiler = Compiler(state.model, config, device, announces=processes.is_main)
         self._watch = Watch(state, device, deferred=device.type == "cuda" if deferred is None else deferred)
+        self._teacher = teacher
         self.model = processes.wrap(state.model)
         self.discriminator = processes.wrap(state.adversary.network) if state.adversary else None
         self.perceptual = (
@@ -70,7 +77,7 @@ class Stepper:
         self._averaged: list[Tensor] = list(state.ema.parameters()) if state.ema else []
         self._norms = [model.bn for model in (state.model, state.ema) if model is not None and model.bn is not None]
         self._norms = self._norms if config.training.trainable == "all" else []  # else the latents remain as they are
-        self._last_layer = state.model.decoder.conv_out.weight
+        self._last_layer = state.model.ends[1]
         self._smallest_latent = math.ceil(smallest_side(config.loss) / config.model.downsampling_factor)
         self._waited, self._took, self._wait_fraction = 0.0, 0.0, 0.0
         self._one = torch.ones((), device=device)
@@ -161,10 +168,13 @@ class Stepper:
         images, noise, transform = self._next_batch(loader)
         with self.processes.averaging(self.model, last=last):
             with autocast(config, self.device):
-                reconstructions, posterior = self.model(images, noise, transform and transform.of_latent)
+                taught = () if self._teacher is None else (self._teacher.latents(images),)
+                reconstructions, posterior = self.model(images, noise, transform and transform.of_latent, *taught)
             if transform is not None:
                 images = transform.of_picture(images, config.model.downsampling_factor)
             terms = autoencoder_terms(config.loss, images, reconstructions, posterior, progress, self.perceptual)
+            if taught:
+                terms["latent"] = Term(latent_loss(posterior.mean, taught[0]), config.loss.latent_weight)
             overflow = None
             if seen:
                 terms["adversarial"], overflow = self._adversarial_term(terms, reconstructions)
@@ -194,7 +204,7 @@ class Stepper:
         with autocast(self.config, self.device):
             logits = network(reconstructions)
         network.requires_grad_(True)
-        raw, of_pictures = hinge_generator(logits), [name for name in terms if name != "kl_nats_per_image"]
+        raw, of_pictures = hinge_generator(logits), [name for name in terms if name not in OF_LATENTS]
         scaled = self.state.scaler.is_enabled()
         factor = adaptive_weight(
             torch.stack([terms[name].weighted for name in of_pictures]).sum(),

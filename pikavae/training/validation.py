@@ -9,9 +9,10 @@ from pikavae.config import Config
 from pikavae.data.prepared.dataset import PictureSet, to_float
 from pikavae.data.prepared.loader import memory_of
 from pikavae.evaluation.metrics.similarity import psnr, ssim
-from pikavae.model.autoencoder import AutoencoderKL
+from pikavae.model.autoencoder import AutoencoderKL, PointPosterior
 from pikavae.model.inference import exact_float32
 from pikavae.training.processes import ALONE, Processes
+from pikavae.training.teacher import Teacher
 
 RESIDENT_SHARE = 0.05
 """The share of a device's memory that the validation pictures may take."""
@@ -27,11 +28,19 @@ class Validation:
         config: the whole configuration.
         device: where the model is.
         processes: they share the batches, so that each picture is counted once.
+        teacher: gives latents that a tiny autoencoder is to decode.
     """
 
     def __init__(
-        self, picture_set: PictureSet, config: Config, device: torch.device, processes: Processes = ALONE
+        self,
+        picture_set: PictureSet,
+        config: Config,
+        device: torch.device,
+        processes: Processes = ALONE,
+        *,
+        teacher: Teacher | None = None,
     ) -> None:
+        self._teacher = teacher
         self._set, self._device, self._processes = picture_set, device, processes
         self._batches = list(picture_set.batches(config.evaluation.batch_size))
         self._shown = picture_set.first_alike(config.training.preview_images)
@@ -57,7 +66,8 @@ class Validation:
 
         Returns:
             The means over all pictures, `val/psnr` (dB), `val/ssim` and `val/kl_nats_per_image`, equal in all
-            processes; and, if `show`, what `preview` returns, from the same pass.
+            processes; and, if `show`, what `preview` returns, from the same pass. A latent that is a point has no KL.
+            With a teacher, `val/psnr_of_teacher_latents` is that of its latents decoded.
         """
         measured: dict[int, dict[str, Tensor]] = {}
         found: dict[int, Tensor] = {}
@@ -72,8 +82,12 @@ class Validation:
                 measured[number] = {
                     "val/psnr": psnr(reconstructions, images),
                     "val/ssim": ssim(reconstructions, images),
-                    "val/kl_nats_per_image": posterior.kl(),
                 }
+                if not isinstance(posterior, PointPosterior):
+                    measured[number]["val/kl_nats_per_image"] = posterior.kl()
+                if self._teacher is not None:
+                    decoded = model.decode(self._teacher.latents(images))
+                    measured[number]["val/psnr_of_teacher_latents"] = psnr(decoded, images)
                 found |= {index: one for index, one in zip(indices, reconstructions, strict=True) if index in wanted}
         means = self._means(measured)
         if not show:

@@ -26,7 +26,7 @@ from pikavae.config import Config
 from pikavae.errors import BusyError, PikavaeError
 from pikavae.workspace.disks import explain
 from pikavae.workspace.files import exclusive, forbid_recreation, write_atomically
-from pikavae.workspace.run_record import JobRecord
+from pikavae.workspace.run_record import JobRecord, TeacherRecord
 
 JOB_NAME = "job.json"
 OUTCOME_NAME = "outcome.json"
@@ -51,6 +51,7 @@ class Job:
         device: `cpu`, `cuda` or `mps`.
         threads: CPU threads of each process.
         processes: how many processes train on this machine.
+        teacher: the autoencoder whose latents a tiny one learns, or None.
     """
 
     config: Config
@@ -59,6 +60,7 @@ class Job:
     device: str
     threads: int
     processes: int
+    teacher: TeacherRecord | None = None
 
     def write(self, folder: Path) -> None:
         """Write the job into a run's folder."""
@@ -66,6 +68,7 @@ class Job:
             config=self.config.model_dump(mode="json"),
             prepared=str(self.prepared),
             start=None if self.start is None else str(self.start),
+            teacher=self.teacher,
             device=self.device,
             threads=self.threads,
             processes=self.processes,
@@ -87,6 +90,7 @@ class Job:
             device=record.device,
             threads=record.threads,
             processes=record.processes,
+            teacher=record.teacher,
         )
 
 
@@ -159,6 +163,7 @@ def train_in(folder: Path, job: Job, stop: threading.Event) -> None:
                 device,
                 journal,
                 start=job.start,
+                teacher=job.teacher,
                 processes=processes,
                 should_stop=stop.is_set,
             )

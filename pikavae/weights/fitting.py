@@ -13,8 +13,8 @@ from torch import Tensor
 
 from pikavae.config import ModelConfig
 from pikavae.errors import UserError
-from pikavae.model.autoencoder import AutoencoderKL
 from pikavae.model.sizes import CONFIG_NAME, KL_OF_FLUX2, complaint_of
+from pikavae.model.tiny import build_autoencoder
 from pikavae.weights.keymaps import (
     Naming,
     decoder_blocks,
@@ -23,6 +23,7 @@ from pikavae.weights.keymaps import (
     is_attention_matrix,
     their_names,
 )
+from pikavae.weights.tiny_files import tiny_sizes_of_shapes
 
 BATCHES, VARIANCE = "bn.num_batches_tracked", "bn.running_var"
 WIDTHS = r"\.(conv1|conv2|norm2|s\.2|s\.3|s\.5)\.(weight|bias)"
@@ -34,6 +35,8 @@ def sizes_of_shapes(weights: dict[str, Tensor], naming: Naming, groups: int, whe
     Raises:
         UserError: there are too few weights to find the sizes, or no model has such sizes.
     """
+    if naming == "tiny":
+        return tiny_sizes_of_shapes(weights, where)
     blocks = encoder_blocks(naming, weights)
     widths, latent_norm = _widths(weights, blocks), has_latent_norm(weights)
     latent = [
@@ -92,8 +95,9 @@ def refuse_mismatch(
     Raises:
         UserError: weights are missing, unexpected or of another shape; the message uses the file's own names.
     """
+    is_tiny = config.kind == "tiny"
     with torch.device("meta"):
-        model = AutoencoderKL(config)
+        model = build_autoencoder(config)
     shapes = {name: value.shape for name, value in model.state_dict().items()}
     theirs = their_names(naming, config, shapes)
     matrices = {theirs[name] for name in shapes if is_attention_matrix(name)}
@@ -102,9 +106,9 @@ def refuse_mismatch(
         weights = {BATCHES: torch.tensor(0), **weights}
     if complaint := mismatch({theirs[name]: shape for name, shape in shapes.items()}, weights):
         raise UserError(
-            f"{where}: nothing loaded, it does not fit a model of channels {config.channels}, {config.num_res_blocks} "
-            f"residual blocks a level and {config.latent_channels} latent channels"
-            f"{'' if config.quant_conv else ' without quant_conv'}"
+            f"{where}: nothing loaded, it does not fit a {'tiny ' if is_tiny else ''}model of channels "
+            f"{config.channels}, {config.num_res_blocks} residual blocks a level and {config.latent_channels} latent "
+            f"channels{'' if config.quant_conv or is_tiny else ' without quant_conv'}"
             f"{' with the batch norm of FLUX.2' if config.latent_norm else ''}: {complaint}"
         )
     return theirs, weights

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pikavae.config import ModelConfig
 
-Naming = Literal["diffusers", "LDM", "tutorial"]
+Naming = Literal["diffusers", "LDM", "tutorial", "tiny"]
 
 _LDM_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 _TUTORIAL_ATTENTION = {**_LDM_ATTENTION, "to_out.0": "out"}
@@ -37,12 +37,17 @@ _LDM_PARTS = (
 )
 
 
+TINY_LAYER = r"layers\.\d+\.(?:conv\.\d+\.)?(?:weight|bias)$"
+"""The end of each name of a tiny autoencoder. Transformers have other layers."""
+
+
 def naming_of(names: Collection[str]) -> Naming | None:
     """Return the naming of these names, found by the encoder's; None if they are of no known autoencoder."""
     signs: dict[Naming, str] = {
         "diffusers": r"encoder\.(down_blocks|mid_block)\.",
         "LDM": r"encoder\.(down|mid)\.",
         "tutorial": r"encoder\.\d+\.",
+        "tiny": rf"encoder\.{TINY_LAYER}",
     }
     votes = {naming: sum(bool(re.match(sign, name)) for name in names) for naming, sign in signs.items()}
     best = max(votes, key=lambda naming: votes[naming])
@@ -52,7 +57,8 @@ def naming_of(names: Collection[str]) -> Naming | None:
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "module")
 """Parts that torch.compile, torch's parallel modules and checkpointing add to the names of what they wrap."""
 _BEGINNING = re.compile(
-    rf"(?P<prefix>(?:[^.]+\.)*?)encoder\.(?:(?:{'|'.join(_WRAPPERS)})\.)*(?:down_blocks|mid_block|down|mid|\d+)\."
+    rf"(?P<prefix>(?:[^.]+\.)*?)encoder\.(?:(?:{'|'.join(_WRAPPERS)})\.)*"
+    rf"(?:(?:down_blocks|mid_block|down|mid|\d+)\.|{TINY_LAYER})"
 )
 
 

@@ -1,8 +1,8 @@
 """Read weights that others published for pikavae's model: whole and checked name by name, or not at all.
 
 It reads a diffusers model folder (or a pipeline's, with `vae` in it), a single file under diffusers' names, a single
-file of latent-diffusion (the autoencoder alone, or a whole Stable Diffusion checkpoint), and the tutorial's saved
-module or state dict. No code in a file is ever run.
+file of latent-diffusion (the autoencoder alone, or a whole Stable Diffusion checkpoint), the tutorial's saved module or
+state dict, and a tiny autoencoder in diffusers' form or in its author's two files. No code in a file is ever run.
 """
 
 from __future__ import annotations
@@ -35,12 +35,15 @@ from pikavae.model.sizes import (
     model_config,
     refuse_other_sizes,
     scaling_in,
-    short,
     sizes_of,
 )
+from pikavae.model.tiny import build_autoencoder
+from pikavae.model.tiny_sizes import NO_SCALING as OF_TINY
+from pikavae.model.tiny_sizes import short
 from pikavae.weights.fitting import checked_weights, refuse_mismatch, sizes_of_shapes
 from pikavae.weights.keymaps import Naming, naming_of
 from pikavae.weights.parts import Part, choose_part, split_part
+from pikavae.weights.tiny_files import both_halves, files_of_both, from_combined, is_half
 from pikavae.weights.weight_files import metadata_of, parts_of, read_json, read_tensors, weights_in
 
 NO_SCALING = (
@@ -54,11 +57,17 @@ NO_SCALING_OF_16 = (
 GROUPS_KEY, SCALING_KEY, SHIFT_KEY = "pikavae.norm_groups", "pikavae.scaling_factor", "pikavae.shift_factor"
 PADDING_KEY = "pikavae.padding"
 """The keys that `pikavae export` writes to a file's metadata of safetensors."""
-FORMS: dict[Naming, str] = {"diffusers": "diffusers file", "LDM": "LDM single file", "tutorial": "tutorial file"}
+FORMS: dict[Naming, str] = {
+    "diffusers": "diffusers file",
+    "LDM": "LDM single file",
+    "tutorial": "tutorial file",
+    "tiny": "tiny file",
+}
+PAIR_FORM = "two files of TAESD"
 SNAPSHOT_FORM = "pikavae snapshot"
 LARGEST = sys.float_info.max
 BY_CHANNEL = ("latents_mean", "latents_std")
-NEUTRAL = {"force_upcast", "use_quant_conv", POST_QUANT_CONV, *SCALING, *BY_CHANNEL}
+NEUTRAL = {"block_out_channels", "force_upcast", "use_quant_conv", POST_QUANT_CONV, *SCALING, *BY_CHANNEL}
 
 
 @dataclass(frozen=True)
@@ -69,8 +78,8 @@ class Published:
         config: the model's sizes.
         state: every weight under diffusers' name: float32, finite, on the CPU, in its own memory. The counter of a
             batch norm is int64.
-        form: what was read: "diffusers folder", "diffusers file", "LDM single file", "tutorial file" or
-            "pikavae snapshot".
+        form: what was read: "diffusers folder", "diffusers file", "LDM single file", "tutorial file", "tiny file",
+            "two files of TAESD" or "pikavae snapshot".
         scaling_factor: the factor of latents for a diffusion model; None if it is unknown.
         shift_factor: what is subtracted from latents before they are scaled; None if nothing is stated.
         notes: a line for each thing that was assumed, converted or ignored.
@@ -121,6 +130,8 @@ def read_published(path: Path, *, expected: ModelConfig | None = None, norm_grou
     source, description = _locate(path)
     described = None if description is None else _read_config(description)
     tensors, notes = read_tensors(source)
+    is_pair = is_half(tensors)
+    tensors = both_halves(source, tensors) if is_pair else from_combined(tensors)
     metadata = metadata_of(source)
     groups = _norm_groups_of(metadata, source) or norm_groups or (32 if expected is None else expected.norm_groups)
     fits = partial(_fits, groups=groups, where=source)
@@ -133,23 +144,23 @@ def read_published(path: Path, *, expected: ModelConfig | None = None, norm_grou
             f"found {some}"
         )
     refuse_other_families(weights, source)
-    form = FORMS[naming]
+    form = PAIR_FORM if is_pair else FORMS[naming]
     if described is None:
         scaling_factor = _stated_in_file(metadata, SCALING_KEY, source) or _ldm_scaling_factor(tensors)
         shift_factor = _stated_in_file(metadata, SHIFT_KEY, source)
         padding = checked_padding(metadata.get(PADDING_KEY, "zeros"), f"{source}: {PADDING_KEY}")
         sizes = sizes_of_shapes(weights, naming, groups, source).model_copy(update={"padding": padding})
-        described = _Description(sizes, *((None, None) if sizes.latent_norm else (scaling_factor, shift_factor)))
-        if GROUPS_KEY not in metadata:
+        described = _Description(sizes, *_factors_of_kind(sizes, scaling_factor, shift_factor))
+        if GROUPS_KEY not in metadata and sizes.kind == "kl":
             notes += [f"norm_groups {groups} is assumed: the file does not state it"]
     elif path.is_dir():
-        if naming == "diffusers":
+        if naming in ("diffusers", "tiny"):
             form = SNAPSHOT_FORM if (source.parent / RUN_CONFIG_NAME).is_file() else "diffusers folder"
         notes += [*described.notes, f"read from {source.relative_to(path)}"]
     else:
         notes += [*described.notes, f"sizes are those of {CONFIG_NAME} beside it"]
     config = described.config
-    if described.scaling_factor is None and not config.latent_norm:
+    if described.scaling_factor is None and not config.latent_norm:  # a tiny model always has one
         notes += [NO_SCALING_OF_16 if config.latent_channels == 16 and not config.quant_conv else NO_SCALING]
     state, converted = checked_weights(weights, naming, config, source)
     if expected is not None:
@@ -165,14 +176,27 @@ def read_published(path: Path, *, expected: ModelConfig | None = None, norm_grou
     )
 
 
+def _factors_of_kind(
+    sizes: ModelConfig, scaling_factor: float | None, shift_factor: float | None
+) -> tuple[float | None, float | None]:
+    """Return the factors of latents that were stated, as the kind of model has them."""
+    if sizes.latent_norm:
+        return None, None
+    if sizes.kind == "kl":
+        return scaling_factor, shift_factor
+    own = OF_TINY["scaling_factor"] if scaling_factor is None else scaling_factor
+    return own, OF_TINY["shift_factor"] if shift_factor is None else shift_factor
+
+
 def published_files(path: Path) -> list[Path]:
-    """Return the files that `read_published` reads: the `config.json` if there is one, and the weights with all parts.
+    """Return the files that `read_published` reads: `config.json` if there is one, and the weights with all parts.
 
     Raises:
         UserError: nothing is there, or it is of no known form.
     """
     source, description = _locate(split_part(path)[0])
-    return [*([] if description is None else [description]), source, *parts_of(source)]
+    files = files_of_both(source) or [source, *parts_of(source)]
+    return [*([] if description is None else [description]), *files]
 
 
 def _refuse_checkpoint(path: Path) -> None:
@@ -224,13 +248,10 @@ def _read_config(path: Path) -> _Description:
     config = model_config(sizes, where=str(path))
     known = {*diffusers_config(config, 0), *(NEUTRAL - set(SCALING) if config.latent_norm else NEUTRAL)}
     strangers = sorted(key for key in sizes if key not in known and not key.startswith("_"))
-    scaling_factor, shift_factor = (
-        None if config.latent_norm else _factor(sizes.get(name), name, path) for name in SCALING
-    )
+    stated = (None if config.latent_norm else _factor(sizes.get(name), name, path) for name in SCALING)
     return _Description(
         config,
-        scaling_factor,
-        shift_factor,
+        *_factors_of_kind(config, *stated),
         _picture_size(sizes.get("sample_size"), config),
         (f"unknown fields: {', '.join(strangers)}",) if strangers else (),
     )
@@ -309,6 +330,6 @@ def read_snapshot(folder: Path) -> AutoencoderKL:
     """
     published = read_published(folder)
     with torch.device("meta"):
-        model = AutoencoderKL(published.config)
+        model = build_autoencoder(published.config)
     model.load_state_dict(published.state, assign=True)
     return model.eval()

@@ -42,7 +42,6 @@ DECIDED_BY: dict[Result, tuple[str, ...]] = {
     ),
     "evaluation": (
         "evaluation/evaluate.py",
-        "evaluation/tiny.py",
         "evaluation/measure",
         "evaluation/metrics",
         "evaluation/studies",

@@ -29,6 +29,15 @@ class RunRecord(Record):
     extends: ExtendedRun | None = None
 
 
+class TeacherRecord(Record):
+    """Names the autoencoder whose latents a tiny one learns, and how a diffusion model scales them."""
+
+    folder: str
+    """Its snapshot folder."""
+    scaling_factor: float
+    shift_factor: float
+
+
 class JobRecord(Record):
     """Holds what the training process is to do, `job.json`."""
 
@@ -38,6 +47,8 @@ class JobRecord(Record):
     """The folder of the prepared set."""
     start: str | None = None
     """The snapshot folder with the first weights; None for new ones."""
+    teacher: TeacherRecord | None = None
+    """The autoencoder whose latents are learned; None if there is none."""
     device: str
     threads: int
     """CPU threads of each process."""

@@ -84,7 +84,7 @@ def test_a_truncated_weights_file_is_refused(snapshot):
 @pytest.mark.parametrize(
     ("key", "value", "complaint"),
     [
-        ("_class_name", "AutoencoderTiny", "_class_name"),
+        ("_class_name", "AsymmetricAutoencoderKL", "_class_name"),
         ("use_quant_conv", False, "use_quant_conv"),
         ("down_block_types", ["DownBlock2D"], "DownBlock2D"),
     ],

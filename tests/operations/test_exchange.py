@@ -14,7 +14,7 @@ from flows.cli import main
 from pikavae.config import ModelConfig
 from pikavae.errors import DamagedFileError, UserError
 from pikavae.model.snapshot import RUN_CONFIG_NAME, WEIGHTS_NAME, write_snapshot
-from pikavae.operations import exchange
+from pikavae.operations import exchange, exported_files
 from pikavae.presets import load_config, parse_config
 from pikavae.production import promote
 from pikavae.tracker.client import Workspace
@@ -392,7 +392,7 @@ def test_flux2_goes_out_as_it_came_in(tmp_path):
     file = commands.export_model(str(version), tmp_path / "ae.safetensors", parse_config({}))
     assert load_file(file).keys() >= OF_FLUX2
     assert all(torch.equal(read_published(file).state[name], value) for name, value in theirs.state_dict().items())
-    assert "FLUX.2's ae.safetensors" in exchange.tools_note(file)
+    assert "FLUX.2's ae.safetensors" in exported_files.tools_note(file)
     assert commands.import_model(str(file), parse_config({})).reused  # another form of the same
 
 
@@ -405,7 +405,7 @@ def test_a_file_of_sixteen_channels_is_not_said_to_be_scaled_as_stable_diffusion
     stated = {"scaling_factor": None, "notes": (), **factors}
     published = Published(config=config, state={}, form="LDM single file", **stated)
     monkeypatch.setattr(exchange, "read_published", lambda path: published)
-    note = exchange.tools_note(Path("ae.safetensors"))
+    note = exported_files.tools_note(Path("ae.safetensors"))
     assert "SD3's and FLUX.1's autoencoders" in note
     assert "0.18215" not in note
     assert (f"this model's are {said}" in note) is bool(scaling)

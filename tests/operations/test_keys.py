@@ -123,3 +123,18 @@ def test_a_file_of_weights_that_is_not_there_is_told_before_a_training():
     config = load_config("demo", {"evaluation.lpips_weights": "nowhere.pth"})
     with pytest.raises(UserError, match=r"evaluation\.lpips_weights nowhere\.pth: no such file"):
         stages.run_key(config, stages.train_inputs(config, "fingerprint"))
+
+
+def test_a_teacher_is_an_input_only_when_there_is_one():
+    plain = load_config("demo")
+    assert not {"model.kind", "loss.latent_weight", "training.teacher"} & stages.train_inputs(plain, "f").keys()
+    sizes = {"model.kind": "tiny", "model.channels": [8, 8], "model.resample_shortcuts": False}
+    sizes |= {"model.zero_init_residuals": False, "model.initial_logvar": None}
+    config = load_config("demo", {**sizes, "training.teacher": "champion"})
+    alone = stages.train_inputs(config, "f")
+    assert alone["model.kind"] == "tiny"
+    taught = stages.train_inputs(config, "f", None, {stages.TEACHER: "0123", stages.TEACHERS_SCALING: "4567"})
+    assert stages.differences(taught, alone) == [
+        "scaling of the teacher's latents: None -> '4567'",
+        "teacher: None -> '0123'",
+    ]

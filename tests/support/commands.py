@@ -83,18 +83,18 @@ def settle(config, **how):
 
 def evaluate_model(name, config):
     here = workspace()
-    return operations.evaluate_model(here, operations.resolve(here, name, config, to_measure=True), config)
+    return operations.evaluate_model(here, operations.resolve(here, name, config), config)
 
 
 def beside(name, config, others=()):
     here = workspace()
-    model, *rest = (operations.resolve(here, one, config, to_measure=True) for one in (name, *others))
+    model, *rest = (operations.resolve(here, one, config) for one in (name, *others))
     return operations.beside(here, model, config, rest)
 
 
 def compare_models(name, against, config):
     here = workspace()
-    one, other = (operations.resolve(here, model, config, to_measure=True) for model in (name, against))
+    one, other = (operations.resolve(here, model, config) for model in (name, against))
     return operations.compare_models(here, one, other, config)
 
 

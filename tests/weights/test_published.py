@@ -354,7 +354,7 @@ def test_widths_that_the_assumed_groups_do_not_divide_are_told_with_the_remedy(t
         ("use_post_quant_conv", False),
         ("act_fn", "relu"),
         ("in_channels", 4),
-        ("_class_name", "AutoencoderTiny"),
+        ("_class_name", "AsymmetricAutoencoderKL"),
         ("latents_mean", [0.1, 0.2]),
         ("use_quant_conv", "no"),
         ("shift_factor", "far"),

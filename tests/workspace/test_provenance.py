@@ -18,7 +18,7 @@ ENTRIES = {
     "shard": ["pikavae.data.shards.make"],
     "prepared set": ["pikavae.data.prepare"],
     "training": ["pikavae.training.worker"],
-    "evaluation": ["pikavae.evaluation.evaluate", "pikavae.evaluation.tiny"],
+    "evaluation": ["pikavae.evaluation.evaluate"],
     "registration": ["pikavae.registry.package", "pikavae.registry.serving"],
     "import": ["pikavae.weights.published"],
     "latents": ["pikavae.latents.encode"],

@@ -19,7 +19,7 @@ WANTED = (  # weights in the order of preference, so only one format is download
     (f"{WEIGHTS}.bin", f"{WEIGHTS}.bin.index.json", f"{WEIGHTS}-*-of-*.bin"),
     (f"{WEIGHTS}.fp16.bin", f"{WEIGHTS}.bin.index.fp16.json", f"{WEIGHTS}.fp16-*-of-*.bin"),
 )
-KINDS = (b'"AutoencoderKL"', b'"AutoencoderKLFlux2"')
+KINDS = (b'"AutoencoderKL"', b'"AutoencoderKLFlux2"', b'"AutoencoderTiny"')
 OWN_WEIGHTS = "a folder or file of your own"
 
 
@@ -56,7 +56,10 @@ def fetch_weights(name: str, *, field: str) -> Path:
                 root = hub.download(*(_join(folder, file) for file in files))
                 if any((root / folder / file).is_file() for file in files):
                     return root / folder
-    raise UserError(f"{field} {name!r}: no folder of an AutoencoderKL in it; name its folder or file, ORG/NAME/folder")
+    raise UserError(
+        f"{field} {name!r}: no folder of an AutoencoderKL or AutoencoderTiny in it; name its folder or file, "
+        f"ORG/NAME/folder"
+    )
 
 
 def _join(folder: str, file: str) -> str:

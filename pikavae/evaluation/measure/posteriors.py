@@ -5,25 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from pikavae.evaluation.measure.latent_statistics import LatentStatistics
 from pikavae.evaluation.measure.measurement import Columns, Measured, MeasuredBatch, blame
 from pikavae.evaluation.report.sections import LatentNumbers, finite
-from pikavae.model.autoencoder import DiagonalGaussian
+from pikavae.model.autoencoder import PointPosterior
 
 BYTES = 2
 """Bytes for each number of a latent: half precision, in which latents are stored and used."""
 PROTOCOL = {"bytes": f"a picture: {BYTES} for each number of the latent, or of what bicubic and constant need"}
-
-
-class PointPosterior(DiagonalGaussian):
-    """Represents a latent that is a point, not a distribution: a sample is the point, and there is no KL."""
-
-    def kl(self) -> Tensor:
-        """Return NaN for each picture: (B,) float32."""
-        return torch.full_like(self.mean[:, 0, 0, 0], torch.nan)
 
 
 class Posteriors:

@@ -18,6 +18,7 @@ from pikavae.evaluation.metrics.definitions import METRICS
 from pikavae.evaluation.report.report import Report
 from pikavae.html.text import shown_number
 from pikavae.model.sizes import KL, KL_OF_FLUX2
+from pikavae.model.tiny_sizes import TINY
 
 CARD_NAME = "model_card.md"
 LENGTH = 160
@@ -115,7 +116,7 @@ def model_card(
         ("Scores", NOT_MEASURED if report is None else _scores(report)),
         (
             "Latents",
-            NORMALISED if config.model.latent_norm else _latents(scaling, written=written, came_with=came_with or {}),
+            _about_latents(config, scaling, written=written, came_with=came_with or {}),
         ),
         ("Use", _use(config)),
         ("Limits", LIMITS),
@@ -136,6 +137,10 @@ NORMALISED = (
     "torch.nn.functional.pixel_unshuffle(latents, 2)`, then `(packed - mean) / std` by channel, with `mean = "
     "vae.bn.running_mean` and `std = (vae.bn.running_var + vae.config.batch_norm_eps).sqrt()`. The statistics are with "
     "the weights."
+)
+POINT = (
+    "A diffusion model gets them as they are, and they are decoded as they are: there is no scaling and no shift. The "
+    "decoder keeps them within -3 and 3 by a smooth function."
 )
 NOT_MEASURED = "Not measured yet: `pikavae evaluate` does it."
 
@@ -178,11 +183,20 @@ def _header(report: Report | None, config: Config, name: str, *, is_imported: bo
 
 def class_of(config: Config) -> str:
     """Return the name of diffusers' class for a model of these sizes."""
+    if config.model.kind == "tiny":
+        return TINY
     return KL_OF_FLUX2 if config.model.latent_norm else KL
 
 
 def _kind(config: Config) -> str:
     model = config.model
+    if model.kind == "tiny":
+        return (
+            f"A tiny autoencoder of TAESD's kind (diffusers' `{TINY}`): one latent cell of {model.latent_channels} "
+            f"numbers for {model.downsampling_factor} x {model.downsampling_factor} pixels, {model.channels[0]} "
+            f"channels throughout, no distribution of latents. Any height and width that {model.downsampling_factor} "
+            f"divides."
+        )
     maker = "FLUX.2" if model.latent_norm else "Stable Diffusion v1"
     channels = ", ".join(map(str, model.channels))
     if model.decoder_channels:
@@ -226,8 +240,8 @@ def _training(config: Config, training: Training | None, *, is_imported: bool) -
         length += f"; the training went on to step {training.steps:,}"
     return (
         f"Trained by pikavae on the {pictures}training pictures of {source} at {data.image_size} px, {length}, from "
-        f"{_start(config, training)}; loss: {config.loss.reconstruction}; optimizer: {config.optimizer.name}. "
-        f"`pikavae.yaml` beside the weights has every setting."
+        f"{_start(config, training)}{_teacher(config)}; loss: {config.loss.reconstruction}; optimizer: "
+        f"{config.optimizer.name}. `pikavae.yaml` beside the weights has every setting."
         f"{_labels(training)}"
     )
 
@@ -250,6 +264,11 @@ def _start(config: Config, training: Training) -> str:
         return "new weights"
     named = config.training.start
     return f"the weights {training.started_with}" if named is None else f"the weights of {one_line(source_name(named))}"
+
+
+def _teacher(config: Config) -> str:
+    named = config.training.teacher
+    return "" if named is None else f", with the latents of {one_line(source_name(named))} to learn"
 
 
 def _scores(report: Report) -> str:
@@ -279,6 +298,12 @@ def _scores(report: Report) -> str:
             *protocol,
         ]
     )
+
+
+def _about_latents(config: Config, scaling: Scaling | None, *, written: bool, came_with: Mapping[str, float]) -> str:
+    if config.model.kind == "tiny":
+        return POINT
+    return NORMALISED if config.model.latent_norm else _latents(scaling, written=written, came_with=came_with)
 
 
 def _latents(scaling: Scaling | None, *, written: bool, came_with: Mapping[str, float]) -> str:
@@ -330,10 +355,11 @@ def _use(config: Config) -> str:
     factor, padding = config.model.downsampling_factor, config.model.padding
     lines = PLAIN if padding == "zeros" else PADDED
     loading = lines.format(kind=class_of(config), padding=padding, pad=PADS.get(padding))
+    latents = "latents" if config.model.kind == "tiny" else "latent_dist.mode()"
     return f"""\
 ```python
 {loading}
-latents = vae.encode(images).latent_dist.mode()  # images: (B, 3, H, W) float32 in [-1, 1], {factor} divides H and W
+latents = vae.encode(images).{latents}  # images: (B, 3, H, W) float32 in [-1, 1], {factor} divides H and W
 reconstructions = vae.decode(latents).sample
 ```
 

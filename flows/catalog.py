@@ -5,25 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flows import options
-from flows.command import Command, Positional
+from flows.command import ALL, ONE_PRESET, PRESET, Command, Positional
 from flows.commands import models, notify, promotion, stages, upkeep, use
+from flows.schedule_catalog import SCHEDULE_COMMANDS
 from pikavae.production.watches import SETTINGS as WATCHED
 
 MODEL_FORMS = (
     "a version number, champion, previous, run:<id>[@step or @best], a folder or file of weights, or hub:ORG/NAME"
 )
 MODEL = Positional("MODEL", MODEL_FORMS, f"name a model: {MODEL_FORMS}")
-PRESET = Positional("[PRESET]", "a preset by name, or the path of a YAML file of settings")
-ONE_PRESET = "one preset at a time; fields are set with --section.field VALUE"
-SCHEDULE = Positional(
-    "NAME", "a name that `schedule list` shows", "name one schedule; `pikavae schedule list` lists them"
-)
 PICTURES = "PICTURE|FOLDER..."
 PICTURES_HELP = "picture files of any size, or folders of them"
 TWO_PICTURES = "name two picture files of one size after the model"
 MODEL_AND_TARGET = "name a model and a new folder or file, `pikavae export MODEL DIR` or FILE.safetensors"
 
-ALL = ("data", "model", "loss", "optimizer", "training", "evaluation", "registry", "promotion", "tracking")
 COMPUTE = ("training.device", "training.threads")
 NAMED = ("registry.model_name", "model.norm_groups")
 """What finds a model: the registered model of the versions, and what a file of weights does not state."""
@@ -358,61 +353,7 @@ COMMANDS: dict[str, Command] = {
         settings=("tracking",),
         examples=("up", "up --host 0.0.0.0 --prefect-port 4201"),
     ),
-    "schedule": Command(
-        upkeep.schedule,
-        "Retrain by a clock, while `up` runs.",
-        about="A scheduled run trains only if pictures, settings or code changed.",
-        positionals=(PRESET,),
-        options=options.ScheduleOptions,
-        settings=ALL,
-        base="preset",
-        extra=ONE_PRESET,
-        examples=('schedule demo --cron "0 3 * * 1"', 'schedule demo --cron "0 3 * * *" --timezone Europe/Berlin'),
-    ),
-    "schedule watch": Command(
-        upkeep.schedule_watch,
-        "Watch the champion by a clock, while `up` runs.",
-        about="It does what `watch` does, with whichever version is champion then. Those who are told of the event "
-        "champion_fell find out.",
-        options=options.ScheduleWatchOptions,
-        settings=WATCHED,
-        base="champion",
-        extra="this command takes no such word; pictures are named by --data.source",
-        examples=(
-            'schedule watch --cron "0 6 * * *" --data.source path/to/new/pictures',
-            'schedule watch --cron "0 6 * * 1" --tolerance 0.5 --name weekly',
-        ),
-    ),
-    "schedule list": Command(
-        upkeep.list_schedules,
-        "List the schedules: their next times and last results.",
-        examples=("schedule list", "schedule list --json"),
-    ),
-    "schedule pause": Command(
-        upkeep.pause_schedule,
-        "Keep a schedule, and let it not fire.",
-        positionals=(SCHEDULE,),
-        examples=("schedule pause demo", "schedule pause retrain/demo"),
-    ),
-    "schedule resume": Command(
-        upkeep.resume_schedule,
-        "Let a paused schedule fire again.",
-        positionals=(SCHEDULE,),
-        examples=("schedule resume demo", "schedule resume retrain/demo"),
-    ),
-    "schedule run": Command(
-        upkeep.run_schedule,
-        "Run what is scheduled now, besides its times.",
-        about="It prints the page of the run and ends; `up` says how the run ends. A paused schedule runs too.",
-        positionals=(SCHEDULE,),
-        examples=("schedule run demo", "schedule run retrain/demo --json"),
-    ),
-    "schedule remove": Command(
-        upkeep.remove_schedule,
-        "Remove a schedule.",
-        positionals=(SCHEDULE,),
-        examples=("schedule remove demo", "schedule remove retrain/demo"),
-    ),
+    **SCHEDULE_COMMANDS,
     "ui": Command(
         upkeep.ui,
         "Serve MLflow's pages until Ctrl-C.",

@@ -44,6 +44,12 @@ class Positional:
         return "..." in self.name
 
 
+PRESET = Positional("[PRESET]", "a preset by name, or the path of a YAML file of settings")
+ONE_PRESET = "one preset at a time; fields are set with --section.field VALUE"
+ALL = ("data", "model", "loss", "optimizer", "training", "evaluation", "registry", "promotion", "tracking")
+"""The sections of the configuration."""
+
+
 @dataclass(frozen=True)
 class Arguments(Generic[AnyOptions]):
     """Holds what a command line gave to a command.

@@ -25,13 +25,15 @@ from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Crashed
+from pydantic import ValidationError
 
 from flows.absolute import OTHERS, refuse_relative_paths
+from flows.forms import DEFAULT, OF_CONFIG, Advanced, form_config
 from flows.notifying import record_crash
 from flows.rules import cron_schedule
 from pikavae.config import Config, content_hash
 from pikavae.errors import PikavaeError, UserError
-from pikavae.presets import parse_config
+from pikavae.presets import explain, parse_config, preset_names
 from pikavae.workspace.files import sha256_of, write_atomically
 
 logger = logging.getLogger(__name__)
@@ -80,7 +82,15 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
     Raises:
         UserError: the configuration is not valid, or a path is relative.
     """
-    config = None if parameters.get("config") is None else parse_config(parameters["config"], where="config")
+    given = {name: parameters[name] for name in OF_CONFIG if parameters.get(name) is not None}
+    if "config" in given:
+        given["config"] = parse_config(given["config"], where="config")
+    if "advanced" in given:
+        try:
+            given["advanced"] = Advanced.model_validate(given["advanced"])
+        except ValidationError as error:
+            raise UserError(f"advanced: {explain(error)}") from None
+    config = form_config(**{"preset": DEFAULT, **given}) if given else None
     refuse_relative_paths(config, **{name: parameters.get(name) for name in OTHERS})
 
 
@@ -113,7 +123,8 @@ def deploy(path: Path, memo: Path) -> bool:
         PikavaeError: Prefect refused it.
     """
     names = check_deployments(path)
-    state = {"file": sha256_of(path), "form": content_hash(Config.model_json_schema())}
+    form = content_hash([Config.model_json_schema(), Advanced.model_json_schema(), preset_names()])
+    state = {"file": sha256_of(path), "form": form}
     with get_client(sync_client=True) as client:
         make_pool(client)
         if _read_memo(memo) == state and all(find_deployment(client, name) for name in names):

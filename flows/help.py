@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.catalog import ALL, COMMANDS, GROUPS, MODEL_FORMS
-from flows.command import Command
+from flows.catalog import COMMANDS, GROUPS, MODEL_FORMS
+from flows.command import ALL, Command
 from flows.tables import columns
 from pikavae.errors import UserError
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from pikavae.config import Config
 
 HELP = {"-h", "--help"}
+NAME_COLUMNS = 16
+"""The columns of a command's name in the overview; a longer name moves its summary to the right."""
 BASES = {
     "defaults": "settings that it reads, with their defaults",
     "preset": "settings that it reads, with the values of preset {preset}",
@@ -31,12 +33,12 @@ def wants_help(words: Sequence[str]) -> bool:
 
 def overview() -> str:
     """Return the usage with one line for each command."""
-    width = max(map(len, COMMANDS)) + 2
+    width = min(max(map(len, COMMANDS)), NAME_COLUMNS) + 2
     return "\n".join(
         [
             "usage: pikavae COMMAND [PRESET or MODEL] [--section.field VALUE ...] [--json]",
             "",
-            *(f"  {name:<{width}}{command.summary}" for name, command in COMMANDS.items()),
+            *(f"  {f'{name}  ':<{width}}{command.summary}" for name, command in COMMANDS.items()),
             "",
             *_wrap(f"MODEL is {MODEL_FORMS}.", ""),
             "PRESET is a name, such as demo, or a path; `pikavae run --help` lists the names.",

@@ -1,4 +1,4 @@
-"""Name and tag the flow runs of trainings in Prefect as their runs in MLflow."""
+"""Tag the flow runs of trainings in Prefect as their runs in MLflow."""
 
 from __future__ import annotations
 
@@ -7,17 +7,10 @@ from uuid import UUID
 from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 
-from pikavae.config import Config
-from pikavae.operations import Labels, run_name
+from pikavae.operations import Labels
 
 UNNAMED = Labels()
 """What a run is called if nobody says it."""
-
-
-def name_flow_run() -> str:
-    """Return the name of the present flow run, from its parameters; a flow calls it when it begins."""
-    given = flow_run.parameters
-    return run_name(Config.model_validate(given["config"]), Labels.model_validate(given.get("labels") or {}))
 
 
 def tag_flow_run(labels: Labels) -> None:

@@ -249,3 +249,40 @@ class ScheduleWatchOptions(ClockOptions, WatchOptions):
     """Holds the options of `schedule watch`."""
 
     name: str = option("watch", "The schedule's name; a schedule of the same name is replaced.")
+
+
+@dataclass(frozen=True)
+class HousekeepingScheduleOptions(ClockOptions):
+    """Holds the options of `schedule housekeeping`."""
+
+    keep_backups: Annotated[int, Field(ge=1)] = option(7, "How many backups of each database stay.")
+
+
+@dataclass(frozen=True)
+class NewDataOptions(Options):
+    """Holds the options of `schedule when-new`."""
+
+    at_least: str = option("10%", "How many new pictures are enough: a number, or a share of those trained on.")
+    cron: str = option("*/15 * * * *", "The cron line of the polls.")
+    timezone: str = option("UTC", "The IANA time zone of the cron line, such as Europe/Berlin.")
+    name: str = option("", "The schedule's name, by default the preset's; a schedule of the same name is replaced.")
+    from_champion: bool = option(False, "Begin with the champion's weights instead of new ones.")
+    note: str | None = option(None, "What to know about the runs, in Markdown; it stands first on their pages.")
+    tag: tuple[str, ...] = option(
+        (), "A tag of the runs as name=value, such as data=emoji; repeat the flag for more.", repeats=True
+    )
+    quiet_minutes: Annotated[float, Field(ge=0)] = option(
+        10.0, "How long no file may have changed, so that no half copy is read."
+    )
+    tries: Annotated[int, Field(ge=1)] = option(3, "How often a training that fails is begun.")
+    max_unreadable: Annotated[float, Field(ge=0, le=1)] = option(
+        0.1, "The share of added files that may be unreadable."
+    )
+    max_alike: Annotated[float, Field(ge=0, le=1)] = option(
+        0.5, "The share of the added pictures that may be copies or look like another."
+    )
+    max_brightness: Annotated[float, Field(ge=0, le=1)] = option(
+        0.25, "How far the new pictures' mean brightness may be off; 1 is black to white."
+    )
+    max_size: Annotated[float, Field(ge=1)] = option(3.0, "How many times larger or smaller new pictures may be.")
+    max_gone: Annotated[float, Field(ge=0, le=1)] = option(0.5, "The share of the trained pictures that may be gone.")

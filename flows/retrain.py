@@ -12,7 +12,8 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 
 from flows.absolute import refuse_relative_paths
-from flows.naming import UNNAMED, name_flow_run, tag_flow_run
+from flows.forms import Advanced, Minutes, Preset, Text, form_config, form_labels, name_flow_run
+from flows.naming import tag_flow_run
 from flows.notifying import notifying_flow, tell_end
 from flows.pipeline import run_stages
 from pikavae import operations
@@ -30,19 +31,35 @@ UNCHANGED = "skipped: data and configuration are unchanged"
     on_failure=[tell_end],
     on_crashed=[tell_end],
 )
-def retrain(config: Config, from_champion: bool = False, labels: Labels = UNNAMED) -> State[dict[str, Any]]:
+def retrain(
+    preset: Preset = "demo",
+    source: Text = "",
+    name: Text = "",
+    minutes: Minutes = 0,
+    from_champion: bool = False,
+    labels: Labels | None = None,
+    advanced: Advanced | None = None,
+    config: Config | None = None,
+) -> State[dict[str, Any]]:
     """Run the pipeline again, unless data, configuration and code are those of a finished run.
 
     The flow run's state says how the new version stands against the champion.
 
     Args:
-        config: everything that decides what the run does.
+        preset: the settings to begin with.
+        source: where the pictures are: a folder, a glob of files, hub:ORG/NAME; by default the preset's.
+        name: the run's name in MLflow and Prefect; by default the preset, what differs from it, and the time.
+        minutes: training time after which the run ends; 0 to end it by its steps.
         from_champion: begin with the champion's weights instead of new ones.
-        labels: what each run is called.
+        labels: note and tags of the run, with its name.
+        advanced: every other setting; what is not given is as the preset says.
+        config: a whole configuration instead of the preset; schedules hold one.
 
     Raises:
-        UserError: a path of the configuration is relative.
+        UserError: a setting is not valid, or a path of the configuration is relative.
     """
+    labels = form_labels(preset=preset, name=name, labels=labels, config=config)
+    config = form_config(preset=preset, source=source, minutes=minutes, advanced=advanced, config=config)
     workspace = operations.Workspace.open()
     with notifying_flow(workspace, f"retrain {operations.run_name(config, labels)}"):
         tag_flow_run(labels)

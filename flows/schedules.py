@@ -14,10 +14,8 @@ from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterDeploymentId,
     FlowRunFilterStartTime,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
 )
-from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.client.schemas.sorting import FlowRunSort
@@ -25,7 +23,9 @@ from prefect.utilities.callables import parameter_schema
 from prefect.utilities.urls import url_for
 
 from flows.deployments import POOL, TRAINING_QUEUE, find_deployment, make_pool
+from flows.late_runs import remove_late_runs
 from flows.naming import UNNAMED
+from flows.new_data import retrain_on_new_data
 from flows.retrain import retrain
 from flows.rules import AnySchedule, describe_rule, next_dates
 from flows.run_lines import describe_state
@@ -35,6 +35,10 @@ from pikavae.errors import UserError
 from pikavae.operations import Labels
 
 SCHEDULED_TAG = "scheduled in the terminal"
+SLUG = "terminal"
+"""Marks the terminal's schedule of a deployment of prefect.yaml."""
+NEW_DATA = retrain_on_new_data.name
+"""The flow whose polls keep what they decided in the state folder."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ class Schedule:
         last: when its last run began, in ISO 8601; empty if none has.
         result: how that run ended and why, or that it runs; empty if there is none.
         link: the address of that run's page; empty if there is none.
+        decision: what the last poll for new pictures decided; empty if it does not poll.
+        decided: when, in ISO 8601.
     """
 
     name: str
@@ -62,6 +68,8 @@ class Schedule:
     last: str = ""
     result: str = ""
     link: str = ""
+    decision: str = ""
+    decided: str = ""
 
 
 def schedule_retrain(
@@ -107,6 +115,57 @@ def schedule_watch(settings: Mapping[str, Any], name: str, schedule: CronSchedul
         parameters={"source": source, "tolerance": tolerance, "settings": others or None},
         description=f"Measures the champion on {pictures}. Set by `pikavae schedule watch`.",
     )
+
+
+def schedule_new_data(
+    config: Config, name: str, schedule: CronSchedule, rule: Mapping[str, Any], about: str, *, labels: Labels = UNNAMED
+) -> Schedule:
+    """Poll for new pictures on a schedule; a schedule of the same name is replaced.
+
+    Args:
+        config: what is trained.
+        name: the schedule's name, which the polls' state has too.
+        schedule: when to poll.
+        rule: the flow's other parameters.
+        about: the deployment's description.
+        labels: what the runs are called.
+
+    Raises:
+        UserError: the name is that of a deployment of prefect.yaml, which is changed in that file.
+    """
+    return _schedule(
+        retrain_on_new_data,
+        name,
+        schedule,
+        parameters={"config": config.model_dump(mode="json"), "labels": labels.model_dump(mode="json"), **rule},
+        description=f"{about} Set by `pikavae schedule when-new`.",
+    )
+
+
+def schedule_deployment(full: str, schedule: CronSchedule, parameters: dict[str, Any]) -> Schedule:
+    """Give a deployment of prefect.yaml a schedule with parameters; the terminal's earlier one is replaced.
+
+    Args:
+        full: flow and deployment.
+        schedule: when it fires.
+        parameters: parameters of the flow.
+
+    Raises:
+        UserError: the server has no such deployment.
+    """
+    with get_client(sync_client=True) as client:
+        found = find_deployment(client, full)
+        if found is None:
+            raise UserError(
+                f"schedule: the server has no deployment {full}; `pikavae up` brings it, or on a server of your own "
+                f"`prefect --no-prompt deploy --all`"
+            )
+        for item in found.schedules:
+            if item.slug == SLUG:
+                client.delete_deployment_schedule(found.id, item.id)
+        made = [DeploymentScheduleCreate(schedule=schedule, active=True, parameters=parameters, slug=SLUG)]
+        client.create_deployment_schedules(found.id, made)
+        return describe_schedule(full, schedule, active=not found.paused)
 
 
 def _schedule(
@@ -194,20 +253,9 @@ def set_active(name: str, *, active: bool) -> None:
         for item in found.schedules:
             client.update_deployment_schedule(found.id, item.id, active=active)
         if not active:
-            _remove_late_runs(client, found)
+            remove_late_runs(client, found.id)
         if active and found.paused:  # in Prefect's UI
             client.resume_deployment(found.id)
-
-
-def _remove_late_runs(client: SyncPrefectClient, deployment: DeploymentResponse) -> None:
-    """Remove the runs whose time has come and that no worker has begun; the server removes only those of the future."""
-    waiting = FlowRunFilter(
-        deployment_id=FlowRunFilterDeploymentId(any_=[deployment.id]),
-        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
-    )
-    for run in client.read_flow_runs(flow_run_filter=waiting):
-        if run.auto_scheduled and not run.run_count:
-            client.delete_flow_run(run.id)
 
 
 def run_now(name: str) -> tuple[str, str]:
@@ -221,7 +269,8 @@ def run_now(name: str) -> tuple[str, str]:
     """
     with get_client(sync_client=True) as client:
         found = _find(client, name, "run")
-        run = client.create_flow_run_from_deployment(found.id)
+        parameters = {name: value for item in found.schedules for name, value in item.parameters.items()}
+        run = client.create_flow_run_from_deployment(found.id, parameters=parameters)
         return str(run.id), url_for(run) or ""
 
 
@@ -245,23 +294,24 @@ def _find(client: SyncPrefectClient, name: str, verb: str) -> DeploymentResponse
 
     Args:
         client: reaches the server.
-        name: flow and deployment, or only the deployment; then a retraining comes first.
+        name: flow and deployment, or only the deployment.
         verb: what is to be done with it, for the message.
 
     Raises:
-        UserError: nothing is scheduled by that name; the message lists all.
+        UserError: nothing is scheduled by that name, and the message lists all; or several flows have it.
     """
     found = {
         full: deployment
         for full, deployment in _deployments_by_name(client).items()
         if deployment.schedules or SCHEDULED_TAG in deployment.tags
     }
-    names = [name] if "/" in name else [f"{flow.name}/{name}" for flow in (retrain, evaluate_champion)]
-    full = next((one for one in names if one in found), name)
-    if full not in found:
+    fitting = [full for full in found if name in (full, full.partition("/")[2])]
+    if len(fitting) > 1:
+        raise UserError(f"schedule {verb} {name!r}: there are {' and '.join(fitting)}; name one of them in full")
+    if not fitting:
         there = f"there are {', '.join(found)}" if found else "nothing is scheduled"
         raise UserError(f"schedule {verb} {name!r}: no such schedule; {there}")
-    return found[full]
+    return found[fitting[0]]
 
 
 def _deployments_by_name(client: SyncPrefectClient) -> dict[str, DeploymentResponse]:

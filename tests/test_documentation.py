@@ -20,7 +20,7 @@ PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"
 README_LINES = 170
 PICTURE_BYTES = 300_000
 TAKE_A_PRESET = {"run", "plan", "prepare", "train", "schedule"}
-SUBCOMMANDS = {"list", "pause", "resume", "run", "remove", "watch"}
+SUBCOMMANDS = {name.partition(" ")[2] for name in COMMANDS if " " in name}
 
 FENCE = re.compile(r"^```.*?^```[^\S\n]*$", re.DOTALL | re.MULTILINE)
 SPAN = re.compile(r"`([^`\n]+)`")

@@ -78,7 +78,7 @@ def run_flow(home: Path, config: Config, labels: Labels, *, fresh: bool) -> dict
         server.wait_until_healthy(f"{os.environ['PREFECT_API_URL']}/health")
     try:
         crash_runs_without_owner()
-        return pipeline.with_options(on_running=[mark_owner])(config, fresh=fresh, labels=labels)
+        return pipeline.with_options(on_running=[mark_owner])(config=config, fresh=fresh, labels=labels)
     except (httpx.TransportError, httpx.HTTPStatusError) as error:
         if (explained := diagnose(home)) is not None:
             raise explained from None

@@ -17,21 +17,13 @@ from flows.options import (
     Options,
     PruneOptions,
     RelocateOptions,
-    ScheduleOptions,
-    ScheduleWatchOptions,
     UiOptions,
     UpOptions,
 )
-from flows.tables import table
 from flows.terminal import show
-from pikavae.errors import UserError
 
 if TYPE_CHECKING:
-    from flows.schedules import Schedule
     from pikavae.process.access import Access
-
-NOT_IN_NAMES = set("/%&<>")
-"""Prefect refuses these characters in names of deployments."""
 
 
 def ui(arguments: Arguments[UiOptions]) -> Result:
@@ -108,129 +100,6 @@ def _announce(options: Options) -> Callable[[Mapping[str, str]], None]:
     return announce
 
 
-def schedule(arguments: Arguments[ScheduleOptions]) -> Result:
-    """Retrain by a clock."""
-    (preset,), options = arguments.names, arguments.options
-    name = options.name or Path(preset).stem
-    _check_name(name)
-    from pikavae import operations
-
-    labels = operations.read_labels(preset, note=options.note, tags=options.tag)
-    config = operations.settle(arguments.workspace, arguments.config, from_champion=options.from_champion)
-    _set_up_prefect(arguments.workspace.home)
-    from flows import rules, schedules
-
-    cron = rules.cron_schedule(options.cron, options.timezone, where="--")
-    _require_server()
-    return schedules_result(
-        [schedules.schedule_retrain(config, name, cron, from_champion=options.from_champion, labels=labels)]
-    )
-
-
-def schedule_watch(arguments: Arguments[ScheduleWatchOptions]) -> Result:
-    """Watch the champion by a clock."""
-    options = arguments.options
-    _check_name(options.name)
-    from pikavae import operations
-
-    settings = operations.settle_watch(arguments.workspace, arguments.settings)
-    _set_up_prefect(arguments.workspace.home)
-    from flows import rules, schedules
-
-    cron = rules.cron_schedule(options.cron, options.timezone, where="--")
-    _require_server()
-    return schedules_result([schedules.schedule_watch(settings, options.name, cron, tolerance=options.tolerance)])
-
-
-def _check_name(name: str) -> None:
-    if refused := sorted(set(name) & NOT_IN_NAMES):
-        raise UserError(f"--name {name!r}: Prefect takes no {refused[0]} in a name; choose another")
-
-
-def list_schedules(arguments: Arguments[Options]) -> Result:
-    """List the schedules."""
-    _set_up_prefect(arguments.workspace.home)
-    _require_server()
-    from flows import schedules
-
-    return schedules_result(schedules.list_schedules())
-
-
-def remove_schedule(arguments: Arguments[Options]) -> Result:
-    """Remove a schedule, and list the others."""
-    _set_up_prefect(arguments.workspace.home)
-    _require_server()
-    from flows import schedules
-
-    schedules.remove_schedule(arguments.names[0])
-    return schedules_result(schedules.list_schedules())
-
-
-def pause_schedule(arguments: Arguments[Options]) -> Result:
-    """Pause a schedule, and list all."""
-    return _set_active(arguments, active=False)
-
-
-def resume_schedule(arguments: Arguments[Options]) -> Result:
-    """Let a paused schedule fire again, and list all."""
-    return _set_active(arguments, active=True)
-
-
-def _set_active(arguments: Arguments[Options], *, active: bool) -> Result:
-    _set_up_prefect(arguments.workspace.home)
-    _require_server()
-    from flows import schedules
-
-    schedules.set_active(arguments.names[0], active=active)
-    return schedules_result(schedules.list_schedules())
-
-
-def run_schedule(arguments: Arguments[Options]) -> Result:
-    """Ask for a run of a schedule now."""
-    _set_up_prefect(arguments.workspace.home)
-    _require_server()
-    from flows import schedules
-
-    name = arguments.names[0]
-    run_id, page = schedules.run_now(name)
-    return {"flow_run": run_id, "url": page}, f"{name} runs as soon as a worker is free; {page}"
-
-
-def _set_up_prefect(home: Path) -> None:
-    from flows.environment import import_prefect, set_up_prefect
-
-    set_up_prefect(home)
-    import_prefect()
-
-
-def _require_server() -> None:
-    if "PREFECT_API_URL" not in os.environ:
-        raise UserError(
-            "schedule: no Prefect server runs for this state folder; start `pikavae up`, or set PREFECT_API_URL"
-        )
-    from flows.lost_runs import crash_runs_without_owner
-
-    crash_runs_without_owner()
-
-
-def schedules_result(found: list[Schedule]) -> Result:
-    """Return a table of schedules."""
-    rows = [
-        [
-            item.name,
-            item.rule,
-            item.timezone,
-            (item.next[:16].replace("T", " ") or "ended") if item.active else "paused",
-        ]
-        for item in found
-    ]
-    lines = table(["SCHEDULE", "WHEN", "TIME ZONE", "NEXT"], rows, 1) if rows else []
-    for item in found:
-        if item.last:
-            lines += ["", f"{item.name}, last run {item.last[:16].replace('T', ' ')}: {item.result}", item.link]
-    return {"schedules": [asdict(item) for item in found]}, "\n".join(lines) or "nothing is scheduled"
-
-
 def doctor(arguments: Arguments[Options]) -> Result:
     """Check the machine."""
     from pikavae import operations
@@ -269,8 +138,11 @@ def prune(arguments: Arguments[PruneOptions]) -> Result:
 
 def housekeeping(arguments: Arguments[HousekeepingOptions]) -> Result:
     """Keep the state folder in order."""
+    from flows.environment import import_prefect, set_up_prefect
+
     workspace = arguments.workspace
-    _set_up_prefect(workspace.home)
+    set_up_prefect(workspace.home)
+    import_prefect()
     from flows.housekeeping import keep_house, require_order
 
     server = "PREFECT_API_URL" in os.environ

@@ -17,6 +17,7 @@ EventName = Literal[
     "champion_fell",
     "ledger_disagrees",
     "disk_low",
+    "data_refused",
 ]
 Severity = Literal["info", "success", "warning", "failure"]
 
@@ -46,6 +47,7 @@ KINDS: dict[EventName, Kind] = {
     "champion_fell": Kind("warning", "the champion does worse on fresh pictures than in its report, by its interval"),
     "ledger_disagrees": Kind("failure", "the ledger does not verify"),
     "disk_low": Kind("warning", "the disk of the state folder is nearly full"),
+    "data_refused": Kind("failure", "a poll for new pictures refused them, or could not read the source"),
 }
 TEST = "test"
 """The event that `pikavae notify --test` sends, to every address."""

@@ -84,6 +84,8 @@ class State(Record):
     complaint: str = ""
     """What was wrong with the ledger when it was last checked."""
     is_disk_low: bool = False
+    refusals: Sequence[str] = ()
+    """The refusals of new pictures that were read."""
 
 
 class Outbox:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pikavae.data.news.record import Refusal, refusals
 from pikavae.errors import DamagedFileError
 from pikavae.notify.attempts import failure_of, lost_attempts, runs_at_work
 from pikavae.notify.notification import Notification
@@ -50,7 +51,8 @@ def begin(home: Path, outbox: Outbox) -> None:
             known = [file.name for file in _registrations(home)]
             watches = [file.parent.name for file in watch_files(home)]
             state = State(ledger=len(events), ledger_stamp=_stamp(path), candidates=known, complaint=complaint)
-            outbox.save_state(_with(state, watches=watches))
+            known_refusals = [refusal.id for _, refusal in refusals(home)]
+            outbox.save_state(_with(state, watches=watches, refusals=known_refusals))
 
 
 def collect(workspace: Workspace, outbox: Outbox, recipients: Recipients) -> None:
@@ -67,6 +69,7 @@ def collect(workspace: Workspace, outbox: Outbox, recipients: Recipients) -> Non
         state = _read_registrations(workspace, state, found, at_work)  # before what the ledger has of them
         state = _read_ledger(workspace.home, state, found)
         state = _read_watches(workspace, state, found)
+        state = _read_refusals(workspace.home, state, found)
         state = _look_at_disk(workspace.home, state, recipients.disk_free_gib, found)
         for notification in found:
             outbox.add(notification, recipients.addresses)
@@ -322,6 +325,34 @@ def _champion_fell(workspace: Workspace, watch: Watch) -> Notification:
         ],
         data={name: value for name, value in watch.content().items() if name not in {"findings", "experiment_id"}},
         link=link,
+    )
+
+
+def _read_refusals(home: Path, state: State, found: list[Notification]) -> State:
+    """Append the refusals of new pictures since, and return which are known now."""
+    there = refusals(home)
+    found += [_refused(name, refusal) for name, refusal in there if refusal.id not in state.refusals]
+    return _with(state, refusals=[refusal.id for _, refusal in there])
+
+
+def _refused(name: str, refusal: Refusal) -> Notification:
+    words = refusal.words.removeprefix("refused: ")
+    return Notification.make(
+        refusal.id,
+        "data_refused",
+        f"pikavae: new pictures of {name} are refused",
+        [
+            f"{words}.",
+            f"The source is {refusal.source}. Nothing is trained on them.",
+            "The next poll looks again; `pikavae schedule list` says what it decided.",
+        ],
+        data={
+            "name": name,
+            "source": refusal.source,
+            "reason": refusal.reason,
+            "words": words,
+            "recorded": refusal.time,
+        },
     )
 
 

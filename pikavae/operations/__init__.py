@@ -1,5 +1,6 @@
 """Offer the use cases that the terminal and the Prefect tasks call. Each works without Prefect."""
 
+from pikavae.data.news.judge import Amount, Limits
 from pikavae.evaluation.pages.report_page import PAGE_NAME as REPORT_PAGE
 from pikavae.evaluation.report.report import Report
 from pikavae.notify.addresses import AddressState, address_states, check_recipients, send_test
@@ -22,6 +23,7 @@ from pikavae.operations.keys import Plan
 from pikavae.operations.lineage import Link, line_of, lineage
 from pikavae.operations.models import evaluate_model, find_or_register, list_models, register_model
 from pikavae.operations.naming import run_name
+from pikavae.operations.new_data import NewDataRule, Polled, check_new_data, retrain_on_new_data
 from pikavae.operations.pictures import encode, interpolate, reconstruct, sample
 from pikavae.operations.pipeline import evaluate, prepare, register, run, train
 from pikavae.operations.planning import Retraining, plan, plan_retraining
@@ -75,6 +77,7 @@ from pikavae.tracker.labels import Labels, read_labels
 __all__ = [
     "REPORT_PAGE",
     "AddressState",
+    "Amount",
     "Beside",
     "Check",
     "Compared",
@@ -82,10 +85,13 @@ __all__ = [
     "HalfSafe",
     "Housekeeping",
     "Labels",
+    "Limits",
     "Link",
     "Listed",
     "Moment",
+    "NewDataRule",
     "Plan",
+    "Polled",
     "Prepared",
     "Promoted",
     "Registered",
@@ -107,6 +113,7 @@ __all__ = [
     "attempt",
     "begin_notifying",
     "beside",
+    "check_new_data",
     "check_recipients",
     "check_settings",
     "compare_models",
@@ -155,6 +162,7 @@ __all__ = [
     "repair_production",
     "resolve",
     "result_markdown",
+    "retrain_on_new_data",
     "rollback",
     "run",
     "run_name",

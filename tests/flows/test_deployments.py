@@ -1,17 +1,19 @@
 """prefect.yaml and cron lines, without a server."""
 
 import json
+import pkgutil
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from uuid import uuid4
 
 import pytest
+import yaml
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule, RRuleSchedule
 from prefect.context import FlowRunContext
 
 from flows.absolute import is_deployed
-from flows.commands.upkeep import schedules_result
+from flows.commands.schedule import schedules_result
 from flows.deployments import check_deployments, deployments_file
 from flows.latents import latents
 from flows.pipeline import pipeline
@@ -183,7 +185,7 @@ def test_flows_of_a_worker_refuse_a_relative_path_before_anything_is_made(monkey
     monkeypatch.setattr("flows.pipeline.is_deployed", lambda: True)
     for flow in (pipeline, retrain, partial(latents.fn, "champion")):
         with pytest.raises(UserError, match=r"^data\.source 'pictures': a relative path, and a worker runs"):
-            getattr(flow, "fn", flow)(RELATIVE)
+            getattr(flow, "fn", flow)(config=RELATIVE)
     for call, complaint in (
         (partial(latents.fn, "exported"), "model 'exported'"),
         (partial(latents.fn, "1", out="a"), "out 'a'"),
@@ -203,9 +205,13 @@ def test_only_a_flow_of_a_deployment_runs_in_the_folder_of_a_worker():
 
 
 def test_the_shipped_file_is_sound():
-    assert check_deployments(deployments_file()) == [
+    names = check_deployments(deployments_file())
+    entrypoints = [item["entrypoint"] for item in yaml.safe_load(deployments_file().read_text())["deployments"]]
+    assert [pkgutil.resolve_name(name).name for name in entrypoints] == [name.partition("/")[0] for name in names]
+    assert names == [
         "pipeline/pipeline",
         "retrain/retrain",
+        "retrain-on-new-data/retrain-on-new-data",
         "promote/promote",
         "approve/approve",
         "evaluate-champion/evaluate-champion",

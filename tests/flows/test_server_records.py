@@ -5,6 +5,7 @@ import socket
 import sqlite3
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import psutil
 import pytest
@@ -17,15 +18,23 @@ from prefect.states import Cancelled, Completed, Crashed, Failed, Pending, Runni
 from prefect.testing.utilities import prefect_test_harness
 
 from flows import schedules
-from flows.commands.upkeep import schedules_result
+from flows.commands.schedule import add_decisions, schedules_result
 from flows.environment import OWNER
+from flows.housekeeping import housekeeping
+from flows.late_runs import remove_late_runs
 from flows.lost_runs import OWNER_TAG, crash_runs_without_owner, crash_tasks_without_flow, tag_of_owner
+from flows.new_data import retrain_on_new_data
 from flows.rules import cron_schedule
 from flows.run_lines import RunWatch
+from flows.schedule_catalog import TIMED
+from pikavae.data.news.record import NewDataRecord, Watch
 from pikavae.errors import UserError
 from pikavae.presets import load_config
 from pikavae.process.marks import mark_of
+from pikavae.tracker.client import Workspace
+from tests.conftest import TINY
 from tests.flows.test_environment import owner_that_is_gone
+from tests.support.folders import draw
 
 pytestmark = pytest.mark.slow
 
@@ -181,6 +190,82 @@ def test_a_watch_is_scheduled_beside_the_retrainings_and_found_by_its_name(serve
     schedules.remove_schedule("watch")
     schedules.remove_schedule("nightly")
     assert schedules.list_schedules() == []
+
+
+def test_a_name_of_two_flows_is_asked_for_in_full(server, tmp_path):
+    config = load_config("demo", {"data.source": str(tmp_path)})
+    schedules.schedule_retrain(config, "both", DAILY, from_champion=False)
+    made = schedules.schedule_new_data(config, "both", DAILY, {"at_least": "50"}, "A test.")
+    assert (made.name, made.cron) == ("retrain-on-new-data/both", "0 3 * * *")
+    with pytest.raises(UserError, match=r"^schedule pause 'both': there are retrain/both and "):
+        schedules.set_active("both", active=False)
+    schedules.remove_schedule("retrain/both")
+    schedules.schedule_new_data(config, "both", DAILY, {"at_least": "60"}, "A test.")  # replaces it
+    run_id, _ = schedules.run_now("both")
+    assert server.read_flow_run(run_id).parameters["at_least"] == "60"
+    listed = add_decisions(schedules.list_schedules(), tmp_path)
+    assert [(item.name, item.decision) for item in listed] == [("retrain-on-new-data/both", "")]
+    state = NewDataRecord(source="x").decided("waits", "3 new of 53, waits for 60", "2026-11-27T15:03:00+00:00")
+    Watch(tmp_path, "both").save(state)
+    (decided,) = add_decisions(schedules.list_schedules(), tmp_path)
+    assert decided.decision == "3 new of 53, waits for 60"
+    assert "decided 2026-11-27 15:03 UTC: 3 new of 53, waits for 60" in schedules_result([decided])[1]
+    schedules.remove_schedule("both")
+    assert schedules.list_schedules() == []
+
+
+def test_deployments_of_the_file_get_a_schedule_by_a_row_of_a_table(server):
+    row = TIMED["housekeeping"]
+    with pytest.raises(UserError, match=r"no deployment housekeeping/housekeeping; `pikavae up` brings it"):
+        schedules.schedule_deployment(row.deployment, DAILY, {})
+    of_file = server.create_deployment(server.create_flow(housekeeping), "housekeeping", entrypoint="x:y")
+    hourly = cron_schedule("0 * * * *", "UTC", where="--")
+    for cron, keep in ((DAILY, 3), (hourly, 4)):
+        schedules.schedule_deployment(row.deployment, cron, {"keep_backups": keep})
+    (listed,) = schedules.list_schedules()
+    assert (listed.name, listed.cron) == ("housekeeping/housekeeping", "0 * * * *")
+    run_id, _ = schedules.run_now("housekeeping")
+    assert server.read_flow_run(run_id).parameters["keep_backups"] == 4
+    schedules.set_active("housekeeping", active=False)
+    assert not schedules.list_schedules()[0].active
+    schedules.remove_schedule("housekeeping")
+    assert schedules.list_schedules() == []
+    assert server.read_deployment(of_file).name == "housekeeping"  # it is of prefect.yaml, and stays
+
+
+def test_late_polls_are_removed_and_those_to_come_stay(server):
+    made = schedules.schedule_retrain(load_config("demo"), "late", DAILY, from_champion=False)
+    deployment = server.read_deployment_by_name(made.name).id
+    soon = Scheduled(scheduled_time=datetime.now(UTC) + timedelta(minutes=5))
+    late, next_one, asked = (
+        server.create_flow_run_from_deployment(deployment, state=state).id for state in (LATE, soon, LATE)
+    )
+    for run in (late, next_one):
+        let_be_scheduled(run)
+    remove_late_runs(server, deployment, future=False)
+    with pytest.raises(ObjectNotFound):
+        server.read_flow_run(late)
+    assert [server.read_flow_run(run).state.type for run in (next_one, asked)] == [StateType.SCHEDULED] * 2
+    schedules.remove_schedule("late")
+
+
+def test_a_poll_trains_and_says_in_its_state_what_it_decided(server, tmp_path):
+    """A flow as the worker runs it, with a real training."""
+    draw(tmp_path / "pictures", range(24))
+    tiny = load_config("demo", {**TINY, "data.source": str(tmp_path / "pictures"), "data.workers": 1})
+    rule: Any = {"config": tiny, "at_least": "5", "quiet_minutes": 0, "return_state": True}
+    state = retrain_on_new_data(**rule)
+    assert state.name == "Retrained"
+    assert state.message.startswith("retrained on 24 new of 24: version 1 of pikavae, ")
+    assert state.result()["stages"]["train"]["status"] == "ran"
+    state = retrain_on_new_data(**rule)
+    assert (state.name, state.message) == ("NoNews", "no new pictures")
+    Watch(Workspace.open().home, "retrain-on-new-data").path.unlink()  # what another run trained is known by its key
+    state = retrain_on_new_data(**rule)
+    assert (state.name, state.message) == ("NoNews", "no new pictures; those that are there are trained already")
+    draw(tmp_path / "pictures", range(24, 26))
+    state = retrain_on_new_data(**rule)
+    assert (state.name, state.message) == ("Waits", "2 new of 26, waits for 5")
 
 
 def let_be_scheduled(run_id):

@@ -21,17 +21,20 @@ from prefect.client.schemas.objects import StateType
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
+from prefect.utilities.callables import parameter_schema
 
 from flows import schedules
+from flows.deployments import POOL, TRAINING_QUEUE
 from flows.environment import OWNER
 from flows.retrain import UNCHANGED
 from pikavae.config import Config
 from pikavae.errors import UserError
 from pikavae.operations.housekeeping import RECORD_NAME, HousekeepingRecord
-from pikavae.presets import load_config
+from pikavae.presets import load_config, preset_names
 from pikavae.process.access import AUTH_FILE
 from pikavae.training.journal import read_events
 from tests.conftest import TINY
+from tests.support.folders import draw
 from tests.support.places import ROOT
 
 PATIENCE_SECONDS = 240
@@ -236,6 +239,54 @@ def test_a_schedule_is_resumed_and_removed(house, scheduled):
     assert (status, out) == (0, "nothing is scheduled\n"), err
 
 
+def earlier_retrain(config: Config, from_champion: bool = False):
+    """The parameters of `retrain` before its form was short."""
+
+
+def test_a_schedule_of_an_earlier_version_runs(house, scheduled):
+    with house.prefect() as client:
+        given = client.read_flow_run(scheduled.id).parameters
+        parameters = {name: given[name] for name in ("config", "from_champion")}
+        deployment = client.create_deployment(
+            client.read_flow(scheduled.flow_id).id,
+            "earlier",
+            parameters=parameters,
+            work_pool_name=POOL,
+            work_queue_name=TRAINING_QUEUE,
+            tags=[schedules.SCHEDULED_TAG],
+            entrypoint="flows.retrain.retrain",
+            parameter_openapi_schema=parameter_schema(earlier_retrain).model_dump_for_openapi(),
+            pull_steps=[],
+            enforce_parameter_schema=True,
+        )
+        run = client.create_flow_run_from_deployment(deployment)
+        ended = wait_for(lambda: house.finished(run.id), "the end of an earlier schedule's run")
+        client.delete_deployment(deployment)
+    assert ended.state.message == UNCHANGED
+    assert ended.name.startswith("demo · ")
+
+
+def test_a_poll_of_a_schedule_refuses_broken_pictures_and_the_list_says_so(house, scheduled, tmp_path):
+    draw(tmp_path, range(6))
+    for path in list(tmp_path.iterdir())[:3]:
+        path.write_bytes(path.read_bytes()[:60])
+    words = ["when-new", "demo", "--data.source", str(tmp_path), "--at-least", "5", "--quiet-minutes", "0"]
+    words += ["--cron", "0 0 1 1 *", "--name", "watched", "--data.image-size", "64", "--data.workers", "1"]
+    status, _, err = house.cli("schedule", *words)
+    assert status == 0, err
+    with house.as_server():
+        run_id, _ = schedules.run_now("watched")
+    ended = wait_for(lambda: house.finished(run_id), "the end of a poll")
+    assert ended.state.name == "Refused"
+    assert ended.state.message.startswith("refused: 3 of 6 added files cannot be used (000")
+    status, out, err = house.cli("schedule", "list", "--json")
+    assert status == 0, err
+    (listed,) = (item for item in json.loads(out)["schedules"] if item["name"] == "retrain-on-new-data/watched")
+    assert listed["decision"] == ended.state.message
+    with house.as_server():
+        schedules.remove_schedule("watched")
+
+
 def test_the_ui_that_runs_is_named_instead_of_a_second_one(house, scheduled):
     status, out, _ = house.cli("ui", "--json")
     assert (status, json.loads(out)["urls"]["mlflow"]) == (0, house.urls["mlflow"])
@@ -280,15 +331,19 @@ def test_the_form_has_every_field_and_refuses_what_is_out_of_bounds(house):
     with house.prefect() as client:
         for name in ("pipeline/pipeline", "retrain/retrain"):
             deployment = client.read_deployment_by_name(name)
-            definitions = deployment.parameter_openapi_schema["definitions"]
+            schema = deployment.parameter_openapi_schema
+            assert schema["properties"]["preset"]["enum"] == preset_names()
+            assert deployment.parameters["preset"] == "demo"
             for section, fields in load_config("demo").model_dump().items():
-                (part,) = [d for d in definitions.values() if set(d["properties"]) == set(fields)]
-                assert all(field["description"] for field in part["properties"].values()), section
-            assert Config.model_validate(deployment.parameters["config"]) == load_config("demo")
+                parts = [d for d in schema["definitions"].values() if set(fields) <= set(d["properties"])]
+                assert len(parts) == 2, section  # of `advanced`, and of a whole configuration
+                assert all(field["description"] for part in parts for field in part["properties"].values()), section
         before = len(client.read_flow_runs())
         for parameters, complaint in [
             ({"config": {"training": {"steps": 0}}}, "config.training.steps'. Failure reason: 0 is less than"),
             ({"config": {"training": {"stepz": 3}}}, "'stepz' was unexpected"),
+            ({"preset": "demmo"}, "'demmo' is not one of"),
+            ({"advanced": {"training": {"steps": 0}}}, "advanced.training.steps'. Failure reason: 0 is less than"),
         ]:
             with pytest.raises(PrefectHTTPStatusError, match=complaint):
                 client.create_flow_run_from_deployment(deployment.id, parameters=parameters)

@@ -20,9 +20,9 @@ IN_SOME_CASES = {"model.channels", "model.norm_groups", "data.image_size", "mode
 """The sides of pictures are checked against the model's levels, and a file of weights may lack its groups and side.
 
 `model.like` is read by the configuration alone, which replaces it by sizes."""
-NOT_RUN = {"run", "plan", "train", "schedule"}
+NOT_RUN = {"run", "plan", "train", "schedule", "schedule when-new"}
 """They read every section."""
-SERVERS = {"up", *(f"schedule {verb}" for verb in ("list", "pause", "resume", "run", "remove"))}
+SERVERS = {"up", *(f"schedule {verb}" for verb in ("list", "pause", "resume", "run", "remove", "housekeeping"))}
 """They need a server; `up` reads what `ui` reads."""
 
 

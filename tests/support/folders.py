@@ -2,6 +2,7 @@
 
 import io
 
+import numpy as np
 from PIL import Image
 
 from pikavae.config import DataConfig
@@ -39,3 +40,11 @@ def pictures_of(source, size=1000):
 
 def captions_of(source):
     return {name: picture.caption for name, picture in pictures_of(source).items()}
+
+
+def draw(folder, numbers, *, low=0, high=256, size=16):
+    """Pictures of coarse noise, another for each number."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in numbers:
+        pixels = np.random.default_rng(number).integers(low, high, (4, 4, 3)).astype(np.uint8)
+        Image.fromarray(pixels).resize((size, size), Image.Resampling.NEAREST).save(folder / f"{number:04d}.png")

@@ -135,15 +135,18 @@ def test_commands_take_what_they_read(monkeypatch, capsys, tmp_path, folder_of_p
             "--data.source: `prune` does not read this setting; run, plan, prepare, train, e",
         ),
         (["doctor", "--no-data.flip"], "--no-data.flip: `doctor` does not read this setting; run, plan, prepare, "),
-        (["evaluate", "1", "--loss.kl-weight", "0"], "`evaluate` does not read this setting; run, plan, train and sc"),
+        (["evaluate", "1", "--loss.kl-weight", "0"], "`evaluate` does not read this setting; run, plan, train, sched"),
         (["approve", "1", "--data.source", "x"], "--data.source: `approve` does not read this setting; run, "),
-        (["up", "--promotion.approval", "manual"], "; run, plan, train, promote, approve and schedule do"),
-        (["run", "--cron", "x"], "--cron: `run` takes no such flag; schedule does"),
+        (
+            ["up", "--promotion.approval", "manual"],
+            "; run, plan, train, promote, approve, schedule and schedule when-new do",
+        ),
+        (["run", "--cron", "x"], "--cron: `run` takes no such flag; schedule, schedule "),
         (
             ["models", "show", "1", "--all"],
             "--all: `models show` takes no such flag; models verify and models repair do",
         ),
-        (["schedule", "list", "--cron", "x"], "--cron: `schedule list` takes no such flag; schedule does"),
+        (["schedule", "list", "--cron", "x"], "--cron: `schedule list` takes no such flag; schedule, sch"),
     ],
 )
 def test_a_setting_that_a_command_does_not_read_is_refused_with_the_commands_that_do(words, said, capsys):

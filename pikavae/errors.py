@@ -71,3 +71,7 @@ class PreemptedError(PikavaeError):
     """Reports that training was told to stop and saved its state: the same command resumes it."""
 
     exit_status = 75
+
+
+class PrunedError(PreemptedError):
+    """Reports that a sweep stopped a training because others had better scores. Its state is saved."""

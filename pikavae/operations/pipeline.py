@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from pikavae.data.files.left_out import missing_line
 from pikavae.data.prepare import PAGE_NAME
 from pikavae.data.prepare import prepare as prepare_data
 from pikavae.data.prepared.dataset import PictureSet, PreparedSet
-from pikavae.errors import UserError
+from pikavae.errors import PrunedError, UserError
 from pikavae.evaluation.evaluate import measure
 from pikavae.evaluation.report.model_card import CARD_NAME
 from pikavae.features.published import VGG16
@@ -61,7 +62,7 @@ from pikavae.operations.runtime import (
     threads_of,
     use_threads,
 )
-from pikavae.operations.supervision import train_apart
+from pikavae.operations.supervision import StopRule, train_apart
 from pikavae.operations.teaching import teacher_of
 from pikavae.operations.training_view import TrainingView
 from pikavae.registry import versions
@@ -78,6 +79,7 @@ from pikavae.tracker.tags import (
     FINGERPRINT_TAG,
     FLOW_RUN_NAME_TAG,
     FLOW_RUN_TAG,
+    PRUNED_TAG,
     REGISTER_KEY_TAG,
     REGISTERED_MODEL_TAG,
     RUN_TAG,
@@ -91,7 +93,7 @@ from pikavae.weights.published import read_snapshot
 from pikavae.workspace import runs
 from pikavae.workspace.files import exclusive, folder_atomically, sha256_of, write_atomically
 from pikavae.workspace.records import Inputs
-from pikavae.workspace.run_record import TeacherRecord, TrainingResult
+from pikavae.workspace.run_record import PrunedRecord, TeacherRecord, TrainingResult
 from pikavae.workspace.runs import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -140,6 +142,8 @@ def train(
     links: Mapping[str, str] | None = None,
     labels: Labels | None = None,
     watch: Callable[[TrainingView], AbstractContextManager[None]] | None = None,
+    default_name: str | None = None,
+    stop_rule: StopRule | None = None,
 ) -> Trained:
     """Train, resume an unfinished training of the same key, or reuse a finished one; one process at a time does so.
 
@@ -155,9 +159,14 @@ def train(
         links: tags that point to where this attempt was started, such as `pikavae.flow_run_id`.
         labels: what the user calls the run.
         watch: returns a context that lasts while the training works, and may look at it.
+        default_name: the name of a new run that nobody named; by default `run_name`.
+        stop_rule: decides whether the training goes on.
+
+    Raises:
+        PrunedError: `stop_rule` stopped the training. The run's record and its tags say so until it is resumed.
     """
     began, labels, links = time.monotonic(), labels or Labels(), links or {}
-    name = labels.name or links.get(FLOW_RUN_NAME_TAG) or run_name(config, labels)
+    name = labels.name or default_name or links.get(FLOW_RUN_NAME_TAG) or run_name(config, labels)
     config = for_this_machine(config)
     digest, teacher = start.digest if start else None, teacher_of(workspace, config)
     use_threads(config)
@@ -182,7 +191,15 @@ def train(
             if flow_run_id := links.get(FLOW_RUN_TAG):
                 log.add_attempt(flow_run_id)
             taught_by = teacher.record(workspace, config) if teacher else None
-            result = _train_in(workspace, config, prepared.prepared_set, run, log, start, taught_by, watch)
+            if run.pruned is not None:
+                log.remove_tag(PRUNED_TAG)
+                run.note_pruned(None)
+            try:
+                pictures = prepared.prepared_set
+                result = _train_in(workspace, config, pictures, run, log, start, taught_by, watch, stop_rule)
+            except PrunedError as error:
+                run.note_pruned(PrunedRecord(time=datetime.now(UTC).isoformat(), reason=str(error)))
+                raise
         snapshot = run.path / "snapshots" / result.snapshot
         return Trained(run, result, snapshot, reused=False, seconds=time.monotonic() - began)
 
@@ -323,6 +340,7 @@ def _train_in(
     start: ResolvedModel | None,
     teacher: TeacherRecord | None,
     watch: Callable[[TrainingView], AbstractContextManager[None]] | None,
+    stop_rule: StopRule | None,
 ) -> TrainingResult:
     """Train in the run's folder, in a process of its own, and record the result once MLflow has everything."""
     device = choose_device(config).type
@@ -335,7 +353,7 @@ def _train_in(
     view = TrainingView(run, validation, num_previews, name=log.name, url=url)
     watching = nullcontext() if watch is None else watch(view)
     with Delivery(workspace, run.path, log, validation, num_previews) as delivery, watching:
-        result = train_apart(run.path, job, config.training.restarts)
+        result = train_apart(run.path, job, config.training.restarts, stop_rule)
         delivery.finish()
         filmstrip = delivery.filmstrip()
     filmstrip.save(content := BytesIO(), format="PNG")

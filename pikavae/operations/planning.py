@@ -66,7 +66,8 @@ def _plan_train(
     if trained := find_trained(workspace, key):
         return Plan("done", f"run {trained.run.run_id}"), trained
     if begun := find_unfinished(workspace, key):
-        return Plan("resumes", f"run {begun.run_id} was begun and is not finished"), None
+        why = f"was pruned by a sweep ({begun.pruned.reason})" if begun.pruned else "was begun and is not finished"
+        return Plan("resumes", f"run {begun.run_id} {why}"), None
     extension = None if num_images is None else find_extension(workspace, config, inputs, num_images)
     if isinstance(extension, Extension):
         return Plan("extends", extension.reason), None

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from pikavae.config import Config
-from pikavae.errors import PikavaeError, PreemptedError
+from pikavae.errors import PikavaeError, PreemptedError, PrunedError
 from pikavae.operations import keys
 from pikavae.operations.extending import extends_of, was_begun
 from pikavae.process.cpus import count_allowed, count_free
@@ -20,7 +20,7 @@ from pikavae.process.stopping import ignore_stops
 from pikavae.tracker.client import Workspace
 from pikavae.tracker.queries import get_run
 from pikavae.tracker.run_log import RunLog
-from pikavae.tracker.tags import ERROR_TAG, EXTENDS_TAG, GAPS_TAG, TRAIN_KEY_TAG
+from pikavae.tracker.tags import ERROR_TAG, EXTENDS_TAG, GAPS_TAG, PRUNED_TAG, TRAIN_KEY_TAG
 from pikavae.training.journal import JOURNAL_NAME, gaps
 from pikavae.training.precision import resolve_precision
 from pikavae.training.state import threads_of_newest
@@ -119,6 +119,8 @@ def recording(workspace: Workspace, log: RunLog) -> Iterator[None]:
         with ignore_stops():
             if workspace.answers():
                 with _passing_over_disks(workspace):
+                    if isinstance(error, PrunedError):
+                        log.set_tags({PRUNED_TAG: str(error)[:5000]})
                     if not stopped:
                         log.set_tags({ERROR_TAG: str(error)[:5000]})
                     log.end("KILLED" if stopped else "FAILED")

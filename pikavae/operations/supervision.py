@@ -9,10 +9,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from pikavae import errors
-from pikavae.errors import BusyError, DamagedFileError, DiskError, PikavaeError
+from pikavae.errors import BusyError, DamagedFileError, DiskError, PikavaeError, PreemptedError, PrunedError
 from pikavae.process.surroundings import child_path, without_launcher
 from pikavae.training.display import Display
 from pikavae.training.worker import OUT_OF_ROOM, OUTCOME_NAME, PARENT, REFUSED, Job
@@ -33,7 +34,12 @@ system would give it back page by page, filled with zeros, which costs a small m
 32 MiB are returned."""
 
 
-def train_apart(folder: Path, job: Job, restarts: int) -> FinishedTraining:
+StopRule = Callable[[Path], str | None]
+"""Is given a run's folder several times a second while it trains. What it returns, if anything, is why training stops
+before its end."""
+
+
+def train_apart(folder: Path, job: Job, restarts: int, stop_rule: StopRule | None = None) -> FinishedTraining:
     """Run a training job in a process of its own and return its result.
 
     If training crashes or the system kills it, it restarts from its last checkpoint, up to `restarts` times and only
@@ -44,8 +50,10 @@ def train_apart(folder: Path, job: Job, restarts: int) -> FinishedTraining:
         folder: the run's folder; training's output is kept there in `training.log`.
         job: what to train.
         restarts: the largest number of restarts after crashes.
+        stop_rule: decides whether the training goes on.
 
     Raises:
+        PrunedError: `stop_rule` stopped the training, whose state is saved; it had not ended by then.
         BusyError: another process trains in the folder, such as one left over from an earlier command.
         PikavaeError: training raised an error, or crashed.
     """
@@ -53,7 +61,8 @@ def train_apart(folder: Path, job: Job, restarts: int) -> FinishedTraining:
     (folder / OUTCOME_NAME).unlink(missing_ok=True)
     before, attempt = _newest_checkpoint(folder), 0
     while True:
-        if (status := _run(folder)) == REFUSED:
+        status, why = _run(folder, stop_rule)
+        if status == REFUSED:
             raise BusyError(f"{folder}: another process trains in this run; end it and run the command again")
         if (outcome := _outcome(folder)) is not None:
             break
@@ -68,14 +77,16 @@ def train_apart(folder: Path, job: Job, restarts: int) -> FinishedTraining:
         logger.warning("training ended with %s; it resumes from %s", crash, after or "its beginning")
         before, attempt = after, attempt + 1
     if outcome.result is None:
+        if why is not None and outcome.error == PreemptedError.__name__:
+            raise PrunedError(f"{why}; {outcome.message}")
         raise getattr(errors, outcome.error)(outcome.message)
     return outcome.result
 
 
-def _run(folder: Path) -> int:
-    """Run one attempt, show its progress, and return its exit status."""
+def _run(folder: Path, stop_rule: StopRule | None) -> tuple[int, str | None]:
+    """Run one attempt and show its progress. Return its exit status, and why `stop_rule` stopped it, if it did."""
     log = _Relay(folder / LOG_NAME)
-    display = Display(folder)
+    display, why = Display(folder), None
     command = [sys.executable, "-P", "-m", "pikavae.training.worker", str(folder)]
     with (folder / LOG_NAME).open("ab") as file:
         process = subprocess.Popen(
@@ -86,13 +97,15 @@ def _run(folder: Path) -> int:
             time.sleep(SECONDS_BETWEEN_LOOKS)
             log.relay()
             display.update()
+            if stop_rule is not None and why is None and (why := stop_rule(folder)) is not None:
+                process.terminate()  # it finishes its step and saves
     except BaseException:
         _stop(process)
         raise
     finally:
         log.relay()
         display.close()
-    return process.returncode
+    return process.returncode, why
 
 
 def _environment() -> dict[str, str]:

@@ -305,6 +305,11 @@ class RunLog:
 
         self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
+    def remove_tag(self, key: str) -> None:
+        """Remove a tag of the run, if it has it."""
+        if key in self.tags():
+            self._client.delete_tag(self.run_id, key)
+
     def add_attempt(self, flow_run_id: str) -> None:
         """Add an orchestrator's run id to the list of the attempts at this run."""
         attempts = [attempt for attempt in self.tags().get(ATTEMPTS_TAG, "").split(",") if attempt]
@@ -328,6 +333,13 @@ class RunLog:
 def _param_text(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= PARAM_LENGTH else text[: PARAM_LENGTH - 1] + "…"
+
+
+def tag_run(client: MlflowClient, run_id: str, tags: Mapping[str, str], *, unless: str) -> None:
+    """Set tags on a run and leave its status, unless it has the tag `unless`."""
+    if unless not in client.get_run(run_id).data.tags:
+        for key, value in tags.items():
+            client.set_tag(run_id, key, value)
 
 
 def keep_copy(client: MlflowClient, run_id: str, file: Path, folder: str) -> None:

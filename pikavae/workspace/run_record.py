@@ -92,6 +92,14 @@ class FinishedTraining(Record):
     """The step of the best validation score among the checkpoints."""
 
 
+class PrunedRecord(Record):
+    """Says why a sweep stopped an unfinished training, `pruned.json`. A training that resumes removes it."""
+
+    time: str
+    """UTC, ISO 8601."""
+    reason: str
+
+
 class TrainingResult(FinishedTraining):
     """Holds the result of a training, `train.json`, which marks the run as finished."""
 

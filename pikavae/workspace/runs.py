@@ -2,6 +2,7 @@
 
 runs/<run id>/run.json       the key and inputs of its training, and the configuration
 runs/<run id>/train.json     the result of a finished training, with the hashes of its snapshot
+runs/<run id>/pruned.json    why a sweep stopped it before its end
 runs/<run id>/checkpoints/   states to resume from
 runs/<run id>/snapshots/     weights to use
 runs/<run id>/previews/      the fixed validation pictures by step
@@ -22,12 +23,13 @@ from pikavae.errors import DamagedFileError, UserError
 from pikavae.model.snapshot import CONFIG_NAME, WEIGHTS_NAME
 from pikavae.workspace.files import sha256_of, write_atomically
 from pikavae.workspace.records import read_object, readable_files, warn_once
-from pikavae.workspace.run_record import ImportResult, RunRecord, RunResult, TrainingResult
+from pikavae.workspace.run_record import ImportResult, PrunedRecord, RunRecord, RunResult, TrainingResult
 
 logger = logging.getLogger(__name__)
 
 RUN_NAME = "run.json"
 TRAIN_NAME = "train.json"
+PRUNED_NAME = "pruned.json"
 LOG_NAME = "training.log"
 """What the training process printed."""
 STEP_NAME = re.compile(r"step-(\d+)")
@@ -74,6 +76,19 @@ class RunFolder:
         except DamagedFileError as error:
             warn_once(logger, f"{error}; the run counts as unfinished, and the same command restores the file")
             return None
+
+    @property
+    def pruned(self) -> PrunedRecord | None:
+        """Return why a sweep stopped this training; None if none did, or if it has gone on since."""
+        found = readable_files([self.path / PRUNED_NAME], PrunedRecord.read, logger)
+        return next((record for _, record in found), None)
+
+    def note_pruned(self, record: PrunedRecord | None) -> None:
+        """Record that a sweep stopped this training, or with None that it goes on."""
+        if record is not None:
+            write_atomically(self.path / PRUNED_NAME, record.to_json())
+        else:
+            (self.path / PRUNED_NAME).unlink(missing_ok=True)
 
     def snapshot(self, which: str | None = None) -> Path:
         """Return the snapshot folder of a step (`400`), of the best validation score (`best`), or of the last step.

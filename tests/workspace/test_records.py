@@ -27,6 +27,7 @@ from pikavae.workspace.run_record import (
     ExtendedRun,
     ImportResult,
     JobRecord,
+    PrunedRecord,
     RunRecord,
     TrainingResult,
 )
@@ -82,6 +83,11 @@ IMPORTED = """{
   "snapshot_sha256": {
     "config.json": "aa"
   }
+}
+"""
+PRUNED = """{
+  "time": "2026-11-25T03:34:25.694000+00:00",
+  "reason": "pruned: 10.00 dB at step 4 of 6 is worse than the median of the sweep's trials; stopped at step 5"
 }
 """
 CONVERTED = """{
@@ -374,6 +380,7 @@ FILES: Mapping[str, tuple[type[Record], str, dict[str, Any]]] = {
     "run.json": (RunRecord, RUN, {}),
     "train.json": (TrainingResult, TRAIN, {}),
     "train.json of an import": (ImportResult, IMPORTED, {}),
+    "pruned.json": (PrunedRecord, PRUNED, {}),
     "imported.json": (ImportRecord, CONVERTED, {}),
     "latents.json": (LatentRecord, LATENTS, {"indent": 1}),
     "stage.json": (StageRecord, EVALUATION, {}),

@@ -73,9 +73,13 @@ def read_arguments(name: str, words: list[str]) -> Arguments[Any]:
     names = read.names or (["demo"] if command.base == "preset" else [])
     settings = {key: value for key, value in read.values.items() if "." in key}
     own = {key: value for key, value in read.values.items() if "." not in key}
+    swept: dict[str, list[Any]] = {}
+    if command.sweeps:
+        swept = {key: values for key, values in settings.items() if len(values) > 1}
+        settings = {key: value for key, (value, *more) in settings.items() if not more}
     if command.base != "model":
         config = override(load_config(names[0]) if command.base == "preset" else Config(), settings)
-        return Arguments(names, parse_options(command.options, own), config, settings=settings)
+        return Arguments(names, parse_options(command.options, own), config, settings=settings, swept=swept)
     options = parse_options(command.options, own)  # before a model is looked for, which takes a while
     from pikavae import operations
 

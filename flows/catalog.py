@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from flows import options
 from flows.command import ALL, ONE_PRESET, PRESET, Command, Positional
-from flows.commands import models, notify, promotion, stages, upkeep, use
+from flows.commands import models, notify, promotion, stages, sweep, upkeep, use
 from flows.schedule_catalog import SCHEDULE_COMMANDS
 from pikavae.production.watches import SETTINGS as WATCHED
 
@@ -86,6 +86,23 @@ COMMANDS: dict[str, Command] = {
         extra=ONE_PRESET,
         examples=("train demo --training.steps 2400", "train finetune --data.source path/to/pictures --fresh"),
         tells=True,
+    ),
+    "sweep": Command(
+        sweep.sweep,
+        "Train and measure many settings, and rank them.",
+        about="A setting with several values is swept. Lists are tried in every combination if --trials suffices, and "
+        "otherwise values are drawn by Optuna. Nothing is registered. The same command resumes.",
+        positionals=(PRESET,),
+        options=options.SweepOptions,
+        settings=ALL,
+        base="preset",
+        extra=ONE_PRESET,
+        examples=(
+            "sweep demo --optimizer.learning-rate 0.002 0.005 0.01",
+            "sweep demo --space space.yaml --trials 20 --metric ssim",
+        ),
+        tells=True,
+        sweeps=True,
     ),
     "evaluate": Command(
         stages.evaluate,

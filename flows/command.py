@@ -59,7 +59,8 @@ class Arguments(Generic[AnyOptions]):
         options: the command's own options.
         config: the configuration that the preset, the model or the defaults give, with the settings of the line.
         opened: the workspace, if a model was looked up in it.
-        settings: the settings of the line alone, by dotted name.
+        settings: the settings of the line alone, by dotted name; those with several values are in `swept`.
+        swept: of a command that sweeps, the values of each setting that was given several, by its dotted name.
     """
 
     names: list[str]
@@ -67,6 +68,7 @@ class Arguments(Generic[AnyOptions]):
     config: Config
     opened: Workspace | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    swept: Mapping[str, list[Any]] = field(default_factory=dict)
 
     @cached_property
     def workspace(self) -> Workspace:
@@ -93,6 +95,7 @@ class Command:
             champion's own, the command lays them over what is champion when it runs, and `config` has the defaults.
         extra: the message about a word too many.
         tells: True if it may add to the record what people are told by notifications.
+        sweeps: True if a setting may have several values, to try one after the other.
     """
 
     run: Callable[[Arguments[Any]], Result]
@@ -106,6 +109,7 @@ class Command:
     base: Literal["defaults", "preset", "model", "champion"] = "defaults"
     extra: str = "this command takes no such word; flags begin with --"
     tells: bool = False
+    sweeps: bool = False
 
     def reads(self, setting: str) -> bool:
         """Return True if it reads a setting, given by its dotted name."""

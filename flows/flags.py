@@ -47,6 +47,7 @@ class Flag:
         count: how many values a list has; None for any number.
         words: the values that a list may have, if they are a choice; those that a switch has besides true and false.
         texts: True if it is a list of any texts; otherwise it is of numbers or of that choice.
+        each: the flag of one value, if this one takes several values to try, one after the other.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Flag:
     count: int | None = None
     words: tuple[str, ...] = ()
     texts: bool = False
+    each: Flag | None = None
 
     def __str__(self) -> str:
         """Return it as the terminal shows it, with hyphens."""
@@ -71,6 +73,16 @@ class Flag:
     def may_have(self, word: str) -> bool:
         """Return True if a word looks like an element of this list."""
         return self.texts or word in self.words or (not self.words and NUMBER.match(word) is not None)
+
+    def may_try(self, word: str) -> bool:
+        """Return True if a word looks like one of several values to try."""
+        if self.takes == "list":
+            return self.may_have(word.strip("[]()"))
+        if self.takes == "switch":
+            return word.lower() in {*SWITCH_WORDS, *self.words, *NOTHING, "0", "1"}
+        if self.words or "TEXT" not in self.values:
+            return word in self.words or word.lower() in NOTHING or NUMBER.match(word) is not None
+        return True
 
 
 @dataclass
@@ -95,6 +107,7 @@ def flags_of(command: Command) -> dict[str, Flag]:
     hints = typing.get_type_hints(command.options)
     own = [_option(item.name, item.metadata, hints[item.name]) for item in fields(command.options)]
     taken = [flag for flag in settings() if command.takes(flag.name)]
+    taken = list(map(_several, taken)) if command.sweeps else taken
     short = [
         replace(flag, name=name, help=f"{flag.help} It is short for {flag}.")
         for name, field in SHORT.items()
@@ -189,12 +202,16 @@ def _read_flag(
     typed, equals, given = word[2:].partition("=")
     key, negated = key_of(typed), False
     if key not in flags and (positive := without_no(key)) in flags and flags[positive].takes == "switch":
-        key, negated = positive, True
+        key, negated = positive, flags[positive].each is None
+        rest[:0] = [] if negated else ["false"]
     if key not in flags:
         raise UserError(f"--{typed}: {refuse(key)}")
     flag = flags[key]
     if negated and equals:
         raise UserError(f"--{typed}={given}: takes no value; write {flag}={given}")
+    if flag.each is not None:
+        read.values[flag.field] = _values_to_try(flag.each, [given] if equals else _words_to_try(flag.each, rest, read))
+        return flag
     if flag.takes == "switch":
         value = "false" if negated else given if equals else _switch_word(flag, rest, read, needed)
         read.values[flag.field] = _none_or(value, flag)
@@ -241,6 +258,38 @@ def _list_words(flag: Flag, rest: list[str], read: ReadWords) -> list[str]:
     return values
 
 
+def _words_to_try(flag: Flag, rest: list[str], read: ReadWords) -> list[str]:
+    """Take the words up to a flag, or up to a last word that may be a preset."""
+    words: list[str] = []
+    while rest and not rest[0].startswith("--") and (read.names or flag.may_try(rest[0]) or not words):
+        if flag.takes == "switch" and not read.names and not flag.may_try(rest[0]):
+            break
+        words.append(rest.pop(0))
+    if not words and flag.takes == "value":
+        raise UserError(f"{flag}: its value is missing")
+    return words
+
+
+def _values_to_try(flag: Flag, words: list[str]) -> list[Any]:
+    """Return the values that words name: one list for each word with a comma, or else one list of all words."""
+    if flag.takes == "switch":
+        return [_none_or(word.lower(), flag) for word in words or ["true"]]
+    if flag.takes == "value":
+        return [_none_or(word, flag) for word in words]
+    lists = [[word] for word in words] if not flag.texts and any("," in word for word in words) else [words]
+    values = [found if flag.texts else _split(found) for found in lists]
+    for found in values:
+        if flag.count is not None and len(found) != flag.count:
+            raise UserError(f"{flag} {' '.join(found)}: {flag.count} values are expected, not {len(found)}")
+    return [None if flag.optional and [v.lower() for v in found] in NO_LIST else found for found in values]
+
+
+def _several(flag: Flag) -> Flag:
+    """Return the flag that takes several values to try of a setting."""
+    values = flag.values if flag.takes == "list" else f"{flag.values} ..."
+    return replace(flag, values=values, each=flag)
+
+
 def _split(values: list[str]) -> list[str]:
     """Split `8,16` and `[8, 16]` into two values, and an empty value into none."""
     if len(values) == 1:
@@ -273,7 +322,8 @@ def _flag(name: str, where: str, annotation: Any, text: str) -> Flag:
             words = tuple(map(str, typing.get_args(element))) if typing.get_origin(element) is Literal else ()
             shown = f"{_show_type(element)} ..." if count is None else " ".join([_show_type(element)] * count)
             return Flag(name, where, "list", shown, text, optional, count, words, texts=element is str)
-    return Flag(name, where, "value", "|".join(map(_show_type, kinds)), text, optional)
+    words = tuple(str(word) for kind in kinds if typing.get_origin(kind) is Literal for word in typing.get_args(kind))
+    return Flag(name, where, "value", "|".join(map(_show_type, kinds)), text, optional, words=words)
 
 
 def _show_type(kind: Any) -> str:

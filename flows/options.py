@@ -43,6 +43,24 @@ class RunOptions(Options):
 
 
 @dataclass(frozen=True)
+class SweepOptions(Options):
+    """Holds the options of `sweep`."""
+
+    space: str | None = option(None, "A YAML file with lists and ranges of values to try.")
+    trials: int = option(
+        30, "How many trials the sweep has in all. If lists have no more combinations, each of these is tried."
+    )
+    minutes: float | None = option(None, "Begin no trial after this time; the one that is under way ends.")
+    metric: str | None = option(
+        None, "The metric of the report that ranks trials; by default evaluation.primary_metric."
+    )
+    name: str = option("", "The sweep's name; by default one that follows from the preset and its settings.")
+    seed: int = option(0, "The seed of the values that are drawn if not every combination is tried.")
+    prune: bool = option(True, "Stop a trial early if its validation scores are worse than those of the others.")
+    retry_failed: bool = option(False, "Try again what failed in an earlier attempt.")
+
+
+@dataclass(frozen=True)
 class EvaluateOptions(Options):
     """Holds the options of `evaluate`."""
 

@@ -19,7 +19,7 @@ PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"
 )
 README_LINES = 170
 PICTURE_BYTES = 300_000
-TAKE_A_PRESET = {"run", "plan", "prepare", "train", "schedule"}
+TAKE_A_PRESET = {"run", "plan", "prepare", "train", "sweep", "schedule"}
 SUBCOMMANDS = {name.partition(" ")[2] for name in COMMANDS if " " in name}
 
 FENCE = re.compile(r"^```.*?^```[^\S\n]*$", re.DOTALL | re.MULTILINE)

@@ -27,7 +27,7 @@ def run(arguments: Arguments[RunOptions]) -> Result:
     config, fresh = arguments.config, arguments.options.fresh
     labels = labels_of(arguments)
     workspace = arguments.workspace
-    with operations.attempt(workspace, operations.run_name(config, labels), attended=_is_attended()):
+    with operations.attempt(workspace, operations.run_name(config, labels), attended=is_attended()):
         # The user's mistakes are reported before a server is started.
         start = operations.starting_weights(workspace, config)
         plans = operations.plan(workspace, config, start=start)
@@ -51,7 +51,7 @@ def labels_of(arguments: Arguments[RunOptions]) -> Labels:
     return read_labels(arguments.names[0], name=options.name, note=options.note, tags=options.tag)
 
 
-def _is_attended() -> bool:
+def is_attended() -> bool:
     """Return True if a person types at a terminal, who sees a mistake in the command at once."""
     return sys.stdin is not None and sys.stdin.isatty()
 
@@ -137,7 +137,7 @@ def train(arguments: Arguments[RunOptions]) -> Result:
     from pikavae import operations
 
     workspace, config, labels = arguments.workspace, arguments.config, labels_of(arguments)
-    with operations.attempt(workspace, operations.run_name(config, labels), attended=_is_attended()):
+    with operations.attempt(workspace, operations.run_name(config, labels), attended=is_attended()):
         start = operations.starting_weights(workspace, config)
         prepared = operations.prepare(workspace, config)
         fresh = arguments.options.fresh

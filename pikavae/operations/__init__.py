@@ -54,6 +54,11 @@ from pikavae.operations.results import Evaluated, Prepared, Registered, Trained
 from pikavae.operations.retention import Removed, prune
 from pikavae.operations.scheduling import settle
 from pikavae.operations.standing import find_standing
+from pikavae.operations.sweeps.page import short_names, state_text, value_text
+from pikavae.operations.sweeps.plan import Plan as SweepPlan
+from pikavae.operations.sweeps.plan import Swept
+from pikavae.operations.sweeps.run import sweep
+from pikavae.operations.sweeps.space import make_space
 from pikavae.operations.training_view import Moment, TrainingView
 from pikavae.operations.upkeep import (
     Check,
@@ -103,6 +108,8 @@ __all__ = [
     "Retraining",
     "Rules",
     "Standing",
+    "SweepPlan",
+    "Swept",
     "Trained",
     "TrainingView",
     "Verified",
@@ -139,6 +146,7 @@ __all__ = [
     "line_of",
     "lineage",
     "list_models",
+    "make_space",
     "mlflow_page",
     "model_to_export",
     "model_to_import",
@@ -172,13 +180,17 @@ __all__ = [
     "set_rules",
     "settle",
     "settle_watch",
+    "short_names",
     "start_mlflow",
     "starting_weights",
+    "state_text",
     "status_of",
     "summary",
+    "sweep",
     "through_prefect",
     "tools_note",
     "train",
+    "value_text",
     "verdict_lines",
     "verify_and_tell",
     "watch",

@@ -12,6 +12,7 @@ from pathlib import Path
 from pikavae.errors import DamagedFileError, PikavaeError, UserError
 from pikavae.notify.telling import verify_and_tell
 from pikavae.operations.retention import prune
+from pikavae.operations.sweeps.storage import SWEEPS_NAME
 from pikavae.production import requests
 from pikavae.production.anchor import ledger_path
 from pikavae.tracker.client import Workspace
@@ -80,7 +81,7 @@ def housekeeping(
     Args:
         workspace: the state folder and its store.
         keep_backups: how many copies of each database stay.
-        databases: SQLite files to back up besides MLflow's.
+        databases: SQLite files to back up besides MLflow's and that of sweeps.
         others: steps of the caller, done first.
 
     Raises:
@@ -89,8 +90,8 @@ def housekeeping(
     """
     if keep_backups < 1:
         raise UserError(f"--keep-backups {keep_backups}: at least the last backup stays; give 1 or more")
-    own = workspace.home / DATABASE_NAME
-    files = [path for path in (own, *databases) if path.is_file()]
+    own = (workspace.home / DATABASE_NAME, workspace.home / SWEEPS_NAME)
+    files = [path for path in (*own, *databases) if path.is_file()]
     steps: list[Step] = [
         *others,
         ("runs", lambda: _close_runs(workspace)),

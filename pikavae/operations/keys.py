@@ -24,6 +24,9 @@ CODE_OF_FOLDER = "code of pikavae/"
 """The prefix of code's names in inputs of an earlier version, which hashed code by folders. They cannot show what
 changed since."""
 
+START_FIELD = "training.start"
+"""The field that names the starting weights, whose content is an input in its place."""
+
 NOT_IN_KEYS = frozenset(
     f"training.{name}"
     for name in (
@@ -140,6 +143,33 @@ def register_inputs(config: Config, *, run_id: str, model: str, report: str) -> 
         "model": model,
         "report": report,
         "code of the registration": code_of("registration"),
+    }
+
+
+def sweep_inputs(
+    config: Config, fingerprint: str, start: str | None, *, space: Mapping[str, Any], metric: str, seed: int
+) -> Inputs:
+    """Return the inputs of a sweep: what its trials have in common, the values to try, the metric and the seed.
+
+    Args:
+        config: the whole configuration, with the precision that `auto` stands for.
+        fingerprint: the fingerprint of the prepared set.
+        start: the digest of the starting weights, if all trials have the same.
+        space: of each field that is swept, by its dotted name, the values to try.
+        metric: what trials are ranked by.
+        seed: of the choice of values.
+
+    Raises:
+        UserError: a file of weights that the configuration names does not exist.
+    """
+    common = {name: value for name, value in train_inputs(config, fingerprint, start).items() if name not in space}
+    return {
+        **common,
+        **_evaluation_settings(config),
+        "code of the evaluation": code_of("evaluation"),
+        **{f"sweep of {name}": values for name, values in space.items()},
+        "metric": metric,
+        "sweep's seed": seed,
     }
 
 

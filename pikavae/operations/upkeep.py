@@ -23,6 +23,7 @@ from pikavae.notify.addresses import check_recipients
 from pikavae.process.access import LOCAL, Access
 from pikavae.process.servers import Server, require_free_port
 from pikavae.tracker.client import Workspace
+from pikavae.tracker.queries import get_run
 from pikavae.tracker.relocation import BACKUP_NAME, DATABASE_NAME, moved_from, recorded_homes, rewrite
 from pikavae.tracker.ui import leaderboard_url, ui_argv, ui_url
 from pikavae.workspace.disks import explain, format_bytes, free_bytes, mount_point, require_place
@@ -33,7 +34,18 @@ from pikavae.workspace.runs import run_folder
 logger = logging.getLogger(__name__)
 GIB = 2**30
 ROOM_FOR_A_RUN = 64 * 10**6
-PACKAGES = ("torch", "torchvision", "datasets", "transformers", "mlflow", "prefect", "fastapi", "sqlalchemy", "pillow")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "datasets",
+    "transformers",
+    "mlflow",
+    "prefect",
+    "optuna",
+    "fastapi",
+    "sqlalchemy",
+    "pillow",
+)
 
 
 @dataclass(frozen=True)
@@ -139,8 +151,12 @@ def mlflow_page(workspace: Workspace, base: str, config: Config, run: str | None
     client = workspace.client
     if run is None:
         return leaderboard_url(base, workspace.experiment_id(config.tracking.experiment))
-    found = run_folder(workspace.home, run)
-    return ui_url(base, client.get_run(found.run_id).info.experiment_id, found.run_id)
+    try:
+        run = run_folder(workspace.home, run).run_id
+    except UserError:
+        if get_run(client, run) is None:  # a sweep's own run has no folder
+            raise
+    return ui_url(base, client.get_run(run).info.experiment_id, run)
 
 
 def start_mlflow(workspace: Workspace, port: int, log: Path | None = None, access: Access = LOCAL) -> Server:

@@ -1,8 +1,8 @@
 """Remove the variables that other tools left in the environment, and bypass proxies for addresses of this machine.
 
 The variables that count are documented: PIKAVAE_HOME, PIKAVAE_AUTH_FILE, PIKAVAE_NOTIFY_URLS, PIKAVAE_NOTIFY_SECRET,
-MLFLOW_TRACKING_URI, PREFECT_HOME, PREFECT_API_URL, HF_HOME and the like, CUDA_VISIBLE_DEVICES, and OMP_NUM_THREADS,
-which torch follows.
+PIKAVAE_SWEEPS_URL, MLFLOW_TRACKING_URI, PREFECT_HOME, PREFECT_API_URL, HF_HOME and the like, CUDA_VISIBLE_DEVICES, and
+OMP_NUM_THREADS, which torch follows.
 """
 
 from __future__ import annotations

@@ -97,6 +97,55 @@ def test_a_family_replaces_the_sizes_of_a_preset_and_a_size_beside_it_counts():
     assert model.resample_shortcuts == read("demo").config.model.resample_shortcuts
 
 
+@pytest.mark.parametrize(
+    ("words", "swept", "fixed"),
+    [
+        (["demo", "--loss.kl-weight", "1e-8", "1e-6"], {"loss.kl_weight": ["1e-8", "1e-6"]}, {}),
+        (["--loss.kl-weight", "1e-8", "1e-6", "demo"], {"loss.kl_weight": ["1e-8", "1e-6"]}, {}),
+        (["demo", "--training.steps", "7", "--loss.kl-weight=1"], {}, {"training.steps": "7", "loss.kl_weight": "1"}),
+        (["--optimizer.name", "adamw", "muon", "demo"], {"optimizer.name": ["adamw", "muon"]}, {}),
+        (["demo", "--data.flip", "true", "no"], {"data.flip": ["true", "no"]}, {}),
+        (["--data.flip", "demo"], {}, {"data.flip": "true"}),
+        (["demo", "--no-data.flip"], {}, {"data.flip": "false"}),
+        (["demo", "--model.channels", "16", "32"], {}, {"model.channels": ["16", "32"]}),
+        (["--model.channels", "16,32", "8,8", "demo"], {"model.channels": [["16", "32"], ["8", "8"]]}, {}),
+        (["demo", "--optimizer.betas", "0.5,0.9", "0,1"], {"optimizer.betas": [["0.5", "0.9"], ["0", "1"]]}, {}),
+        (["demo", "--optimizer.max-grad-norm", "none", "2"], {"optimizer.max_grad_norm": [None, "2"]}, {}),
+        (["demo", "--data.exclude", "a", "b"], {}, {"data.exclude": ["a", "b"]}),
+        (["demo", "--evaluation.sizes"], {}, {"evaluation.sizes": []}),
+    ],
+)
+def test_a_sweep_takes_several_values_of_a_setting(words, swept, fixed):
+    read = split("sweep", *words)
+    assert read.names == ["demo"]
+    values = {name: found for name, found in read.values.items() if "." in name}
+    assert {name: found for name, found in values.items() if len(found) > 1} == swept
+    assert {name: found[0] for name, found in values.items() if len(found) == 1} == fixed
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ("demo --loss.kl-weight", "--loss.kl-weight: its value is missing"),
+        ("demo --optimizer.betas 0.5 0.9 0.5", "2 values are expected, not 3"),
+        ("demo --optimizer.learning-rate 0.1 fast", "'fast'"),
+        ("demo --training.device cpu cuda", "it sets where or how a training works"),
+        ("demo --training.steps 7", "no field has several values"),
+        ("demo --training.steps 7 8 --trials 0", "--trials 0: give 1 or more"),
+        ("demo --training.steps 7 8 --minutes 0", "--minutes 0"),
+        ("demo --training.steps 7 8 --name a/b", "--name 'a/b'"),
+        ("demo --training.steps 7 8 --metric psn", "did you mean psnr"),
+        ("nothing --training.steps 7 8", "no such preset"),
+    ],
+)
+def test_a_mistake_in_a_sweep_is_told_in_one_line_before_anything_is_done(words, complaint, capsys, tmp_path):
+    assert main(["sweep", *words.split()]) == 2
+    said = capsys.readouterr().err.strip()
+    assert complaint in said
+    assert "\n" not in said
+    assert not (tmp_path / "home" / "sweeps").exists()
+
+
 def test_own_options_of_a_command_are_read_like_settings():
     for words in (["--fresh"], ["--fresh", "1"], ["--fresh=yes"], ["--no-fresh", "--fresh"]):
         assert read("demo", *words).options.fresh is True

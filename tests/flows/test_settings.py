@@ -20,7 +20,7 @@ IN_SOME_CASES = {"model.channels", "model.norm_groups", "data.image_size", "mode
 """The sides of pictures are checked against the model's levels, and a file of weights may lack its groups and side.
 
 `model.like` is read by the configuration alone, which replaces it by sizes."""
-NOT_RUN = {"run", "plan", "train", "schedule", "schedule when-new"}
+NOT_RUN = {"run", "plan", "train", "sweep", "schedule", "schedule when-new"}
 """They read every section."""
 SERVERS = {"up", *(f"schedule {verb}" for verb in ("list", "pause", "resume", "run", "remove", "housekeeping"))}
 """They need a server; `up` reads what `ui` reads."""

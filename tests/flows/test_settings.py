@@ -20,10 +20,13 @@ IN_SOME_CASES = {"model.channels", "model.norm_groups", "data.image_size", "mode
 """The sides of pictures are checked against the model's levels, and a file of weights may lack its groups and side.
 
 `model.like` is read by the configuration alone, which replaces it by sizes."""
-NOT_RUN = {"run", "plan", "train", "sweep", "schedule", "schedule when-new"}
-"""They read every section."""
-SERVERS = {"up", *(f"schedule {verb}" for verb in ("list", "pause", "resume", "run", "remove", "housekeeping"))}
-"""They need a server; `up` reads what `ui` reads."""
+NOT_RUN = {"run", "plan", "train", "sweep", "schedule", "schedule when-new", "watch"}
+"""They read every section; `watch` reads the champion's configuration, with its own settings in it."""
+SERVERS = {
+    "up",
+    *(f"schedule {verb}" for verb in ("list", "pause", "resume", "run", "remove", "housekeeping", "watch")),
+}
+"""They need a server; `up` reads what `ui` reads"""
 
 
 class Recorder:
@@ -91,6 +94,8 @@ def test_commands_take_what_they_read(monkeypatch, capsys, tmp_path, folder_of_p
         ("promote", version, *by),
         ("promote", weights, *by, *groups, *small, "--promotion.psnr_floor", "0"),
         ("approve", version, *by),
+        ("rules",),
+        ("rules set", "--request-days", "7", *by),
         ("models list",),
         ("models show", version),
         ("models show", run),
@@ -132,14 +137,14 @@ def test_commands_take_what_they_read(monkeypatch, capsys, tmp_path, folder_of_p
         ),
         (
             ["prune", "--data.source=x"],
-            "--data.source: `prune` does not read this setting; run, plan, prepare, train, e",
+            "--data.source: `prune` does not read this setting; run, plan, prepare, train, s",
         ),
         (["doctor", "--no-data.flip"], "--no-data.flip: `doctor` does not read this setting; run, plan, prepare, "),
-        (["evaluate", "1", "--loss.kl-weight", "0"], "`evaluate` does not read this setting; run, plan, train, sched"),
+        (["evaluate", "1", "--loss.kl-weight", "0"], "`evaluate` does not read this setting; run, plan, train, sweep"),
         (["approve", "1", "--data.source", "x"], "--data.source: `approve` does not read this setting; run, "),
         (
             ["up", "--promotion.approval", "manual"],
-            "; run, plan, train, promote, approve, schedule and schedule when-new do",
+            "; run, plan, train, sweep, promote, approve, schedule and schedule when-new do",
         ),
         (["run", "--cron", "x"], "--cron: `run` takes no such flag; schedule, schedule "),
         (

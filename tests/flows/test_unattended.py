@@ -45,7 +45,7 @@ def house(tmp_path_factory):
         patch.setenv("PIKAVAE_HOME", str(path))
         patch.setattr(production, "smoke_test", files_alone)
         with prefect_test_harness(server_startup_timeout=120), get_client(sync_client=True) as client:
-            first = retrain(config(24), return_state=True)
+            first = retrain(config=config(24), return_state=True)
             assert first.message == "version 1: there is no champion yet; proposed for promotion"
             promote("1", config(24))
             record.begin(path, Outbox(path))
@@ -66,12 +66,12 @@ def flow_run_of(client, state, key):
 
 
 def test_a_retraining_says_how_its_candidate_stands_against_the_champion(client):
-    worse = retrain(config(2), return_state=True)
+    worse = retrain(config=config(2), return_state=True)
     found = r"version 2: PSNR [\d.]+ dB worse than champion 1 \(95 %: -[\d.]+ to -[\d.]+\); not proposed"
     assert re.fullmatch(found, worse.message)
     run, page = flow_run_of(client, worse, "retrain-result")
     assert describe_state(run).endswith(f": {worse.message}")  # what `schedule list` and `up` show
-    assert retrain(config(2), return_state=True).message == UNCHANGED
+    assert retrain(config=config(2), return_state=True).message == UNCHANGED
     line = worse.message.removeprefix("version 2: ")
     assert f"version 2**: {line}." in page
     assert "- regression: fail: psnr gain -" in page

@@ -14,6 +14,7 @@ from pikavae.errors import BusyError, PikavaeError
 from pikavae.notify.outbox import Outbox
 from pikavae.operations.sweeps import trials
 from pikavae.operations.sweeps.space import make_space
+from pikavae.tracker.tags import START_STEP_TAG
 from pikavae.workspace.files import exclusive
 from pikavae.workspace.runs import RunFolder, run_folders
 from tests.conftest import DISTURBED_WORKER, TINY
@@ -98,7 +99,7 @@ def test_a_grid_that_was_killed_is_finished_by_the_same_command(grid):
     assert scores == sorted(scores, reverse=True)
     first = next(one for one in result["trials"] if one["number"] == 1)
     assert first["run_id"] == begun  # its training went on in the run that the kill left
-    assert client().get_run(begun).data.tags["pikavae.start_step"] == "4"
+    assert client().get_run(begun).data.tags[START_STEP_TAG] == "4"
     assert sorted(map(int, first["scores"])) == [2, 4, 6]
 
 

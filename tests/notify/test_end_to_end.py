@@ -86,7 +86,7 @@ def test_a_training_that_fails_is_told_with_its_last_lines(tiny_flags, listener,
     (told,) = listener.payloads
     assert told["event"] == "run_failed"
     assert "step 3: loss nan" in told["message"]
-    assert told["title"].startswith("pikavae: run failed: sprites 16px f2")
+    assert told["title"].startswith("pikavae: run failed: demo · ")
     assert told["data"]["run_id"]
     _, err = capsys.readouterr()
     assert "loss nan" in err

@@ -118,13 +118,13 @@ def list_schedules(arguments: Arguments[Options]) -> Result:
 def add_decisions(found: list[Schedule], home: Path) -> list[Schedule]:
     """Add what the last poll for new pictures decided, as the state folder has it."""
     from flows.schedules import NEW_DATA
-    from pikavae.data.news.record import Watch
+    from pikavae.data.news.record import Polling
 
     listed = []
     for item in found:
         flow, _, name = item.name.partition("/")
         try:
-            record = Watch(home, name).read() if flow == NEW_DATA else None
+            record = Polling(home, name).read() if flow == NEW_DATA else None
         except DamagedFileError:  # the next poll reports it
             record = None
         last = record.decisions[-1] if record is not None and record.decisions else None

@@ -18,7 +18,7 @@ from pikavae.config import Config, content_hash
 from pikavae.data.news.judge import Amount, Limits, judge
 from pikavae.data.news.look import look_at, require_pollable
 from pikavae.data.news.pictures import Pictures
-from pikavae.data.news.record import NewDataRecord, Watch, What
+from pikavae.data.news.record import NewDataRecord, Polling, What
 from pikavae.data.news.survey import survey
 from pikavae.errors import BusyError, DamagedFileError, PikavaeError, PreemptedError, TransientError, UserError
 from pikavae.operations.planning import Retraining, plan_retraining
@@ -129,10 +129,10 @@ def retrain_on_new_data(
         PikavaeError: the training failed; the next poll tries it again. Other errors of it are raised too.
     """
     require_pollable(config.data)
-    watch = Watch(workspace.home, name)
+    polling = Polling(workspace.home, name)
     try:
-        with watch.lock():
-            return _Poll(workspace, config, watch, rule, train, from_champion).run(asked=asked)
+        with polling.lock():
+            return _Poll(workspace, config, polling, rule, train, from_champion).run(asked=asked)
     except BusyError as error:
         return Polled("waits", str(error))
 
@@ -144,7 +144,7 @@ class _Poll:
     Attributes:
         workspace: the state folder and its store.
         config: the whole configuration.
-        watch: where the state is.
+        polling: where the state is.
         rule: what is enough, quiet and fit.
         train: runs the stages.
         from_champion: begin with the champion's weights.
@@ -153,7 +153,7 @@ class _Poll:
 
     workspace: Workspace
     config: Config
-    watch: Watch
+    polling: Polling
     rule: NewDataRule
     train: Train
     from_champion: bool
@@ -192,10 +192,10 @@ class _Poll:
         data = self.config.data.model_dump(mode="json")
         source = content_hash({name: data[name] for name in PLACE})
         try:
-            found = self.watch.read()
+            found = self.polling.read()
         except DamagedFileError as error:
-            self.watch.path.replace(self.watch.path.with_suffix(".damaged"))
-            logger.warning("%s; it is kept as %s.damaged, and the polls begin anew", error, self.watch.stem)
+            self.polling.path.replace(self.polling.path.with_suffix(".damaged"))
+            logger.warning("%s; it is kept as %s.damaged, and the polls begin anew", error, self.polling.stem)
             found = None
         return found if found is not None and found.source == source else NewDataRecord(source=source)
 
@@ -216,11 +216,11 @@ class _Poll:
         """Find out what is new, judge it, and return the pictures of the source if all of them are known now."""
         config = self.config.data
         try:
-            trained = self.watch.pictures(self.record.trained)
+            trained = self.polling.pictures(self.record.trained)
         except DamagedFileError as error:
             logger.warning("%s; all pictures count as new", error)
             self.record = self.record.changed(trained=None)
-            trained = self.watch.pictures(None)
+            trained = self.polling.pictures(None)
         found = survey(config, self.workspace.home / "prepared", trained)
         judgement, pictures = judge(found.undecoded(), self.rule.amount, self.rule.limits), None
         if judgement.outcome == "train" or (judgement.outcome == "waits" and not len(trained)):
@@ -234,7 +234,7 @@ class _Poll:
 
     def _settle(self, pictures: Pictures, words: str) -> Polled:
         """Begin a training on what is new; without an earlier one, see first if another run trained on it."""
-        file = pictures.save(self.watch.folder, self.watch.stem)
+        file = pictures.save(self.polling.folder, self.polling.stem)
         self.record = self.record.changed(pending=file, news=words)
         if self.record.judgement[0] == "train":
             return self._begin()
@@ -305,12 +305,12 @@ class _Poll:
         self._decide("failed", f"{news}: the training failed, {of}: {reason}{then}")
 
     def _refuse(self, reason: str, words: str, key: str) -> Polled:
-        self.record = self.record.refuse(self.watch.name, self.config.data.source, reason, words, key)
+        self.record = self.record.refuse(self.polling.name, self.config.data.source, reason, words, key)
         return self._decide("refused", words)
 
     def _decide(self, what: What, words: str) -> Polled:
         """Write the state with a decision."""
         self.record = self.record.decided(what, words, datetime.now(UTC).isoformat(timespec="seconds"))
-        self.watch.save(self.record)
-        logger.info("%s: %s", self.watch.name, words)
+        self.polling.save(self.record)
+        logger.info("%s: %s", self.polling.name, words)
         return Polled(what, words)

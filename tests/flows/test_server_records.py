@@ -27,7 +27,7 @@ from flows.new_data import retrain_on_new_data
 from flows.rules import cron_schedule
 from flows.run_lines import RunWatch
 from flows.schedule_catalog import TIMED
-from pikavae.data.news.record import NewDataRecord, Watch
+from pikavae.data.news.record import NewDataRecord, Polling
 from pikavae.errors import UserError
 from pikavae.presets import load_config
 from pikavae.process.marks import mark_of
@@ -206,7 +206,7 @@ def test_a_name_of_two_flows_is_asked_for_in_full(server, tmp_path):
     listed = add_decisions(schedules.list_schedules(), tmp_path)
     assert [(item.name, item.decision) for item in listed] == [("retrain-on-new-data/both", "")]
     state = NewDataRecord(source="x").decided("waits", "3 new of 53, waits for 60", "2026-11-27T15:03:00+00:00")
-    Watch(tmp_path, "both").save(state)
+    Polling(tmp_path, "both").save(state)
     (decided,) = add_decisions(schedules.list_schedules(), tmp_path)
     assert decided.decision == "3 new of 53, waits for 60"
     assert "decided 2026-11-27 15:03 UTC: 3 new of 53, waits for 60" in schedules_result([decided])[1]
@@ -260,7 +260,7 @@ def test_a_poll_trains_and_says_in_its_state_what_it_decided(server, tmp_path):
     assert state.result()["stages"]["train"]["status"] == "ran"
     state = retrain_on_new_data(**rule)
     assert (state.name, state.message) == ("NoNews", "no new pictures")
-    Watch(Workspace.open().home, "retrain-on-new-data").path.unlink()  # what another run trained is known by its key
+    Polling(Workspace.open().home, "retrain-on-new-data").path.unlink()  # what another run trained is known by its key
     state = retrain_on_new_data(**rule)
     assert (state.name, state.message) == ("NoNews", "no new pictures; those that are there are trained already")
     draw(tmp_path / "pictures", range(24, 26))

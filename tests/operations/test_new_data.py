@@ -14,7 +14,7 @@ from PIL import Image
 
 from pikavae.data.news import survey
 from pikavae.data.news.judge import Amount, Limits
-from pikavae.data.news.record import Watch
+from pikavae.data.news.record import Polling
 from pikavae.errors import PikavaeError, PreemptedError, UserError
 from pikavae.notify import record
 from pikavae.notify.outbox import Outbox
@@ -52,7 +52,7 @@ class Polls:
 
     @property
     def record(self):
-        return Watch(self.workspace.home, "mine").read()
+        return Polling(self.workspace.home, "mine").read()
 
 
 @pytest.fixture
@@ -294,21 +294,21 @@ def test_a_kill_between_decision_and_training_is_made_good_by_the_next_poll(poll
 
 
 def test_a_second_poll_at_once_waits(trained):
-    with Watch(trained.workspace.home, "mine").lock():
+    with Polling(trained.workspace.home, "mine").lock():
         assert trained.words() == "another poll of mine, or the training that it began, is at work"
 
 
 def test_a_damaged_state_is_kept_aside_and_the_polls_begin_anew(trained, caplog):
-    watch = Watch(trained.workspace.home, "mine")
-    watch.path.write_text("{")
+    polling = Polling(trained.workspace.home, "mine")
+    polling.path.write_text("{")
     assert trained.poll().what == "retrained"
-    assert watch.path.with_suffix(".damaged").read_text() == "{"
-    (watch.folder / trained.record.trained).write_bytes(b"")
+    assert polling.path.with_suffix(".damaged").read_text() == "{"
+    (polling.folder / trained.record.trained).write_bytes(b"")
     draw(trained.folder, range(12, 17))
     with caplog.at_level(logging.WARNING):
         assert trained.words() == "retrained on 17 new of 17: version 3 of pikavae"
     assert "all pictures count as new" in caplog.text
-    assert len(list(watch.folder.glob("*.npz"))) == 1
+    assert len(list(polling.folder.glob("*.npz"))) == 1
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ class NewDataRecord(Record):
 
 
 @dataclass(frozen=True)
-class Watch:
+class Polling:
     """Represents the polls of one name in a state folder.
 
     Attributes:

@@ -11,7 +11,7 @@ from prefect.workers.base import BaseJobConfiguration
 
 from tests.support.places import ROOT
 
-FILES = {name: ROOT / "deploy" / f"{name}.json" for name in ("docker", "kubernetes")}
+FILES = {name: ROOT / "configs" / "work-pools" / f"{name}.json" for name in ("docker", "kubernetes")}
 OWN = {"kubernetes": {"gpus", "home_claim", "pictures_claim", "pictures_path", "secret"}, "docker": set()}
 
 each = pytest.mark.parametrize("name", FILES)

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.catalog import COMMANDS, GROUPS, MODEL_FORMS
+from flows.catalog import COMMANDS, GROUPS
+from flows.catalog.shared import MODEL_FORMS
 from flows.command import ALL, Command
 from flows.tables import columns
 from pikavae.errors import UserError

@@ -18,6 +18,7 @@ from prefect.states import Cancelled, Completed, Crashed, Failed, Pending, Runni
 from prefect.testing.utilities import prefect_test_harness
 
 from flows import schedules
+from flows.catalog.schedules import TIMED
 from flows.commands.schedule import add_decisions, schedules_result
 from flows.environment import OWNER
 from flows.housekeeping import housekeeping
@@ -26,7 +27,6 @@ from flows.lost_runs import OWNER_TAG, crash_runs_without_owner, crash_tasks_wit
 from flows.new_data import retrain_on_new_data
 from flows.rules import cron_schedule
 from flows.run_lines import RunWatch
-from flows.schedule_catalog import TIMED
 from pikavae.data.news.record import NewDataRecord, Polling
 from pikavae.errors import UserError
 from pikavae.presets import load_config

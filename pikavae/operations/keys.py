@@ -147,7 +147,14 @@ def register_inputs(config: Config, *, run_id: str, model: str, report: str) -> 
 
 
 def sweep_inputs(
-    config: Config, fingerprint: str, start: str | None, *, space: Mapping[str, Any], metric: str, seed: int
+    config: Config,
+    fingerprint: str,
+    start: str | None,
+    teacher: Inputs | None,
+    *,
+    space: Mapping[str, Any],
+    metric: str,
+    seed: int,
 ) -> Inputs:
     """Return the inputs of a sweep: what its trials have in common, the values to try, the metric and the seed.
 
@@ -155,6 +162,7 @@ def sweep_inputs(
         config: the whole configuration, with the precision that `auto` stands for.
         fingerprint: the fingerprint of the prepared set.
         start: the digest of the starting weights, if all trials have the same.
+        teacher: the inputs that name the teacher, if all trials have the same.
         space: of each field that is swept, by its dotted name, the values to try.
         metric: what trials are ranked by.
         seed: of the choice of values.
@@ -162,7 +170,8 @@ def sweep_inputs(
     Raises:
         UserError: a file of weights that the configuration names does not exist.
     """
-    common = {name: value for name, value in train_inputs(config, fingerprint, start).items() if name not in space}
+    trained = train_inputs(config, fingerprint, start, teacher)
+    common = {name: value for name, value in trained.items() if name not in space}
     return {
         **common,
         **_evaluation_settings(config),

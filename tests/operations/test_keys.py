@@ -138,3 +138,13 @@ def test_a_teacher_is_an_input_only_when_there_is_one():
         "scaling of the teacher's latents: None -> '4567'",
         "teacher: None -> '0123'",
     ]
+
+
+def test_another_teacher_makes_another_sweep():
+    config = load_config("demo")
+    sweeps = [
+        stages.sweep_inputs(config, "pictures", None, teacher, space={"optimizer.eps": [1, 2]}, metric="psnr", seed=0)
+        for teacher in (None, {stages.TEACHER: "one"}, {stages.TEACHER: "another"})
+    ]
+    assert len({stages.key_of(inputs) for inputs in sweeps}) == 3
+    assert stages.TEACHER not in sweeps[0]

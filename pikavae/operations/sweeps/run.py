@@ -26,6 +26,7 @@ from pikavae.operations.sweeps.page import About, best_of, ranked, state_text, s
 from pikavae.operations.sweeps.plan import Plan, Swept, check_plan, command_of, with_values
 from pikavae.operations.sweeps.pruning import Pruner
 from pikavae.operations.sweeps.trials import Trial, Trials
+from pikavae.operations.teaching import teacher_of
 from pikavae.process.stopping import ignore_stops
 from pikavae.tracker.client import Workspace
 from pikavae.tracker.labels import Labels
@@ -62,10 +63,12 @@ def sweep(workspace: Workspace, plan: Plan) -> Swept:
     start = None if "training.start" in plan.space else starting_weights(workspace, config)
     if not any(field in plan.space for field in START_FIELDS):
         refuse_what_cannot_begin(config, start)
+    teacher = None if "training.teacher" in plan.space else teacher_of(workspace, config)
     inputs = keys.sweep_inputs(
         config,
         prepared.prepared_set.fingerprint,
         start.digest if start else None,
+        teacher.inputs if teacher else None,
         space=plan.space.content(),
         metric=objective.metric.name,
         seed=plan.seed,

@@ -179,7 +179,7 @@ def test_what_is_in_the_cache_is_found_without_the_hub(server, tmp_path):
         ("org/missing", "not on the hub"),
         ("org/broken", "500|gave no answer"),
         ("org/pipeline@v9", "no revision 'v9'"),
-        ("org/unet", "no folder of an AutoencoderKL in it"),
+        ("org/unet", "no folder of an AutoencoderKL or AutoencoderTiny in it"),
         ("org/file/other.safetensors", "no file other.safetensors in it"),
         ("pipeline", "no hub id"),
         ("org/na me", "no hub id"),

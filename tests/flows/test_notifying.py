@@ -45,7 +45,7 @@ def flow_run(**fields):
 @pytest.mark.parametrize("flow", [retrain, pipeline])
 def test_a_flow_that_fails_tells_of_it(flow, listener):
     with pytest.raises(Exception, match="nowhere"):
-        flow.fn(load_config("demo", {**TINY, "training.start": "/nowhere"}))
+        flow.fn(config=load_config("demo", {**TINY, "training.start": "/nowhere"}))
     (told,) = listener.payloads
     assert told["event"] == "run_failed"
     assert "/nowhere" in told["message"]

@@ -14,7 +14,7 @@ from flows.cli import main
 from pikavae.config import ModelConfig
 from pikavae.errors import DamagedFileError, UserError
 from pikavae.model.snapshot import RUN_CONFIG_NAME, WEIGHTS_NAME, write_snapshot
-from pikavae.operations import exchange, exported_files
+from pikavae.operations import exported_files
 from pikavae.presets import load_config, parse_config
 from pikavae.production import promote
 from pikavae.tracker.client import Workspace
@@ -404,7 +404,7 @@ def test_a_file_of_sixteen_channels_is_not_said_to_be_scaled_as_stable_diffusion
     factors = dict(zip(("scaling_factor", "shift_factor"), scaling, strict=False))
     stated = {"scaling_factor": None, "notes": (), **factors}
     published = Published(config=config, state={}, form="LDM single file", **stated)
-    monkeypatch.setattr(exchange, "read_published", lambda path: published)
+    monkeypatch.setattr(exported_files, "read_published", lambda path: published)
     note = exported_files.tools_note(Path("ae.safetensors"))
     assert "SD3's and FLUX.1's autoencoders" in note
     assert "0.18215" not in note

@@ -72,9 +72,9 @@ def test_memory_that_runs_out_ends_the_run_with_advice(disturb):
 def test_another_process_in_the_run_is_no_crash_to_be_made_good(monkeypatch):
     attempts = []
 
-    def refused(folder):
+    def refused(folder, _):
         attempts.append(folder)
-        return REFUSED
+        return REFUSED, None
 
     monkeypatch.setattr(supervision, "_run", refused)
     with pytest.raises(BusyError, match="another process trains in this run"):

@@ -80,7 +80,13 @@ def lines_of(path):
 def test_what_a_request_adds_is_kept_and_a_ledger_of_before_reads_as_it_did(path):
     asked = ENTRY.__class__(
         **asdict(ENTRY)
-        | {"action": "approve", "request": "1" * 64, "overridden": ["floors"], "page_fields": {"tags": {}}}
+        | {
+            "action": "approve",
+            "request": "1" * 64,
+            "overridden": ["floors"],
+            "page_fields": {"tags": {}},
+            "rules": {"two_people": True},
+        }
     )
     added = ledger.append(path, asked)
     assert ledger.read(path)[-1] == added

@@ -82,7 +82,7 @@ def test_the_same_asked_or_approved_again_is_one_event(house):
 
 def test_only_the_newest_request_that_was_not_carried_out_is_open(house, quick):
     first, second = ask(house, 1), ask(house, 1, reason="another")
-    with pytest.raises(GateError, match=r"approve 1: .* carried out or replaced"):
+    with pytest.raises(GateError, match=r"approve 1: .* carried out, replaced or has expired"):
         approve(house, first)
     approval = approve(house, second)
     promote(house, second)
@@ -92,7 +92,7 @@ def test_only_the_newest_request_that_was_not_carried_out_is_open(house, quick):
     assert not promote(house, second, approval.approver).changed
     assert house.state() == before
     promote(house, ask(house, 2, champion=1))
-    with pytest.raises(GateError, match="carried out or replaced"):
+    with pytest.raises(GateError, match="carried out, replaced or has expired"):
         approve(house, second)
 
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -65,7 +66,7 @@ def swept(tmp_path_factory):
     folder = tmp_path_factory.mktemp("swept")
     (folder / "disturbance").mkdir()
     (folder / "disturbance" / "sitecustomize.py").write_text(DISTURBED_WORKER)
-    with pytest.MonkeyPatch.context() as patch:
+    with mock.patch.dict(os.environ), pytest.MonkeyPatch.context() as patch:  # `main` changes the environment
         patch.setenv("PIKAVAE_HOME", str(folder / "home"))
         path = os.pathsep.join([str(folder / "disturbance"), str(ROOT)])
         disturbance = {"DISTURB": f"kill everything,4,{folder / 'once'}", "PYTHONPATH": path}

@@ -286,6 +286,7 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--every", type=int, default=1, help="take every n-th point alone, from the last one back")
+    parser.add_argument("--skip", type=int, default=0, help="leave out the first attempts, which an earlier run made")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     began = time.monotonic()
@@ -297,7 +298,7 @@ def main() -> int:
             for case in arguments.cases
             for point in reversed(range(len(points[case]) - 1, -1, -arguments.every))
             for way in WAYS
-        ]
+        ][arguments.skip :]
         outcomes = work_off(folder, jobs, arguments.processes, arguments.seed)
     print_table({case: points[case] for case in arguments.cases}, outcomes)
     failures = [outcome for outcome in outcomes if "failure" in outcome]

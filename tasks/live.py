@@ -75,7 +75,7 @@ class _Page:
             ended = stop.wait(SECONDS_BETWEEN_UPDATES)
             try:
                 self._update()
-            except Exception as error:  # noqa: BLE001 - the next look may succeed, and the training goes on
+            except Exception as error:  # noqa: BLE001 - the next look may succeed, and the training continues
                 if not self._complained:
                     logger.warning("the page of this training in Prefect is not up to date: %s", _brief(error))
                     self._complained = True

@@ -55,7 +55,7 @@ def closing_lines(done: Swept) -> str:
     program = sys.argv[0]
     lines = ["", *table(head, rows, len(head) - 1), ""]
     if not done.is_done:
-        lines += ["Trials are left: the same command goes on.", ""]
+        lines += ["Trials are left: the same command continues.", ""]
     if done.best is not None and done.command is not None:
         lines += [f"The best is trial {done.best.number}. This registers it:", f"  {done.command}", ""]
     lines += [f"Page with charts:      {done.page}", f"Browse the runs:       {program} ui --run {done.run_id}"]

@@ -2,7 +2,7 @@
 
 The decoder reads the new channels with weights of zero, so they change nothing until training finds them useful. The
 encoder fills them with small random features of the picture, and not with zeros: from zeros the decoder would learn
-nothing. Their log-variance is one number everywhere, from which training goes on.
+nothing. Their log-variance is one number everywhere, from which training starts.
 """
 
 from __future__ import annotations

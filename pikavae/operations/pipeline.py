@@ -160,7 +160,7 @@ def train(
         labels: what the user calls the run.
         watch: returns a context that lasts while the training works, and may look at it.
         default_name: the name of a new run that nobody named; by default `run_name`.
-        stop_rule: decides whether the training goes on.
+        stop_rule: decides whether the training continues.
 
     Raises:
         PrunedError: `stop_rule` stopped the training. The run's record and its tags say so until it is resumed.

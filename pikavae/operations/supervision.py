@@ -50,7 +50,7 @@ def train_apart(folder: Path, job: Job, restarts: int, stop_rule: StopRule | Non
         folder: the run's folder; training's output is kept there in `training.log`.
         job: what to train.
         restarts: the largest number of restarts after crashes.
-        stop_rule: decides whether the training goes on.
+        stop_rule: decides whether the training continues.
 
     Raises:
         PrunedError: `stop_rule` stopped the training, whose state is saved; it had not ended by then.

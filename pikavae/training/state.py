@@ -190,7 +190,7 @@ class TrainState:
 
 @dataclass(frozen=True)
 class StateCopy:
-    """Holds what a checkpoint holds, to be written while the state goes on.
+    """Holds what a checkpoint holds, to be written while the state moves on.
 
     Attributes:
         sizes: the autoencoder's.

@@ -84,7 +84,7 @@ class RunFolder:
         return next((record for _, record in found), None)
 
     def note_pruned(self, record: PrunedRecord | None) -> None:
-        """Record that a sweep stopped this training, or with None that it goes on."""
+        """Record that a sweep stopped this training, or with None that it continues."""
         if record is not None:
             write_atomically(self.path / PRUNED_NAME, record.to_json())
         else:

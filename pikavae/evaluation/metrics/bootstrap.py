@@ -45,7 +45,7 @@ def bootstrap_interval(differences: Scores, *, resamples: int, seed: int) -> tup
 def two_sample_interval(a: Scores, b: Scores, *, resamples: int, seed: int) -> tuple[float, float]:
     """Compute the 95 % BCa bootstrap interval of `mean(a) - mean(b)` of two samples: (N,) and (M,) float64.
 
-    The pictures of a and of b are others, so each sample is drawn again by itself (Efron & Tibshirani 1993, chapters 8
+    The pictures of a and of b are others, so each sample is drawn again alone (Efron & Tibshirani 1993, chapters 8
     and 14). N and M are at least 2. If all numbers of each sample are equal, the interval is the difference twice.
     Memory is bounded for any N and M.
     """
@@ -92,7 +92,7 @@ def worst_tenth_interval(
 ) -> tuple[float, float]:
     """Compute the 95 % interval of `worst_tenth(a) - worst_tenth(b)` from resampled pairs: (N,) float64 each.
 
-    If they are not paired, each sample is drawn again by itself, and b may have another length.
+    If they are not paired, each sample is drawn again alone, and b may have another length.
 
     The ends are percentiles of the draws (Efron & Tibshirani 1993, chapter 13), because a mean over order statistics is
     too rough for the acceleration of BCa. N is at least 2. Memory is bounded for any N.

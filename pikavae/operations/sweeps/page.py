@@ -164,7 +164,7 @@ def findings(about: About, entries: Sequence[Entry]) -> list[PageFinding]:
         )
     done = sum(one.state in {"complete", "pruned", "failed"} for one in entries)
     if done < about.budget:
-        text = f"{done} of {count(about.budget, 'trial')} ended. The same command goes on."
+        text = f"{done} of {count(about.budget, 'trial')} ended. The same command continues."
         found.append(PageFinding("note", text))
     return found
 

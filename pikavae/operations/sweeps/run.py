@@ -1,7 +1,7 @@
 """Run a sweep: train and measure one combination of settings after the other, each as an ordinary run.
 
 Nothing is registered or promoted. To resume, run the same command: finished trials are kept, and one that was cut off
-goes on.
+continues.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ class _Running:
         """Return True if no trial may be begun: all are, or the time is over."""
         minutes = self._plan.minutes
         if minutes is not None and time.monotonic() - began >= 60 * minutes:
-            logger.info("--minutes %g are over; the same command goes on", minutes)
+            logger.info("--minutes %g are over; the same command continues", minutes)
             return True
         return sum(one.state != "waiting" for one in self._trials.entries(stopped=True)) >= self._plan.budget
 

@@ -47,7 +47,7 @@ class Entry:
 
     Attributes:
         number: its number in the study, from 1.
-        state: `waiting` if its process ended before it did: the same command goes on with it.
+        state: `waiting` if its process ended before it did: the same command continues it.
         values: what it tries, by the fields' dotted names.
         score: the metric of its report, for a metric with a best number the distance from it; None without one.
         scores: the validation scores during its training, by step.

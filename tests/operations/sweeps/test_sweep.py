@@ -182,7 +182,7 @@ def test_some_trials_are_pruned_or_fail_and_the_sweep_goes_on(grid, monkeypatch,
     assert "was pruned by a sweep" in commands.plan(config)["train"].reason
     assert [event.notification.event for event in Outbox(workspace.home).events()] == []
 
-    # An ordinary training of the same settings goes on where it was stopped, and is not called pruned any more
+    # An ordinary training of the same settings resumes where it was stopped, and is not called pruned any more
     monkeypatch.delenv("FAULTY")
     trained = commands.train(config, commands.prepare(config))
     assert trained.run.run_id == pruned.run_id

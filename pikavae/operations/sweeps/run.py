@@ -278,9 +278,8 @@ class _Running:
 
 def _free_device_memory() -> None:
     """Return what an evaluation used to the device: the next training is another process."""
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        gc.collect()
-        torch.cuda.empty_cache()
+    gc.collect()
+    torch.cuda.empty_cache()  # nothing, where no GPU was used
 
 
 def _note_of(done: Swept) -> str:

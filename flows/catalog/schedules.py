@@ -43,7 +43,7 @@ TIMED = {
         options.HousekeepingScheduleOptions,
     ),
 }
-"""What `schedule NAME` gives a schedule to, besides retraining; another deployment is another row."""
+"""Deployments that `schedule NAME` schedules, besides retraining: one row for each."""
 
 
 def _command(name: str, row: Timed) -> Command:

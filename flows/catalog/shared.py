@@ -15,7 +15,7 @@ MODEL_AND_TARGET = "name a model and a new folder or file, `pikavae export MODEL
 
 COMPUTE = ("training.device", "training.threads")
 NAMED = ("registry.model_name", "model.norm_groups")
-"""What finds a model: the registered model of the versions, and what a file of weights does not state."""
+"""Settings that find a model: its registered model, and the groups that a weights file does not state."""
 SIZES = (
     "model.like",
     "model.kind",
@@ -28,8 +28,8 @@ SIZES = (
     "model.latent_norm",
     "model.decoder_channels",
 )
-"""The sizes that weights of other makers must have."""
+"""Settings that must match the sizes of published weights."""
 MEASURED = ("data", "evaluation", "model.channels", *COMPUTE, *NAMED)
-"""What pictures a model is measured on, and how; a picture's size must fit the model's levels."""
+"""Settings that say on which pictures a model is measured, and how. Their size must fit the model's levels."""
 IMPORTED = ("registry", "tracking", "data.image_size", *SIZES)
-"""Where an imported model goes, and what a file of weights does not state."""
+"""Settings that say where an imported model goes, and the sizes that a weights file does not state."""

@@ -38,7 +38,7 @@ from torch import Tensor
 from pikavae.config import Config
 from pikavae.data.prepared.dataset import PictureSet, open_prepared
 from pikavae.model.autoencoder import AutoencoderKL
-from pikavae.operations.supervision import KEEP_FREED_MEMORY
+from pikavae.operations.running.supervision import KEEP_FREED_MEMORY
 from pikavae.presets import load_config
 from pikavae.training.journal import PROGRESS_NAME
 from pikavae.training.losses import autoencoder_terms

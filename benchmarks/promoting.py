@@ -21,8 +21,9 @@ from typing import Any
 from pikavae.config import ModelConfig
 from pikavae.model.autoencoder import AutoencoderKL
 from pikavae.model.snapshot import write_snapshot
-from pikavae.production import promote, store
-from pikavae.production.verify import verify_production
+from pikavae.production.changes import promote
+from pikavae.production.changes.verify import verify_production
+from pikavae.production.packages import store
 from pikavae.registry import versions
 from pikavae.tracker import run_log
 from pikavae.tracker.client import Workspace

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flows.catalog import COMMANDS
-from flows.help import HELP, help_of, overview, wants_help
-from flows.terminal import show, tolerate_characters, use_utf8
+from flows.command_line.help import HELP, help_of, overview, wants_help
+from flows.terminal.output import show, tolerate_characters, use_utf8
 from pikavae import __version__, entry
 from pikavae.errors import PikavaeError
 
@@ -51,7 +51,7 @@ def show_help(words: list[str]) -> int:
 
 def run_command(words: list[str]) -> int:
     """Run the command of a line, show its result, and return the exit status."""
-    from flows.arguments import find_command
+    from flows.command_line.arguments import find_command
     from flows.notifying import begin_telling, tell_news
     from pikavae.process.stopping import listen
     from pikavae.process.surroundings import tidy
@@ -77,7 +77,7 @@ def run_command(words: list[str]) -> int:
 
 def run_named(name: str, rest: list[str], *, as_json: bool) -> int:
     """Run a command by its full name, show its result, and return the exit status."""
-    from flows.arguments import read_arguments
+    from flows.command_line.arguments import read_arguments
 
     try:
         result, text = COMMANDS[name].run(read_arguments(name, rest))

@@ -9,7 +9,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.settings import PREFECT_HOME
 from pydantic import Field
 
-from flows.lost_runs import crash_runs_without_owner, crash_tasks_without_flow
+from flows.server.lost_runs import crash_runs_without_owner, crash_tasks_without_flow
 from pikavae import operations
 from pikavae.errors import PikavaeError
 from pikavae.operations import Housekeeping

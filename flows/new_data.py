@@ -15,14 +15,14 @@ from pydantic import Field
 
 from flows.absolute import refuse_relative_paths
 from flows.forms import Advanced, Minutes, Preset, Text, form_config, form_labels, name_polling
-from flows.late_runs import remove_late_runs
 from flows.naming import tag_flow_run
 from flows.notifying import notifying_flow, tell_end
 from flows.pipeline import run_stages
+from flows.server.late_runs import remove_late_runs
 from pikavae import operations
 from pikavae.config import Config
 from pikavae.operations import Labels, Limits, NewDataRule, Polled, Retraining, Workspace
-from pikavae.operations.new_data import STANDS
+from pikavae.operations.running.new_data import STANDS
 from tasks.stages import stand
 
 FLOW_NAME = "retrain-on-new-data"

@@ -12,7 +12,7 @@ from pikavae.errors import PikavaeError
 from pikavae.notify.outbox import Outbox
 from pikavae.notify.settings import is_configured
 from pikavae.process.stopping import ignore_stops
-from pikavae.production.anchor import ledger_path
+from pikavae.production.changes.anchor import ledger_path
 from pikavae.workspace.home import home
 from pikavae.workspace.records import warn_once
 

@@ -6,10 +6,10 @@ from functools import cache, partial
 
 import pytest
 
-from flows.arguments import check_names, explain_unknown, find_command, parse_options
 from flows.catalog import COMMANDS
-from flows.flags import flags_of, read_words
-from flows.help import commands_table
+from flows.command_line.arguments import check_names, explain_unknown, find_command, parse_options
+from flows.command_line.flags import flags_of, read_words
+from flows.command_line.help import commands_table
 from pikavae.config import Config
 from pikavae.presets import field_names, preset_names
 from tests.support.places import ROOT
@@ -143,7 +143,7 @@ def test_every_command_and_every_preset_is_documented():
 
 
 def test_the_guide_lists_the_commands_as_the_terminal_knows_them():
-    """After a change, `python -c 'from flows.help import commands_table; print(commands_table())'` prints the table."""
+    """After a change, `python -c 'from flows.command_line.help import *; print(commands_table())'` prints the table."""
     page = (ROOT / "docs" / "guide" / "commands.md").read_text(encoding="utf-8")
     assert page.split("\n\n").count(commands_table()) == 1
     assert "docs/guide/commands.md" in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ from flows.catalog.promotion import PROMOTION_COMMANDS
 from flows.catalog.stages import STAGE_COMMANDS
 from flows.catalog.upkeep import UPKEEP_COMMANDS
 from flows.catalog.using import USE_COMMANDS
-from flows.command import Command
+from flows.terminal.command import Command
 
 COMMANDS: dict[str, Command] = {
     **STAGE_COMMANDS,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from flows import options
 from flows.catalog.shared import IMPORTED, MEASURED, MODEL, NAMED
-from flows.command import Command, Positional
 from flows.commands import models, promotion
+from flows.terminal import options
+from flows.terminal.command import Command, Positional
 
 PROMOTION_COMMANDS: dict[str, Command] = {
     "promote": Command(

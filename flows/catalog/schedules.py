@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from flows import options
-from flows.command import ALL, ONE_PRESET, PRESET, Command, Positional
 from flows.commands import schedule
-from pikavae.production.watches import SETTINGS as WATCHED
+from flows.terminal import options
+from flows.terminal.command import ALL, ONE_PRESET, PRESET, Command, Positional
+from pikavae.production.judgements.watches import SETTINGS as WATCHED
 
 SCHEDULE = Positional(
     "NAME", "a name that `schedule list` shows", "name one schedule; `pikavae schedule list` lists them"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flows.command import Positional
+from flows.terminal.command import Positional
 
 MODEL_FORMS = (
     "a version number, champion, previous, run:<id>[@step or @best], a folder or file of weights, or hub:ORG/NAME"

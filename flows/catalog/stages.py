@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from flows import options
 from flows.catalog.shared import IMPORTED, MEASURED, MODEL
-from flows.command import ALL, ONE_PRESET, PRESET, Command, Positional
 from flows.commands import stages, sweep
-from pikavae.production.watches import SETTINGS as WATCHED
+from flows.terminal import options
+from flows.terminal.command import ALL, ONE_PRESET, PRESET, Command, Positional
+from pikavae.production.judgements.watches import SETTINGS as WATCHED
 
 STAGE_COMMANDS: dict[str, Command] = {
     "run": Command(

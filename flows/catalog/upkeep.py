@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from flows import options
 from flows.catalog.schedules import SCHEDULE_COMMANDS
-from flows.command import Command
 from flows.commands import notify, upkeep
+from flows.terminal import options
+from flows.terminal.command import Command
 
 UPKEEP_COMMANDS: dict[str, Command] = {
     "prune": Command(

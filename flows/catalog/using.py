@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from flows import options
 from flows.catalog.shared import (
     COMPUTE,
     IMPORTED,
@@ -15,8 +14,9 @@ from flows.catalog.shared import (
     SIZES,
     TWO_PICTURES,
 )
-from flows.command import Command, Positional
 from flows.commands import stages, use
+from flows.terminal import options
+from flows.terminal.command import Command, Positional
 
 USE_COMMANDS: dict[str, Command] = {
     "reconstruct": Command(

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from flows.command import Arguments, Result
-from flows.options import Options, RepairOptions, VerifyOptions
-from flows.tables import brief, columns, label_text, minute, shorten, table
+from flows.terminal.command import Arguments, Result
+from flows.terminal.options import Options, RepairOptions, VerifyOptions
+from flows.terminal.tables import brief, columns, label_text, minute, shorten, table
 from pikavae.errors import DisagreementError
 from pikavae.evaluation.metrics.definitions import METRICS
 from pikavae.tracker.labels import own_tags

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from flows.command import Arguments, Result
-from flows.options import NotifyOptions
-from flows.tables import label_text
+from flows.terminal.command import Arguments, Result
+from flows.terminal.options import NotifyOptions
+from flows.terminal.tables import label_text
 from pikavae.errors import PikavaeError, UserError
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flows.command import Arguments, Result
-from flows.options import Options, PromoteOptions, ReasonOptions, RulesOptions
-from flows.tables import label_text, minute
+from flows.terminal.command import Arguments, Result
+from flows.terminal.options import Options, PromoteOptions, ReasonOptions, RulesOptions
+from flows.terminal.tables import label_text, minute
 from pikavae.errors import GateError, UserError
 
 if TYPE_CHECKING:

@@ -7,13 +7,13 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.command import Arguments, Result
-from flows.options import ClockOptions, NewDataOptions, Options, ScheduleOptions, ScheduleWatchOptions
-from flows.tables import minute, table
+from flows.terminal.command import Arguments, Result
+from flows.terminal.options import ClockOptions, NewDataOptions, Options, ScheduleOptions, ScheduleWatchOptions
+from flows.terminal.tables import minute, table
 from pikavae.errors import DamagedFileError, UserError
 
 if TYPE_CHECKING:
-    from flows.schedules import Schedule
+    from flows.scheduling.schedules import Schedule
 
 NOT_IN_NAMES = set("/%&<>")
 """Prefect refuses these characters in names of deployments."""
@@ -27,7 +27,7 @@ def schedule(arguments: Arguments[ScheduleOptions]) -> Result:
     labels = operations.read_labels(arguments.names[0], note=options.note, tags=options.tag)
     config = operations.settle(arguments.workspace, arguments.config, from_champion=options.from_champion)
     _set_up_prefect(arguments.workspace.home)
-    from flows import rules, schedules
+    from flows.scheduling import rules, schedules
 
     cron = rules.cron_schedule(options.cron, options.timezone, where="--")
     _require_server()
@@ -46,7 +46,7 @@ def schedule_new_data(arguments: Arguments[NewDataOptions]) -> Result:
     operations.check_new_data(arguments.config)
     config = operations.settle(arguments.workspace, arguments.config, from_champion=options.from_champion)
     _set_up_prefect(arguments.workspace.home)
-    from flows import rules, schedules
+    from flows.scheduling import rules, schedules
 
     cron = rules.cron_schedule(options.cron, options.timezone, where="--")
     _require_server()
@@ -74,7 +74,7 @@ def schedule_watch(arguments: Arguments[ScheduleWatchOptions]) -> Result:
 
     settings = operations.settle_watch(arguments.workspace, arguments.settings)
     _set_up_prefect(arguments.workspace.home)
-    from flows import rules, schedules
+    from flows.scheduling import rules, schedules
 
     cron = rules.cron_schedule(options.cron, options.timezone, where="--")
     _require_server()
@@ -87,7 +87,7 @@ def schedule_deployment(deployment: str, arguments: Arguments[ClockOptions]) -> 
     clock = {field.name for field in fields(ClockOptions)}
     parameters = {field.name: getattr(options, field.name) for field in fields(options) if field.name not in clock}
     _set_up_prefect(arguments.workspace.home)
-    from flows import rules, schedules
+    from flows.scheduling import rules, schedules
 
     cron = rules.cron_schedule(options.cron, options.timezone, where="--")
     _require_server()
@@ -110,14 +110,14 @@ def list_schedules(arguments: Arguments[Options]) -> Result:
     """List the schedules."""
     _set_up_prefect(arguments.workspace.home)
     _require_server()
-    from flows import schedules
+    from flows.scheduling import schedules
 
     return schedules_result(add_decisions(schedules.list_schedules(), arguments.workspace.home))
 
 
 def add_decisions(found: list[Schedule], home: Path) -> list[Schedule]:
     """Add what the last poll for new pictures decided, as the state folder has it."""
-    from flows.schedules import NEW_DATA
+    from flows.scheduling.schedules import NEW_DATA
     from pikavae.data.news.record import Polling
 
     listed = []
@@ -136,7 +136,7 @@ def remove_schedule(arguments: Arguments[Options]) -> Result:
     """Remove a schedule, and list the others."""
     _set_up_prefect(arguments.workspace.home)
     _require_server()
-    from flows import schedules
+    from flows.scheduling import schedules
 
     schedules.remove_schedule(arguments.names[0])
     return schedules_result(schedules.list_schedules())
@@ -155,7 +155,7 @@ def resume_schedule(arguments: Arguments[Options]) -> Result:
 def _set_active(arguments: Arguments[Options], *, active: bool) -> Result:
     _set_up_prefect(arguments.workspace.home)
     _require_server()
-    from flows import schedules
+    from flows.scheduling import schedules
 
     schedules.set_active(arguments.names[0], active=active)
     return schedules_result(schedules.list_schedules())
@@ -165,7 +165,7 @@ def run_schedule(arguments: Arguments[Options]) -> Result:
     """Ask for a run of a schedule now."""
     _set_up_prefect(arguments.workspace.home)
     _require_server()
-    from flows import schedules
+    from flows.scheduling import schedules
 
     name = arguments.names[0]
     run_id, page = schedules.run_now(name)
@@ -173,7 +173,7 @@ def run_schedule(arguments: Arguments[Options]) -> Result:
 
 
 def _set_up_prefect(home: Path) -> None:
-    from flows.environment import import_prefect, set_up_prefect
+    from flows.server.environment import import_prefect, set_up_prefect
 
     set_up_prefect(home)
     import_prefect()
@@ -184,7 +184,7 @@ def _require_server() -> None:
         raise UserError(
             "schedule: no Prefect server runs for this state folder; start `pikavae up`, or set PREFECT_API_URL"
         )
-    from flows.lost_runs import crash_runs_without_owner
+    from flows.server.lost_runs import crash_runs_without_owner
 
     crash_runs_without_owner()
 

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.command import Arguments, Result
-from flows.options import EncodeOptions, EvaluateOptions, Options, RunOptions, WatchOptions
-from flows.progress import progress
+from flows.terminal.command import Arguments, Result
+from flows.terminal.options import EncodeOptions, EvaluateOptions, Options, RunOptions, WatchOptions
+from flows.terminal.progress import progress
 from pikavae.errors import PikavaeError
 from pikavae.workspace.disks import diagnose
 from pikavae.workspace.home import expand_user
@@ -62,8 +62,8 @@ def run_flow(home: Path, config: Config, labels: Labels, *, fresh: bool) -> dict
     Raises:
         PikavaeError: as the stages, or Prefect's server stopped answering.
     """
-    from flows.environment import end_orphans, import_prefect, set_up_prefect
-    from flows.prefect_server import start_server
+    from flows.server.environment import end_orphans, import_prefect, set_up_prefect
+    from flows.server.prefect_server import start_server
 
     set_up_prefect(home)
     end_orphans(home)
@@ -71,8 +71,8 @@ def run_flow(home: Path, config: Config, labels: Labels, *, fresh: bool) -> dict
     import_prefect()  # while the server starts
     import httpx
 
-    from flows.lost_runs import crash_runs_without_owner, mark_owner
     from flows.pipeline import pipeline
+    from flows.server.lost_runs import crash_runs_without_owner, mark_owner
 
     if server is not None:
         server.wait_until_healthy(f"{os.environ['PREFECT_API_URL']}/health")

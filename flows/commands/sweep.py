@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from flows.command import Arguments, Result
 from flows.commands.stages import is_attended
-from flows.options import SweepOptions
-from flows.tables import table
+from flows.terminal.command import Arguments, Result
+from flows.terminal.options import SweepOptions
+from flows.terminal.tables import table
 
 if TYPE_CHECKING:
     from pikavae.operations import Swept

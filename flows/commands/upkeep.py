@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.command import Arguments, Result
-from flows.options import (
+from flows.terminal.command import Arguments, Result
+from flows.terminal.options import (
     HousekeepingOptions,
     Options,
     PruneOptions,
@@ -20,7 +20,7 @@ from flows.options import (
     UiOptions,
     UpOptions,
 )
-from flows.terminal import show
+from flows.terminal.output import show
 
 if TYPE_CHECKING:
     from pikavae.process.access import Access
@@ -30,7 +30,7 @@ def ui(arguments: Arguments[UiOptions]) -> Result:
     """Serve MLflow's pages until Ctrl-C, or show their address if they are served already."""
     import psutil
 
-    from flows.environment import UI_NAME, Services, running_services
+    from flows.server.environment import UI_NAME, Services, running_services
     from pikavae import operations
     from pikavae.process.marks import mark_of
 
@@ -57,7 +57,7 @@ def ui(arguments: Arguments[UiOptions]) -> Result:
 
 def up(arguments: Arguments[UpOptions]) -> Result:
     """Run MLflow, Prefect's server, the deployments and a worker until Ctrl-C."""
-    from flows.services import up as start_services
+    from flows.up.services import up as start_services
     from pikavae.process.access import Access, read_credentials
 
     options = arguments.options
@@ -71,7 +71,7 @@ def up(arguments: Arguments[UpOptions]) -> Result:
 
 def _write_units(options: UpOptions, access: Access, home: Path) -> Result:
     """Write the files of a service manager, and say how to use them."""
-    from flows.units import compose_file, describe_box, systemd_unit, write_unit
+    from flows.up.units import compose_file, describe_box, systemd_unit, write_unit
 
     box = describe_box(access, options.mlflow_port, options.prefect_port, home)
     files, lines = {}, []
@@ -138,7 +138,7 @@ def prune(arguments: Arguments[PruneOptions]) -> Result:
 
 def housekeeping(arguments: Arguments[HousekeepingOptions]) -> Result:
     """Keep the state folder in order."""
-    from flows.environment import import_prefect, set_up_prefect
+    from flows.server.environment import import_prefect, set_up_prefect
 
     workspace = arguments.workspace
     set_up_prefect(workspace.home)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flows.command import Arguments, Result
-from flows.options import HalfSafeOptions, InterpolateOptions, Options, ReconstructOptions, SampleOptions
-from flows.tables import table
+from flows.terminal.command import Arguments, Result
+from flows.terminal.options import HalfSafeOptions, InterpolateOptions, Options, ReconstructOptions, SampleOptions
+from flows.terminal.tables import table
 from pikavae.workspace.home import expand_user
 
 ABOUT_NOISE = (

@@ -16,14 +16,14 @@ from pikavae.notify.notification import Notification
 from pikavae.notify.outbox import Outbox, State
 from pikavae.notify.scores import score_lines
 from pikavae.notify.settings import Recipients
-from pikavae.production import ledger
-from pikavae.production.anchor import ledger_path
-from pikavae.production.ledger import Event
-from pikavae.production.rules import rules_after
-from pikavae.production.standing import Standing
-from pikavae.production.statuses import approval_of, is_open
-from pikavae.production.verdicts import Verdicts
-from pikavae.production.watches import Watch, watch_files
+from pikavae.production.changes.anchor import ledger_path
+from pikavae.production.judgements.standing import Standing
+from pikavae.production.judgements.watches import Watch, watch_files
+from pikavae.production.record import ledger
+from pikavae.production.record.ledger import Event
+from pikavae.production.record.rules import rules_after
+from pikavae.production.record.statuses import approval_of, is_open
+from pikavae.production.record.verdicts import Verdicts
 from pikavae.tracker.client import Workspace
 from pikavae.tracker.ui import ui_base, ui_url
 from pikavae.workspace.disks import format_bytes, free_bytes, mount_point

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pikavae.errors import UserError
-from pikavae.production import ledger
-from pikavae.production.ledger import Event
+from pikavae.production.record import ledger
+from pikavae.production.record.ledger import Event
 from pikavae.tracker.tags import CHAMPION
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from pikavae.notify.outbox import Outbox
 from pikavae.notify.prepare import never_failing, prepare
 from pikavae.notify.running import current_attempt
 from pikavae.process.stopping import ignore_stops
-from pikavae.production.verify import Verified, verify_production
+from pikavae.production.changes.verify import Verified, verify_production
 from pikavae.tracker.client import Workspace
 
 STOP_PATIENCE_SECONDS = 3.0

@@ -6,28 +6,8 @@ from pikavae.evaluation.report.report import Report
 from pikavae.notify.addresses import AddressState, address_states, check_recipients, send_test
 from pikavae.notify.running import attempt, record_crash
 from pikavae.notify.telling import begin_notifying, notify, notifying, verify_and_tell, watch
-from pikavae.operations.comparing import Beside, Compared, beside, compare_models
-from pikavae.operations.describing import (
-    data_lines,
-    data_markdown,
-    data_summary,
-    result_markdown,
-    summary,
-)
-from pikavae.operations.exchange import export_model, export_target, import_model
-from pikavae.operations.exported_files import tools_note
-from pikavae.operations.fresh_pictures import check_settings, settle_watch
-from pikavae.operations.half_safe import HalfSafe, half_safe
-from pikavae.operations.housekeeping import Housekeeping, housekeeping
-from pikavae.operations.keys import Plan
-from pikavae.operations.lineage import Link, line_of, lineage
-from pikavae.operations.models import evaluate_model, find_or_register, list_models, register_model
-from pikavae.operations.naming import run_name
-from pikavae.operations.new_data import NewDataRule, Polled, check_new_data, retrain_on_new_data
-from pikavae.operations.pictures import encode, interpolate, reconstruct, sample
-from pikavae.operations.pipeline import evaluate, prepare, register, run, train
-from pikavae.operations.planning import Retraining, plan, plan_retraining
-from pikavae.operations.promotion import (
+from pikavae.operations.champion.fresh_pictures import check_settings, settle_watch
+from pikavae.operations.champion.promotion import (
     Promoted,
     approve,
     current_rules,
@@ -39,8 +19,10 @@ from pikavae.operations.promotion import (
     verdict_lines,
     who_set_rules,
 )
-from pikavae.operations.registered import Listed, registered_version, registered_versions
-from pikavae.operations.resolve import (
+from pikavae.operations.champion.registered import Listed, registered_version, registered_versions
+from pikavae.operations.champion.standing import find_standing
+from pikavae.operations.champion.watching import watch_champion
+from pikavae.operations.resolving.resolve import (
     ResolvedModel,
     config_of_model,
     model_to_export,
@@ -50,17 +32,30 @@ from pikavae.operations.resolve import (
     resolve,
     starting_weights,
 )
-from pikavae.operations.results import Evaluated, Prepared, Registered, Trained
-from pikavae.operations.retention import Removed, prune
-from pikavae.operations.scheduling import settle
-from pikavae.operations.standing import find_standing
+from pikavae.operations.running.new_data import NewDataRule, Polled, check_new_data, retrain_on_new_data
+from pikavae.operations.running.pipeline import evaluate, prepare, register, run, train
+from pikavae.operations.running.planning import Retraining, plan, plan_retraining
+from pikavae.operations.running.scheduling import settle
+from pikavae.operations.running.training_view import Moment, TrainingView
+from pikavae.operations.stages.describing import (
+    data_lines,
+    data_markdown,
+    data_summary,
+    result_markdown,
+    summary,
+)
+from pikavae.operations.stages.keys import Plan
+from pikavae.operations.stages.lineage import Link, line_of, lineage
+from pikavae.operations.stages.naming import run_name
+from pikavae.operations.stages.results import Evaluated, Prepared, Registered, Trained
 from pikavae.operations.sweeps.page import short_names, state_text, value_text
 from pikavae.operations.sweeps.plan import Plan as SweepPlan
 from pikavae.operations.sweeps.plan import Swept
 from pikavae.operations.sweeps.run import sweep
 from pikavae.operations.sweeps.space import make_space
-from pikavae.operations.training_view import Moment, TrainingView
-from pikavae.operations.upkeep import (
+from pikavae.operations.upkeep.housekeeping import Housekeeping, housekeeping
+from pikavae.operations.upkeep.retention import Removed, prune
+from pikavae.operations.upkeep.state_folder import (
     Check,
     Relocated,
     doctor,
@@ -69,13 +64,18 @@ from pikavae.operations.upkeep import (
     serve_mlflow,
     start_mlflow,
 )
-from pikavae.operations.watching import watch_champion
-from pikavae.production.identity import identity_of, through_prefect
-from pikavae.production.repair import Repaired, repair_production
-from pikavae.production.rules import Rules
-from pikavae.production.standing import Standing
-from pikavae.production.verify import Verified
-from pikavae.production.watches import Watch
+from pikavae.operations.using.comparing import Beside, Compared, beside, compare_models
+from pikavae.operations.using.exchange import export_model, export_target, import_model
+from pikavae.operations.using.exported_files import tools_note
+from pikavae.operations.using.half_safe import HalfSafe, half_safe
+from pikavae.operations.using.models import evaluate_model, find_or_register, list_models, register_model
+from pikavae.operations.using.pictures import encode, interpolate, reconstruct, sample
+from pikavae.production.changes.repair import Repaired, repair_production
+from pikavae.production.changes.verify import Verified
+from pikavae.production.judgements.standing import Standing
+from pikavae.production.judgements.watches import Watch
+from pikavae.production.record.identity import identity_of, through_prefect
+from pikavae.production.record.rules import Rules
 from pikavae.tracker.client import Workspace
 from pikavae.tracker.labels import Labels, read_labels
 

@@ -400,11 +400,11 @@ def main() -> int:
     import torch
 
     import flows.cli
-    import flows.services
+    import flows.up.services
     import pikavae.operations
 
     torch.set_num_threads(1)
-    assert all((mlflow, flows.services, pikavae.operations))  # imported so that the forks have them
+    assert all((mlflow, flows.up.services, pikavae.operations))  # imported so that the forks have them
     cells = []
     with tempfile.TemporaryDirectory(prefix="bad-places-", ignore_cleanup_errors=True) as folder:
         bench = Bench(Path(folder), options.port)

@@ -34,9 +34,10 @@ from unittest import mock
 from mlflow import MlflowClient
 from sqlalchemy.engine.default import DefaultDialect
 
-from pikavae.production import anchor, ledger, moves, promote, requests, statuses
-from pikavae.production.entries import candidate_number
-from pikavae.production.model import PRODUCTION_NAME
+from pikavae.production.changes import anchor, moves, promote, requests
+from pikavae.production.changes.entries import candidate_number
+from pikavae.production.packages.model import PRODUCTION_NAME
+from pikavae.production.record import ledger, statuses
 from pikavae.registry import versions
 from tests.faults.kills import lose_unsynced
 from tests.support.house import NAME, House, copied

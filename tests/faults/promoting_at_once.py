@@ -22,8 +22,9 @@ from typing import Any
 from unittest import mock
 
 from pikavae.errors import DamagedFileError
-from pikavae.production import anchor, ledger, promote
-from pikavae.production.model import PRODUCTION_NAME
+from pikavae.production.changes import anchor, promote
+from pikavae.production.packages.model import PRODUCTION_NAME
+from pikavae.production.record import ledger
 from pikavae.registry import versions
 from tests.faults.crash_matrix import in_child, recorded
 from tests.support.house import House

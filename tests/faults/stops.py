@@ -41,7 +41,7 @@ MARK = """
 import os, sys
 if os.environ.get("STOPS_MARK") and {"run", "prepare", "evaluate", "register"} & set(sys.orig_argv):
     import pathlib
-    import pikavae.operations.pipeline as pipeline
+    import pikavae.operations.running.pipeline as pipeline
     from pikavae.registry import versions
 
     def marked(owner, name, stage):

@@ -4,11 +4,11 @@ import pytest
 from prefect.exceptions import ParameterTypeError
 from prefect.utilities.callables import parameter_schema
 
-from flows.deployments import check_deployments, check_parameters
 from flows.forms import Advanced, form_config, form_labels
 from flows.new_data import retrain_on_new_data
 from flows.pipeline import pipeline
 from flows.retrain import retrain
+from flows.scheduling.deployments import check_deployments, check_parameters
 from pikavae.config import FAMILIES, Config
 from pikavae.errors import UserError
 from pikavae.operations import Labels

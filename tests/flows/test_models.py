@@ -6,7 +6,7 @@ import pytest
 
 from flows.commands.models import list_result, version_result
 from pikavae.operations import Listed
-from pikavae.production.statuses import Status
+from pikavae.production.record.statuses import Status
 from pikavae.registry.versions import Version
 
 METRICS = {"val/psnr": 23.456, "val/ssim": 0.91234, "val/scaling_factor": 0.5, "val/mse": 0.001}

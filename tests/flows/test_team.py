@@ -9,10 +9,10 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
 
 from flows.cli import main
-from pikavae.production import ledger
-from pikavae.production.anchor import ledger_path
-from tests.flows.test_services import tiny
-from tests.flows.test_work_pools import FILES
+from pikavae.production.changes.anchor import ledger_path
+from pikavae.production.record import ledger
+from tests.flows.scheduling.test_work_pools import FILES
+from tests.flows.up.test_services import tiny
 from tests.support.team import ADMIN, DATABASES, PASSWORDS, Team, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

@@ -9,13 +9,13 @@ from prefect.client.orchestration import get_client
 from prefect.testing.utilities import prefect_test_harness
 
 from flows.retrain import UNCHANGED, retrain
-from flows.run_lines import describe_state
+from flows.server.run_lines import describe_state
 from flows.watch import evaluate_champion
 from pikavae.notify import record
 from pikavae.notify.outbox import Outbox
 from pikavae.notify.settings import EVERY_EVENT, Address, Recipients
-from pikavae.production import promote as production
-from pikavae.production.watches import Watch, watch_files
+from pikavae.production.changes import promote as production
+from pikavae.production.judgements.watches import Watch, watch_files
 from pikavae.tracker.client import Workspace
 from pikavae.workspace.home import home
 from tests.support.configs import tiny

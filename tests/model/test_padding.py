@@ -18,8 +18,8 @@ from pikavae.model.padding import pad_border
 from pikavae.model.sizes import CONFIG_NAME, PADDING
 from pikavae.model.snapshot import write_snapshot
 from pikavae.model.tiling import Tiles, seams, tiled_decode, tiled_encode
-from pikavae.operations.keys import train_inputs
-from pikavae.production.consumer import pad_as_stated
+from pikavae.operations.stages.keys import train_inputs
+from pikavae.production.packages.consumer import pad_as_stated
 from pikavae.training.state import starting_weights
 from pikavae.weights.keymaps import export_ldm
 from pikavae.weights.published import PADDING_KEY, read_published, read_snapshot

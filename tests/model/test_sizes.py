@@ -2,7 +2,7 @@
 
 import pytest
 
-from flows.arguments import read_arguments
+from flows.command_line.arguments import read_arguments
 from pikavae.config import FAMILIES, ModelConfig
 from pikavae.errors import UserError
 from pikavae.model.sizes import refuse_other_sizes, sizes_of

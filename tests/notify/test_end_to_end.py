@@ -7,7 +7,7 @@ import pytest
 from flows.cli import main
 from pikavae.notify import send
 from pikavae.presets import load_config
-from pikavae.production import promote as production
+from pikavae.production.changes import promote as production
 from pikavae.tracker.client import Workspace
 from pikavae.workspace.home import home
 from tests.conftest import TINY

@@ -9,11 +9,11 @@ from pikavae.notify import record
 from pikavae.notify.attempts import Attempt
 from pikavae.notify.outbox import Outbox
 from pikavae.notify.settings import EVERY_EVENT, Address, Recipients
-from pikavae.production import ledger
-from pikavae.production.anchor import ledger_path
-from pikavae.production.ledger import Entry
-from pikavae.production.standing import Standing
-from pikavae.production.watches import Watch
+from pikavae.production.changes.anchor import ledger_path
+from pikavae.production.judgements.standing import Standing
+from pikavae.production.judgements.watches import Watch
+from pikavae.production.record import ledger
+from pikavae.production.record.ledger import Entry
 from pikavae.tracker.client import Workspace
 from pikavae.workspace.files import write_atomically
 from tests.support.places import ROOT

@@ -12,7 +12,7 @@ import requests
 
 from pikavae.data.shards.workers import map_in_processes
 from pikavae.errors import UserError
-from pikavae.operations import supervision
+from pikavae.operations.running import supervision
 from pikavae.process.servers import Server
 from pikavae.process.surroundings import ask, tidy
 from pikavae.tracker.checkout import git_tags
@@ -184,7 +184,8 @@ def test_a_deleted_working_directory_is_refused_in_one_line(tmp_path):
 
 def test_children_run_our_modules_wherever_one_stands(shadows):
     tidy()
-    code = "import random, queue, flows.help, tasks, sys; print(random.__file__, flows.help.__file__, tasks.__path__)"
+    names = "random.__file__, flows.cli.__file__, tasks.__path__"
+    code = f"import random, queue, flows.cli, tasks, sys; print({names})"
     child = run(sys.executable, "-c", code)
     assert str(shadows) not in child.stdout
     assert child.returncode == 0, child.stderr

@@ -19,7 +19,7 @@ from fastapi.testclient import TestClient
 from mlflow.exceptions import MlflowException
 from PIL import Image
 
-from pikavae.production.smoke import consumer_environment
+from pikavae.production.packages.smoke import consumer_environment
 from pikavae.registry.package import build_package
 from tests.support.mlflow_server import free_port
 

@@ -13,10 +13,10 @@ from mlflow.tracking._tracking_service import utils
 from pikavae.config import ModelConfig
 from pikavae.model.autoencoder import AutoencoderKL
 from pikavae.model.snapshot import write_snapshot
-from pikavae.production import promote as production
-from pikavae.production.model import PRODUCTION_NAME
-from pikavae.production.repair import repair_production
-from pikavae.production.verify import verify_production
+from pikavae.production.changes import promote as production
+from pikavae.production.changes.repair import repair_production
+from pikavae.production.changes.verify import verify_production
+from pikavae.production.packages.model import PRODUCTION_NAME
 from pikavae.registry import versions
 from pikavae.registry.package import file_hashes
 from pikavae.tracker import relocation, run_log

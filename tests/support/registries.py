@@ -8,7 +8,7 @@ import torch
 from pikavae.config import ModelConfig
 from pikavae.model.autoencoder import AutoencoderKL
 from pikavae.model.snapshot import write_snapshot
-from pikavae.production import promote
+from pikavae.production.changes import promote
 from pikavae.tracker import run_log
 from pikavae.tracker.client import Workspace
 from tests.support.house import House, copied, files_alone

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from pikavae.operations import keys
-from pikavae.operations.runtime import for_this_machine
+from pikavae.operations.stages import keys
+from pikavae.operations.stages.runtime import for_this_machine
 from pikavae.training.precision import resolve_precision
 
 from .conftest import make_config

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flows.environment import Services
+from flows.server.environment import Services
 from pikavae.config import content_hash
 from pikavae.data.files.left_out import lost_of, missing_line
 from pikavae.data.record import CaptionCounts, NotUsed, SetRecord
@@ -15,11 +15,11 @@ from pikavae.errors import DamagedFileError
 from pikavae.latents.record import LatentRecord
 from pikavae.notify.attempts import Attempt
 from pikavae.notify.outbox import OutboxEvent, State
-from pikavae.operations.housekeeping import HousekeepingRecord
-from pikavae.operations.imported import ImportRecord
-from pikavae.operations.results import StageRecord
-from pikavae.production.standing import Standing
-from pikavae.production.watches import Watch
+from pikavae.operations.resolving.imported import ImportRecord
+from pikavae.operations.stages.results import StageRecord
+from pikavae.operations.upkeep.housekeeping import HousekeepingRecord
+from pikavae.production.judgements.standing import Standing
+from pikavae.production.judgements.watches import Watch
 from pikavae.training.state import STATE_NAME, read_state
 from pikavae.workspace.records import Record
 from pikavae.workspace.run_record import (

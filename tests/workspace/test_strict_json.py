@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from pikavae.errors import DamagedFileError
-from pikavae.operations import results
-from pikavae.production.model import _trained_at
+from pikavae.operations.stages import results
+from pikavae.production.packages.model import _trained_at
 from pikavae.registry import versions
 from pikavae.workspace import strict_json
 from tests.support import commands

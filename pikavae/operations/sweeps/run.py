@@ -16,17 +16,17 @@ from pathlib import Path
 import torch
 
 from pikavae.errors import NonFiniteLossError, PikavaeError, PrunedError, UserError
-from pikavae.operations import keys
-from pikavae.operations.pipeline import evaluate, prepare, refuse_what_cannot_begin, train
-from pikavae.operations.resolve import ResolvedModel, starting_weights
-from pikavae.operations.results import Prepared
-from pikavae.operations.runtime import choose_device, for_this_machine, recording
+from pikavae.operations.resolving.resolve import ResolvedModel, starting_weights
+from pikavae.operations.resolving.teaching import teacher_of
+from pikavae.operations.running.pipeline import evaluate, prepare, refuse_what_cannot_begin, train
+from pikavae.operations.stages import keys
+from pikavae.operations.stages.results import Prepared
+from pikavae.operations.stages.runtime import choose_device, for_this_machine, recording
 from pikavae.operations.sweeps.objective import Objective, objective_of
 from pikavae.operations.sweeps.page import About, best_of, ranked, state_text, sweep_page, value_text
 from pikavae.operations.sweeps.plan import Plan, Swept, check_plan, command_of, with_values
 from pikavae.operations.sweeps.pruning import Pruner
 from pikavae.operations.sweeps.trials import Trial, Trials
-from pikavae.operations.teaching import teacher_of
 from pikavae.process.stopping import ignore_stops
 from pikavae.tracker.client import Workspace
 from pikavae.tracker.labels import Labels

@@ -27,7 +27,7 @@ from pydantic.fields import FieldInfo
 
 from pikavae.config import MODEL, Config, NamesPath
 from pikavae.errors import UserError
-from pikavae.operations.keys import NOT_IN_KEYS, START_FIELD
+from pikavae.operations.stages.keys import NOT_IN_KEYS, START_FIELD
 from pikavae.presets import did_you_mean, field_names, unknown_field_hint
 
 KINDS = ("choices", "range", "log_range", "integers")

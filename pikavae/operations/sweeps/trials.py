@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pikavae.errors import UserError
-from pikavae.operations.keys import differences
+from pikavae.operations.stages.keys import differences
 from pikavae.operations.sweeps.objective import Objective
 from pikavae.operations.sweeps.space import Choices, Range, Space
 from pikavae.operations.sweeps.storage import is_shared, open_storage, shown_url, translating

@@ -13,7 +13,7 @@ from pikavae.data.prepare import prepare, prepare_inputs
 from pikavae.data.record import SetRecord
 from pikavae.data.split.history import INPUTS_NAME
 from pikavae.errors import UserError
-from pikavae.operations.keys import differences
+from pikavae.operations.stages.keys import differences
 from tests.support.pictures import png
 
 

@@ -12,7 +12,7 @@ from pikavae.data.prepare import prepare, prepare_inputs
 from pikavae.data.sources.open import open_source
 from pikavae.data.sprites.draw import draw_sprite
 from pikavae.errors import UserError
-from pikavae.operations.keys import differences
+from pikavae.operations.stages.keys import differences
 from pikavae.presets import load_config, preset_names
 
 

@@ -16,8 +16,8 @@ from pikavae.evaluation.metrics.definitions import COMPARED, COMPUTED, METRICS, 
 from pikavae.evaluation.pages.comparison_page import comparison_page
 from pikavae.evaluation.report.report import ImageScore, Report
 from pikavae.features import lpips
-from pikavae.operations.describing import version_metrics
-from pikavae.production import gates
+from pikavae.operations.stages.describing import version_metrics
+from pikavae.production.judgements import gates
 from tests.evaluation.test_evaluate import model, pictures, run
 
 ADDED = "spectrum_divergence"

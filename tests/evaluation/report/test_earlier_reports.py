@@ -14,9 +14,9 @@ from pikavae.evaluation.pages.numbers import conclusions
 from pikavae.evaluation.report.model_card import model_card
 from pikavae.evaluation.report.report import Report
 from pikavae.evaluation.report.sections import LatentViewNumbers, OtherSizes
-from pikavae.operations.describing import version_metrics
+from pikavae.operations.stages.describing import version_metrics
 from pikavae.presets import parse_config
-from pikavae.production import gates
+from pikavae.production.judgements import gates
 
 EARLIER = Path(__file__).parent / "earlier"
 """`first` is of the first version, `with_counts` from before half precision, `with_sizes` from before sections were

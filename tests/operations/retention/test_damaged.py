@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 
 from flows.cli import main
 from pikavae.config import content_hash
-from pikavae.operations import retention
+from pikavae.operations.upkeep import retention
 from pikavae.tracker import mlflow_files
 from pikavae.tracker.mlflow_files import local_folder
 from pikavae.training.state import STATE_NAME, read_state

@@ -15,7 +15,8 @@ from flows.cli import main
 from pikavae.config import Config
 from pikavae.errors import DamagedFileError, UserError
 from pikavae.model.snapshot import WEIGHTS_NAME
-from pikavae.operations import keys, retention
+from pikavae.operations.stages import keys
+from pikavae.operations.upkeep import retention
 from pikavae.tracker.client import Workspace
 from pikavae.tracker.mlflow_files import local_folder
 from pikavae.tracker.run_log import RunLog

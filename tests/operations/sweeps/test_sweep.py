@@ -138,7 +138,7 @@ def test_the_finished_sweep_is_found_again_and_its_best_is_run_by_the_command(gr
 
 def operations_config(words):
     """The configuration that a command line gives."""
-    from flows.arguments import read_arguments
+    from flows.command_line.arguments import read_arguments
 
     return read_arguments("run", words).config
 

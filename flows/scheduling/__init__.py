@@ -1,0 +1,1 @@
+"""Manage deployments and the user's schedules."""

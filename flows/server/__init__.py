@@ -1,0 +1,1 @@
+"""Start Prefect's server, and read and correct its records of runs."""

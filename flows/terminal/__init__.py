@@ -1,0 +1,1 @@
+"""Declare what a command is and takes, and write to the terminal."""

@@ -1,0 +1,1 @@
+"""Keep MLflow, Prefect and a worker running together: `pikavae up`."""

@@ -1,0 +1,1 @@
+"""Judge, promote, and watch the champion."""

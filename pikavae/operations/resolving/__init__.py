@@ -1,0 +1,1 @@
+"""Turn any name of a model into a snapshot, with its teacher and its scaling."""

@@ -1,0 +1,70 @@
+"""Resolve the autoencoder that a tiny one learns from, and how a diffusion model scales its latents."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pikavae.model.sizes import CONFIG_NAME, STABLE_DIFFUSION_SCALING_FACTOR, scaling_in
+from pikavae.operations.resolving.resolve import ResolvedModel, teacher_model
+from pikavae.operations.resolving.scaling import scaling_key, scaling_of
+from pikavae.operations.stages import keys
+from pikavae.operations.stages.describing import has_the_latents_of_others
+from pikavae.workspace.records import Inputs, read_object
+from pikavae.workspace.run_record import TeacherRecord
+
+if TYPE_CHECKING:
+    from pikavae.config import Config
+    from pikavae.tracker.client import Workspace
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ResolvedTeacher:
+    """Holds the teacher of a training.
+
+    Attributes:
+        model: the autoencoder.
+        scaling: the key of the measured scaling of its latents; None if its `config.json` has what counts.
+    """
+
+    model: ResolvedModel
+    scaling: str | None
+
+    @property
+    def inputs(self) -> Inputs:
+        """Return the inputs of the training that name it."""
+        scaling = {} if self.scaling is None else {keys.TEACHERS_SCALING: self.scaling}
+        return {keys.TEACHER: self.model.digest, **scaling}
+
+    def record(self, workspace: Workspace, config: Config) -> TeacherRecord:
+        """Return what the training needs of it; the scaling is measured, unless it was before."""
+        folder, factors = self.model.folder, {"scaling_factor": STABLE_DIFFUSION_SCALING_FACTOR, "shift_factor": 0.0}
+        factors |= scaling_in(read_object(folder / CONFIG_NAME))
+        source = f"by its {CONFIG_NAME}"
+        if self.scaling is not None and (measured := scaling_of(workspace, folder, None, config)) is not None:
+            factors, source = measured.factors, f"measured on {measured.source}"
+        logger.info(
+            "the teacher %s: its latents are scaled as (latent - %.5g) * %.5g, %s",
+            *(self.model.name, factors["shift_factor"], factors["scaling_factor"], source),
+        )
+        return TeacherRecord(folder=str(folder), **factors)
+
+
+def teacher_of(workspace: Workspace, config: Config) -> ResolvedTeacher | None:
+    """Return the teacher that `training.teacher` names; None if it names none.
+
+    The scaling of its latents is that of an export: measured on the pictures that it was trained on if this home has
+    them, and else what it came with.
+
+    Raises:
+        UserError: as `teacher_model`.
+        DamagedFileError: a file of a version or a finished run does not have its recorded hash.
+    """
+    model = teacher_model(workspace, config)
+    if model is None:
+        return None
+    own = has_the_latents_of_others(model.folder)
+    return ResolvedTeacher(model, None if own else scaling_key(workspace, model.folder))

@@ -1,0 +1,1 @@
+"""Run the four stages, or say what they would do, and retrain when there are new pictures."""

@@ -1,0 +1,1 @@
+"""Keep the state folder in order and its disk free."""

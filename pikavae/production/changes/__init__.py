@@ -1,0 +1,1 @@
+"""Changes the champion, and repairs and verifies what changes left."""

@@ -1,0 +1,1 @@
+"""Judges candidates, and keeps what retrainings and watches found."""

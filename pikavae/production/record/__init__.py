@@ -1,0 +1,1 @@
+"""Keeps what happened to production: the ledger, its rules, verdicts and statuses."""

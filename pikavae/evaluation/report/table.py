@@ -46,7 +46,11 @@ def cells(rows: Sequence[TableRow]) -> list[list[str]]:
 
 def align(rows: Sequence[TableRow]) -> list[str]:
     """Format the table in lines of one width, for a terminal."""
-    table = cells(rows)
+    return align_cells(cells(rows))
+
+
+def align_cells(table: Sequence[Sequence[str]]) -> list[str]:
+    """Align text in columns, the first to the left and the others to the right."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return [
         "  ".join(

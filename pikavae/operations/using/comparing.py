@@ -12,16 +12,19 @@ from pikavae.config import Config, content_hash
 from pikavae.data.prepared.dataset import PictureSet
 from pikavae.errors import PikavaeError
 from pikavae.evaluation.compare.comparison import Comparison, compare, picture_changes
+from pikavae.evaluation.compare.costs import Choice, Costs, choices, cost_cells, record_of
 from pikavae.evaluation.compare.pictures import BesidePicture, reconstruct_by_all, reconstruct_by_both
 from pikavae.evaluation.compare.slices import slices_of
 from pikavae.evaluation.compare.table import comparison_table
 from pikavae.evaluation.pages.beside_page import beside_page
 from pikavae.evaluation.pages.comparison_page import comparison_page
 from pikavae.evaluation.report.report import Report
+from pikavae.evaluation.report.table import align_cells
 from pikavae.operations.resolving.resolve import ResolvedModel, of_version
 from pikavae.operations.running.pipeline import prepare
 from pikavae.operations.stages.results import Evaluated
 from pikavae.operations.stages.runtime import choose_device, use_threads
+from pikavae.operations.using.measuring_costs import find_or_measure_costs
 from pikavae.operations.using.models import evaluate_on, find_or_measure
 from pikavae.production.changes import promote
 from pikavae.production.packages.model import PRODUCTION_NAME, candidate_of
@@ -141,6 +144,7 @@ class Beside:
         note: why the champion could not be added; None if there was no such problem.
         file: the table as JSON, beside the model's report; None if there are no other models.
         page: the table as a page; None if there are no other models.
+        costs: what the models cost on this device; None if the user named no other model.
     """
 
     evaluated: Evaluated
@@ -148,11 +152,17 @@ class Beside:
     note: str | None
     file: Path | None
     page: Path | None
+    costs: Costs | None = None
 
     @property
     def reports(self) -> list[tuple[str, Report]]:
         """Return name and report of each other model."""
         return [(label, other.report) for label, other in self.others]
+
+    @property
+    def choices(self) -> list[Choice]:
+        """Return the models with what they cost; none if that was not measured."""
+        return _choices(self.evaluated.report, self.reports, self.costs)
 
     def summary(self) -> dict[str, Any]:
         """Return the keys that `pikavae evaluate --json` adds to those of an evaluation; none without other models."""
@@ -162,11 +172,24 @@ class Beside:
             {"model": label, "metrics": dict(other.report.metrics), "report": str(other.folder)}
             for label, other in self.others
         ]
-        return {"beside": {"models": models, "file": str(self.file), "page": str(self.page)}}
+        costs = (
+            {}
+            if self.costs is None
+            else {"costs": record_of(self.choices, self.costs, self.evaluated.report.primary_metric)}
+        )
+        return {"beside": {"models": models, **costs, "file": str(self.file), "page": str(self.page)}}
 
     def table(self) -> str:
-        """Return the text for a terminal: the table, half precision, and why the champion is missing."""
-        return "\n".join([self.evaluated.report.table(self.reports), *([self.note] if self.note else [])])
+        """Return the text for a terminal: the tables, half precision, and why the champion is missing."""
+        report = self.evaluated.report
+        lines = [report.table(self.reports), *([self.note] if self.note else [])]
+        if self.costs is not None:
+            lines += ["", *align_cells(cost_cells(self.choices, report.primary_metric)), "", self.costs.protocol()]
+        return "\n".join(lines)
+
+
+def _choices(report: Report, others: Sequence[tuple[str, Report]], costs: Costs | None) -> list[Choice]:
+    return [] if costs is None else choices([("this model", report), *others], costs)
 
 
 def beside(workspace: Workspace, model: ResolvedModel, config: Config, others: Sequence[ResolvedModel] = ()) -> Beside:
@@ -175,6 +198,8 @@ def beside(workspace: Workspace, model: ResolvedModel, config: Config, others: S
     Earlier evaluations are reused, so the champion is measured once for each set. The champion is added unless it is
     one of the named models. A named import without scores gets these. If there are other models, the table is written
     beside the model's report as `beside-KEY.json` and `.html`, where KEY is a hash of their names and evaluations.
+    If the user named one of them, it also has what each model costs, as measured on this device when it was first
+    asked for.
 
     Args:
         workspace: the state folder and its store.
@@ -199,8 +224,13 @@ def beside(workspace: Workspace, model: ResolvedModel, config: Config, others: S
     except PikavaeError as error:  # the user did not ask for the champion, so its error must not lose the other results
         note = f"The champion is not in the table: {error}"
     own = evaluated[model.name]
-    shown = _pictures([("this model", model, own), *rows], picture_set, config) if rows else []
-    return _write_table(own, tuple((label, other) for label, _, other in rows), note, shown)
+    table = [("this model", model, own), *rows]
+    shown = _pictures(table, picture_set, config) if rows else []
+    costs = None
+    if others:
+        compared = [one for _, one, _ in table]
+        costs = find_or_measure_costs(compared, picture_set, choose_device(config), own.folder)
+    return _write_table(own, tuple((label, other) for label, _, other in rows), note, shown, costs)
 
 
 def _champion(workspace: Workspace) -> ResolvedModel | None:
@@ -228,6 +258,7 @@ def _write_table(
     others: tuple[tuple[str, Evaluated], ...],
     note: str | None,
     pictures: Sequence[BesidePicture],
+    costs: Costs | None,
 ) -> Beside:
     """Write the table and its page beside the report, if there are other models."""
     if not others:
@@ -241,10 +272,17 @@ def _write_table(
         "evaluation_set": evaluated.report.evaluation_set,
         "num_images": evaluated.report.num_images,
         "rows": [row.record() for row in evaluated.report.rows(reports)],
+        **(
+            {}
+            if costs is None
+            else {
+                "costs": record_of(_choices(evaluated.report, reports, costs), costs, evaluated.report.primary_metric)
+            }
+        ),
     }
-    write_atomically(page, beside_page(evaluated.report, reports, pictures))
+    write_atomically(page, beside_page(evaluated.report, reports, pictures, costs))
     write_atomically(file, json.dumps(tree, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-    return Beside(evaluated, others, note, file, page)
+    return Beside(evaluated, others, note, file, page, costs)
 
 
 def _label(name: str) -> str:

@@ -329,7 +329,7 @@ def _log_scores(client: MlflowClient, run_id: str, model_id: str, step: int, met
     from mlflow.entities import Metric
 
     points = [
-        Metric(name, value, point_time(client, run_id, name, step), step, model_id=model_id, run_id=run_id)
+        Metric(name, value, point_time(client, run_id, name, step, value), step, model_id=model_id, run_id=run_id)
         for name, value in metrics.items()
     ]
     client.log_batch(run_id, metrics=points)

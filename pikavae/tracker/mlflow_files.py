@@ -71,12 +71,13 @@ def fetch(client: MlflowClient, location: str, folder: Path) -> None:
             file.rename(folder / file.name)
 
 
-def point_time(client: MlflowClient, run_id: str, key: str, step: int) -> int:
-    """Return the time, in milliseconds, of the run's point of `key` at `step`, or now if it has none.
+def point_time(client: MlflowClient, run_id: str, key: str, step: int, value: float) -> int:
+    """Return the time, in milliseconds, of the run's point of `key` at `step` with this value, or now if it has none.
 
     MLflow stores a point of the same time, step and value once, so linking a score to a model does not double it.
     """
-    times = (int(point.timestamp) for point in client.get_metric_history(run_id, key) if point.step == step)
+    points = client.get_metric_history(run_id, key)
+    times = (int(point.timestamp) for point in points if (point.step, point.value) == (step, value))
     return next(times, int(time.time() * 1000))
 
 

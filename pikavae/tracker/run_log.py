@@ -127,6 +127,11 @@ class RunLog:
         if len(self._buffer) >= POINTS_PER_FLUSH or time.monotonic() - self._flushed >= SECONDS_PER_FLUSH:
             self.flush()
 
+    def without_last(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Return the points whose value is not the one that MLflow shows of their curve."""
+        shown = self._client.get_run(self.run_id).data.metrics
+        return {key: value for key, value in metrics.items() if shown.get(key) != value}
+
     @property
     def is_holding_back(self) -> bool:
         """Return True if there are points that `flush` would write."""
@@ -249,7 +254,7 @@ class RunLog:
             Metric(
                 key,
                 float(value),
-                point_time(self._client, self.run_id, key, step),
+                point_time(self._client, self.run_id, key, step, float(value)),
                 step,
                 model_id=model.model_id,
                 dataset_name=dataset_name,

@@ -52,6 +52,7 @@ from pikavae.operations.stages.results import (
     Trained,
     find_evaluated,
     find_trained,
+    registration_path,
     report_hashes,
 )
 from pikavae.operations.stages.runtime import (
@@ -70,11 +71,13 @@ from pikavae.tracker.checkout import git_tags
 from pikavae.tracker.client import Workspace
 from pikavae.tracker.delivery import Delivery, moments
 from pikavae.tracker.labels import Labels
+from pikavae.tracker.queries import get_run
 from pikavae.tracker.run_log import RunLog
 from pikavae.tracker.tags import (
     BEST_STEP_TAG,
     CONFIG_HASH_TAG,
     EVALUATE_KEY_TAG,
+    EVALUATED_TAG,
     FILMSTRIP,
     FINGERPRINT_TAG,
     FLOW_RUN_NAME_TAG,
@@ -232,7 +235,8 @@ def evaluate(workspace: Workspace, config: Config, prepared: Prepared, trained: 
         model=runs.snapshot_digest(trained.snapshot),
         evaluation_set=prepared.prepared_set.validation.digest,
     )
-    if found := find_evaluated(workspace, keys.key_of(inputs)):
+    found = find_evaluated(workspace, keys.key_of(inputs))
+    if found is not None and found.folder.name in _recorded_evaluations(workspace, trained.run.run_id):
         logger.info("reusing report %s", found.folder.name)
         return found
     log = RunLog.resume(workspace.client, trained.run.run_id)
@@ -240,15 +244,29 @@ def evaluate(workspace: Workspace, config: Config, prepared: Prepared, trained: 
         validation = prepared.prepared_set.validation
         shown = moments(trained.run.path, validation)
         done = report_on(workspace, config, validation, trained.snapshot, inputs, shown)
-        log.log(version_metrics(done.report), trained.step, again=True)  # measured again: the later point counts
+        # Measured again: the later point counts. A process that was killed here may have written it.
+        log.log(log.without_last(version_metrics(done.report)), trained.step, again=True)
         folder = EVALUATION_FOLDER if trained.is_last else f"{EVALUATION_FOLDER}/{trained.snapshot.name}"
         for file in sorted(done.folder.iterdir()):
             log.log_file(file, folder)
         if trained.is_last or EVALUATION not in log.note():
             log.set_note(evaluation_note(log, done.report, folder))
-        if trained.is_last:
-            log.set_tags({EVALUATE_KEY_TAG: done.folder.name})
+        recorded = {done.folder.name, *_recorded_evaluations(workspace, trained.run.run_id)}
+        log.flush()
+        log.set_tags(
+            {
+                EVALUATED_TAG: ",".join(sorted(recorded)),
+                **({EVALUATE_KEY_TAG: done.folder.name} if trained.is_last else {}),
+            }
+        )
     return replace(done, seconds=time.monotonic() - began)
+
+
+def _recorded_evaluations(workspace: Workspace, run_id: str) -> set[str]:
+    """Return the keys of the evaluations that a run has in MLflow with their files and scores."""
+    found = get_run(workspace.client, run_id)
+    tags = {} if found is None else found.tags
+    return {key for tag in (EVALUATED_TAG, EVALUATE_KEY_TAG) for key in tags.get(tag, "").split(",") if key}
 
 
 def register(
@@ -259,7 +277,9 @@ def register(
     digest = runs.snapshot_digest(trained.snapshot)
     inputs = keys.register_inputs(config, run_id=trained.run.run_id, model=digest, report=evaluated.folder.name)
     key, client = keys.key_of(inputs), workspace.client
-    if found := versions.find_version(client, config.registry.model_name, key):
+    place = registration_path(trained.run, key)
+    found = versions.find_version(client, config.registry.model_name, key)
+    if found is not None and place.is_file():  # otherwise it was killed before it wrote everything
         logger.info("reusing %s version %d", found.name, found.version)
         return Registered(found, reused=True)
     log = RunLog.resume(client, trained.run.run_id)
@@ -286,7 +306,7 @@ def register(
         if trained.is_last or VERSION_TAG not in log.tags():
             log.set_tags({VERSION_TAG: str(version.version), REGISTERED_MODEL_TAG: version.name})
         record = StageRecord(key=key, inputs=inputs, version=version.version)
-        write_atomically(trained.run.path / "registrations" / f"{key}.json", record.to_json())
+        write_atomically(place, record.to_json())
     return Registered(version, reused=False, seconds=time.monotonic() - began)
 
 

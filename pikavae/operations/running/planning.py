@@ -20,6 +20,7 @@ from pikavae.operations.stages.results import (
     find_unfinished,
     prepared_inputs,
     registered_inputs,
+    registration_path,
 )
 from pikavae.operations.stages.runtime import for_this_machine
 from pikavae.production.packages.model import PRODUCTION_NAME
@@ -88,8 +89,12 @@ def _plan_evaluate_and_register(
         return {"evaluate": evaluate, "register": Plan("runs", "follows evaluate")}
     evaluate = Plan("done", f"report {evaluated.folder.name}")
     inputs = keys.register_inputs(config, run_id=run_id, model=digest, report=evaluated.folder.name)
-    if version := versions.find_version(workspace.client, config.registry.model_name, keys.key_of(inputs)):
-        return {"evaluate": evaluate, "register": Plan("done", f"{version.name} version {version.version}")}
+    key = keys.key_of(inputs)
+    if version := versions.find_version(workspace.client, config.registry.model_name, key):
+        name = f"{version.name} version {version.version}"
+        if registration_path(trained.run, key).is_file():
+            return {"evaluate": evaluate, "register": Plan("done", name)}
+        return {"evaluate": evaluate, "register": Plan("runs", f"{name} was registered and its record is missing")}
     return {"evaluate": evaluate, "register": Plan("runs", keys.why_it_runs(inputs, registered_inputs(workspace)))}
 
 

@@ -170,6 +170,16 @@ def evaluated_inputs(workspace: Workspace) -> Iterator[Inputs]:
             yield inputs
 
 
+def registration_path(run: RunFolder, key: str) -> Path:
+    """Return the record of a registration, which is written when all else of it is."""
+    return run.path / "registrations" / f"{key}.json"
+
+
+def registrations(run: RunFolder) -> list[Path]:
+    """Return the records of all registrations of a run."""
+    return sorted((run.path / "registrations").glob("*.json"))
+
+
 def registered_inputs(workspace: Workspace) -> Iterator[Inputs]:
     """Yield the inputs of every registration of this home."""
     for path in (workspace.home / "runs").glob("*/registrations/*.json"):

@@ -80,6 +80,7 @@ def retrain_on_new_data(
     with notifying_flow(workspace, f"{FLOW_NAME} {operations.run_name(config, labels)}"):
         tag_flow_run(labels)
         refuse_relative_paths(config)
+        operations.find_missing_standings(workspace, config)
         polled = operations.retrain_on_new_data(
             workspace,
             config,
@@ -94,7 +95,7 @@ def retrain_on_new_data(
 
 def _train(workspace: Workspace, config: Config, labels: Labels, retraining: Retraining) -> dict[str, Any]:
     """Run the stages, and say how the new version stands against the champion."""
-    done = run_stages(workspace, config, start=retraining.start, labels=labels)
+    done = run_stages(workspace, config, start=retraining.start, labels=labels, compares=True)
     standing = stand(workspace, config, done["version"])
     return {**done, "standing": standing.content(), STANDS: standing.line()}
 

@@ -11,7 +11,7 @@ from flows.forms import Advanced, Minutes, Preset, Text, form_config, form_label
 from flows.naming import tag_flow_run
 from flows.notifying import notifying_flow, tell_end
 from pikavae.config import Config
-from pikavae.operations import Labels, ResolvedModel, Workspace, run_name, starting_weights, summary
+from pikavae.operations import Labels, ResolvedModel, Workspace, expect_standing, run_name, starting_weights, summary
 from tasks.stages import evaluate, prepare, register, train
 
 
@@ -58,11 +58,28 @@ def pipeline(
 
 
 def run_stages(
-    workspace: Workspace, config: Config, *, start: ResolvedModel | None, fresh: bool = False, labels: Labels
+    workspace: Workspace,
+    config: Config,
+    *,
+    start: ResolvedModel | None,
+    fresh: bool = False,
+    labels: Labels,
+    compares: bool = False,
 ) -> dict[str, Any]:
-    """Run the four tasks in order, within a flow; `start` has the first weights."""
+    """Run the four tasks in order, within a flow.
+
+    Args:
+        workspace: the state folder and its store.
+        config: the whole configuration.
+        start: the first weights.
+        fresh: train again even if the same training is finished already.
+        labels: what the user calls the run.
+        compares: True if the flow compares the version with the champion afterwards; noted, in case it is killed.
+    """
     prepared = prepare(workspace, config)
     trained = train(workspace, config, prepared, start=start, fresh=fresh, labels=labels)
+    if compares:
+        expect_standing(trained.run.path)
     evaluated = evaluate(workspace, config, prepared, trained)
     registered = register(workspace, config, prepared, trained, evaluated)
     return summary(prepared, trained, evaluated, registered)

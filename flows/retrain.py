@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -18,7 +19,7 @@ from flows.notifying import notifying_flow, tell_end
 from flows.pipeline import run_stages
 from pikavae import operations
 from pikavae.config import Config
-from pikavae.operations import Labels, Plan
+from pikavae.operations import Labels, Plan, Standing
 from tasks.stages import stand
 
 UNCHANGED = "skipped: data and configuration are unchanged"
@@ -70,10 +71,11 @@ def retrain(
 def _retrain(
     workspace: operations.Workspace, config: Config, labels: Labels, *, from_champion: bool
 ) -> State[dict[str, Any]]:
+    earlier = operations.find_missing_standings(workspace, config)
     retraining = operations.plan_retraining(workspace, config, from_champion=from_champion)
     if not retraining.has_news:
-        return report_unchanged(retraining.plans)
-    done = run_stages(workspace, config, start=retraining.start, labels=labels)
+        return report_unchanged(retraining.plans, earlier)
+    done = run_stages(workspace, config, start=retraining.start, labels=labels, compares=True)
     standing = stand(workspace, config, done["version"])
     news = [f"- {name}: {stage.reason}" for name, stage in retraining.plans.items() if stage.status != "done"]
     head = f"Registered **{done['model']} version {done['version']}**: {standing.line()}."
@@ -83,10 +85,16 @@ def _retrain(
     return Completed(message=f"version {done['version']}: {standing.line()}", data=data)
 
 
-def report_unchanged(plans: dict[str, Plan]) -> State[dict[str, Any]]:
-    """Report in the log, on the flow run's page and in its state that there was nothing to do."""
-    get_run_logger().info(UNCHANGED)
+def report_unchanged(plans: dict[str, Plan], earlier: Sequence[Standing] = ()) -> State[dict[str, Any]]:
+    """Report in the log, on the flow run's page and in its state that there was nothing to do.
+
+    Args:
+        plans: the plans of the four stages by name.
+        earlier: how versions stand that an earlier retraining could not compare, because it was killed.
+    """
+    line = "; ".join([UNCHANGED, *(f"version {standing.version}: {standing.line()}" for standing in earlier)])
+    get_run_logger().info(line)
     found = [f"- {name}: {stage.reason}" for name, stage in plans.items()]
-    create_markdown_artifact("\n".join([f"**{UNCHANGED}**", "", *found]), key="retrain-result")
+    create_markdown_artifact("\n".join([f"**{line}**", "", *found]), key="retrain-result")
     data = {"skipped": True, "stages": {name: asdict(stage) for name, stage in plans.items()}}
-    return Completed(message=UNCHANGED, data=data)
+    return Completed(message=line, data=data)

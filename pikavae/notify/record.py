@@ -14,7 +14,7 @@ from pikavae.errors import DamagedFileError
 from pikavae.notify.attempts import failure_of, lost_attempts, runs_at_work
 from pikavae.notify.notification import Notification
 from pikavae.notify.outbox import Outbox, State
-from pikavae.notify.scores import score_lines
+from pikavae.notify.scores import score_lines, why_not_compared
 from pikavae.notify.settings import Recipients
 from pikavae.production.changes.anchor import ledger_path
 from pikavae.production.judgements.standing import Standing
@@ -261,7 +261,7 @@ def _candidate(workspace: Workspace, file: Path, content: dict[str, Any], events
         "candidate_ready",
         f"pikavae: version {version} of {model} is ready{f': {standing.line()}' if standing else ''}",
         [
-            *(standing.lines(home) if standing else []),
+            *(standing.lines(home) if standing else why_not_compared(file)),
             *lines,
             *([f"Report: {page}"] if page.is_file() else []),
             *([] if link else [f"`pikavae ui --run {run.run_id}` opens its run."]),

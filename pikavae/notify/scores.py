@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pikavae.errors import UserError
+from pikavae.production.judgements.standing import is_expected
 from pikavae.production.record import ledger
 from pikavae.production.record.ledger import Event
 from pikavae.tracker.tags import CHAMPION
@@ -78,3 +79,14 @@ def _load(home: Path, report: str | None) -> Report | None:
         return Report.load(home / "evaluations" / report)
     except UserError:  # it was removed
         return None
+
+
+def why_not_compared(file: Path) -> list[str]:
+    """Return why a candidate has no standing, in a line; [] if no retraining is to compare it.
+
+    Args:
+        file: the record of its registration.
+    """
+    if not is_expected(file.parents[1], file.stem):
+        return []
+    return ["It is not compared with the champion: its retraining was killed first. The next one compares it."]

@@ -20,7 +20,7 @@ from pikavae.operations.champion.promotion import (
     who_set_rules,
 )
 from pikavae.operations.champion.registered import Listed, registered_version, registered_versions
-from pikavae.operations.champion.standing import find_standing
+from pikavae.operations.champion.standing import find_missing_standings, find_standing
 from pikavae.operations.champion.watching import watch_champion
 from pikavae.operations.resolving.resolve import (
     ResolvedModel,
@@ -72,7 +72,7 @@ from pikavae.operations.using.models import evaluate_model, find_or_register, li
 from pikavae.operations.using.pictures import encode, interpolate, reconstruct, sample
 from pikavae.production.changes.repair import Repaired, repair_production
 from pikavae.production.changes.verify import Verified
-from pikavae.production.judgements.standing import Standing
+from pikavae.production.judgements.standing import Standing, expect_standing
 from pikavae.production.judgements.watches import Watch
 from pikavae.production.record.identity import identity_of, through_prefect
 from pikavae.production.record.rules import Rules
@@ -133,8 +133,10 @@ __all__ = [
     "encode",
     "evaluate",
     "evaluate_model",
+    "expect_standing",
     "export_model",
     "export_target",
+    "find_missing_standings",
     "find_or_register",
     "find_standing",
     "half_safe",

@@ -10,7 +10,7 @@ from pikavae.notify.attempts import Attempt
 from pikavae.notify.outbox import Outbox
 from pikavae.notify.settings import EVERY_EVENT, Address, Recipients
 from pikavae.production.changes.anchor import ledger_path
-from pikavae.production.judgements.standing import Standing
+from pikavae.production.judgements.standing import Standing, expect_standing
 from pikavae.production.judgements.watches import Watch
 from pikavae.production.record import ledger
 from pikavae.production.record.ledger import Entry
@@ -71,6 +71,21 @@ def test_what_happened_before_there_was_an_outbox_is_not_sent(workspace):
     assert news(workspace) == []
     register(workspace, "run", "late")
     assert [told.event for told in news(workspace)] == ["candidate_ready"]
+
+
+def test_a_candidate_whose_retraining_was_killed_says_why_it_has_no_standing(workspace):
+    record.begin(workspace.home, Outbox(workspace.home))
+    register(workspace, "by-hand", "first")
+    (by_hand,) = news(workspace)
+    expect_standing(workspace.home / "runs" / "retrained")
+    register(workspace, "retrained", "second")
+    (killed,) = news(workspace)
+    why = "It is not compared with the champion: its retraining was killed first."
+    assert (why in by_hand.message, why in killed.message) == (False, True)
+    register(workspace, "retrained", "third")
+    Standing(version=3, reason="there is none").save(workspace.home / "runs" / "retrained", "third")
+    (compared,) = news(workspace)
+    assert why not in compared.message
 
 
 def test_moves_are_told_once_with_who_and_why(workspace):

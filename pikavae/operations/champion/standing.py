@@ -10,13 +10,15 @@ from pikavae.evaluation.metrics.definitions import METRICS
 from pikavae.operations.champion.gating import Judged, measure_and_judge
 from pikavae.operations.champion.promotion import whole_champion
 from pikavae.operations.resolving.resolve import config_of_snapshot, of_version
-from pikavae.production.judgements.standing import Standing
+from pikavae.operations.stages.results import StageRecord, registrations
+from pikavae.production.judgements.standing import Standing, is_expected
 from pikavae.production.packages.model import candidate_of
 from pikavae.registry import versions
 from pikavae.registry.versions import Version
 from pikavae.tracker.client import Workspace
 from pikavae.tracker.tags import REGISTER_KEY_TAG
-from pikavae.workspace.runs import run_folder
+from pikavae.workspace.records import readable_files
+from pikavae.workspace.runs import run_folder, run_folders
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +43,32 @@ def find_standing(workspace: Workspace, config: Config, number: int) -> Standing
     standing.save(run.path, candidate.tags[REGISTER_KEY_TAG])
     logger.info("version %d: %s", number, standing.line())
     return standing
+
+
+def find_missing_standings(workspace: Workspace, config: Config) -> list[Standing]:
+    """Compare the candidates that a retraining registered and did not compare, because it was killed in between.
+
+    Args:
+        workspace: the state folder and its store.
+        config: the policy, and the registered model; candidates of others are left to their own retrainings.
+
+    Raises:
+        TransientError: a server does not answer; another attempt may find the standings.
+    """
+    found = []
+    for run in run_folders(workspace.home):
+        for path, record in readable_files(registrations(run), StageRecord.read, logger):
+            number = record.version
+            is_ours = record.inputs.get("registry.model_name") == config.registry.model_name
+            if number is None or not is_ours or not is_expected(run.path, path.stem):
+                continue
+            try:
+                found.append(find_standing(workspace, config, number))
+            except (PreemptedError, TransientError):
+                raise
+            except PikavaeError as error:  # such as a version that was deleted in MLflow
+                logger.warning("version %d is not compared with the champion: %s", number, error)
+    return found
 
 
 def _compare(workspace: Workspace, config: Config, candidate: Version) -> Standing:

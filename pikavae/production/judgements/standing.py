@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pikavae.production.record.verdicts import Outcome
@@ -10,6 +11,7 @@ from pikavae.workspace.files import write_atomically
 from pikavae.workspace.records import Record
 
 FOLDER_NAME = "standings"
+EXPECTED_NAME = "expected.json"
 PROPOSALS: dict[Outcome, str] = {
     "pass": "proposed for promotion",
     "hold": "a person must decide",
@@ -82,6 +84,24 @@ class Standing(Record):
             return cls.read(_path(run, key))
         except FileNotFoundError:
             return None
+
+
+class Expected(Record):
+    """Says that a retraining is to compare the versions of a run with the champion, `standings/expected.json`."""
+
+    since: str
+    """When its training was finished, in UTC, ISO 8601."""
+
+
+def expect_standing(run: Path) -> None:
+    """Note in a run's folder that its versions are to be compared, should this process be killed before it does."""
+    expected = Expected(since=datetime.now(UTC).isoformat(timespec="seconds"))
+    write_atomically(run / FOLDER_NAME / EXPECTED_NAME, expected.to_json())
+
+
+def is_expected(run: Path, key: str) -> bool:
+    """Return True if a registration of a run is to be compared and was not yet."""
+    return (run / FOLDER_NAME / EXPECTED_NAME).is_file() and not _path(run, key).is_file()
 
 
 def _path(run: Path, key: str) -> Path:

@@ -4,12 +4,16 @@ import pytest
 
 from pikavae import operations
 from pikavae.operations.running import pipeline
+from pikavae.production.changes import promote as production
+from pikavae.production.judgements.standing import Standing
 from pikavae.registry import versions
 from pikavae.tracker.run_log import RunLog
 from pikavae.workspace.files import write_atomically
 from tests.support import commands
 from tests.support.commands import bare_client as client
 from tests.support.configs import tiny
+from tests.support.house import files_alone
+from tests.support.promoting import promote
 
 
 class KilledError(BaseException):
@@ -100,3 +104,26 @@ def test_a_registration_that_was_killed_before_it_was_recorded_is_recorded_by_th
     assert points(run.run.run_id, "val/psnr") == scores  # linking the score to the version adds no point
     assert operations.plan(commands.workspace(), config, start=None)["register"].status == "done"
     assert commands.register(config, prepared, run, evaluated).reused
+
+
+def test_a_version_that_a_killed_retraining_did_not_compare_is_compared_by_the_next(trained, monkeypatch, caplog):
+    monkeypatch.setattr(production, "smoke_test", files_alone)
+    prepared, run = trained
+    first, second = tiny(), tiny(**{"evaluation.panel_images": 6})
+    for config in (first, second):
+        commands.register(config, prepared, run, commands.evaluate(config, prepared, run))
+    promote("1", first)
+    workspace = commands.workspace()
+    assert operations.find_missing_standings(workspace, second) == []  # no retraining made them
+    operations.expect_standing(run.run.path)
+    assert operations.find_missing_standings(workspace, tiny(**{"registry.model_name": "another"})) == []
+    found = operations.find_missing_standings(workspace, second)
+    assert {(one.version, one.champion) for one in found} == {(1, 1), (2, 1)}
+    kept = [Standing.find(run.run.path, path.stem) for path in run.run.path.glob("registrations/*.json")]
+    assert all(one in kept for one in found)
+    assert operations.find_missing_standings(workspace, second) == []
+    third = tiny(**{"evaluation.panel_images": 7})
+    commands.register(third, prepared, run, commands.evaluate(third, prepared, run))
+    client().delete_model_version("pikavae", "3")
+    assert operations.find_missing_standings(workspace, third) == []  # and it stops no retraining
+    assert "version 3 is not compared with the champion" in caplog.text

@@ -19,7 +19,8 @@ from pikavae.process.surroundings import ask
 from pikavae.workspace.disks import diagnose
 from pikavae.workspace.files import make_folder
 
-START_SECONDS = 120.0
+START_SECONDS = 600.0
+"""The longest wait for a server that is starting. Prefect's first start took over two minutes on a busy machine."""
 STOP_SECONDS = 20.0
 TAIL_LINES = 12
 COMMAND_WIDTH = 80

@@ -99,7 +99,7 @@ class Server:
         make_folder(log.parent)
         if log.exists():
             log.replace(log.with_name(f"{log.name}.1"))
-        with log.open("wb") as output:
+        with log.open("ab") as output:  # so that it can be cut while the server writes
             return cls(
                 name,
                 subprocess.Popen(

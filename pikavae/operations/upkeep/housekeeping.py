@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -28,6 +29,9 @@ logger = logging.getLogger(__name__)
 RECORD_NAME = "housekeeping.json"
 TIMES_KEPT = 50
 LOG_DAYS = 30
+LOG_BYTES = 20 * 10**6
+LOG_TAIL_BYTES = 2 * 10**6
+"""A log that is written now is cut above the first of these sizes, and its end of the second size is kept."""
 LOGS_IN_USE = ("mlflow.log", "prefect.log", "worker.log")
 """What `up` writes to now; a server that has nothing to say leaves its file as old as it is."""
 
@@ -98,7 +102,7 @@ def housekeeping(
         ("prune", lambda: _prune(workspace)),
         ("ledger", lambda: _verify(workspace)),
         ("backup", lambda: _back_up(files, workspace.home / FOLDER, keep_backups)),
-        ("logs", lambda: _delete_logs(workspace.home / "logs")),
+        ("logs", lambda: _keep_logs_small(workspace.home / "logs")),
     ]
     began = datetime.now(UTC).isoformat(timespec="seconds")
     with exclusive(workspace.home / "housekeeping.lock", busy="housekeeping is under way in another process"):
@@ -153,14 +157,25 @@ def _back_up(databases: Sequence[Path], folder: Path, keep: int) -> str:
     return ", ".join(f"{copy.name} ({format_bytes(copy.stat().st_size)})" for copy in made)
 
 
-def _delete_logs(folder: Path) -> str:
+def _keep_logs_small(folder: Path) -> str:
+    """Delete old logs, and cut those that servers write now and that have grown large."""
     oldest = time.time() - LOG_DAYS * 86_400
-    old = [
-        path
-        for path in sorted(folder.glob("*.log*"))
-        if path.name not in LOGS_IN_USE and path.is_file() and path.stat().st_mtime < oldest
-    ]
-    size = sum(path.stat().st_size for path in old)
+    files = [path for path in sorted(folder.glob("*.log*")) if path.is_file()]
+    large = [path for path in files if path.name in LOGS_IN_USE and path.stat().st_size > LOG_BYTES]
+    old = [path for path in files if path.name not in LOGS_IN_USE and path.stat().st_mtime < oldest]
+    size, cut = sum(path.stat().st_size for path in old), sum(path.stat().st_size for path in large)
     for path in old:
         path.unlink()
-    return f"deleted {len(old)} older than {LOG_DAYS} days, {format_bytes(size)}"
+    for path in large:
+        _cut(path)
+    done = f"deleted {len(old)} older than {LOG_DAYS} days, {format_bytes(size)}"
+    return f"{done}; cut {', '.join(path.name for path in large)}, {format_bytes(cut)}" if large else done
+
+
+def _cut(log: Path) -> None:
+    """Empty a log that a server writes to, and keep its end as `<log>.1`. The server appends, so it writes on."""
+    with log.open("rb") as file:
+        file.seek(-LOG_TAIL_BYTES, os.SEEK_END)
+        tail = file.read()
+    write_atomically(log.with_name(f"{log.name}.1"), tail[tail.find(b"\n") + 1 :])
+    os.truncate(log, 0)

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import sys
 import time
 from pathlib import Path
 
@@ -10,13 +11,16 @@ import pytest
 
 from pikavae import operations
 from pikavae.errors import BusyError, UserError
+from pikavae.operations.upkeep import housekeeping
 from pikavae.operations.upkeep.housekeeping import RECORD_NAME, TIMES_KEPT, HousekeepingRecord
 from pikavae.process.marks import mark_here
+from pikavae.process.servers import Server
 from pikavae.tracker.client import Workspace
 from pikavae.tracker.lost_runs import close_lost_runs
 from pikavae.tracker.run_log import RunLog
 from pikavae.tracker.tags import ERROR_TAG, OWNER_TAG
 from pikavae.workspace.files import exclusive
+from tests.support.waiting import wait_for
 
 GONE = "4194304:1"
 """No process has this number: it is above the largest that Linux gives."""
@@ -135,3 +139,22 @@ def test_logs_of_servers_that_run_are_left(workspace):
     os.utime(logs / "mlflow.log", (0, time.time() - 90 * 86_400))
     operations.housekeeping(workspace, keep_backups=1)
     assert (logs / "mlflow.log").exists()
+
+
+def test_a_large_log_is_cut_while_its_server_writes(workspace, monkeypatch, tmp_path):
+    monkeypatch.setattr(housekeeping, "LOG_BYTES", 1000)
+    monkeypatch.setattr(housekeeping, "LOG_TAIL_BYTES", 100)
+    log, cut = workspace.home / "logs" / "worker.log", tmp_path / "cut"
+    lines = "for number in range(300): print('line', number, flush=True)"
+    later = f"while not os.path.exists({str(cut)!r}): time.sleep(0.01)"
+    command = [sys.executable, "-c", f"import os, time\n{lines}\n{later}\nprint('later', flush=True)"]
+    server = Server.start("a server", command, {}, workspace.home, log)
+    wait_for(lambda: b"line 299\n" in log.read_bytes())
+    done = operations.housekeeping(workspace, keep_backups=1)
+    cut.touch()
+    server.process.wait()
+    assert done.done[-1].what == "deleted 0 older than 30 days, 0 bytes; cut worker.log, 2.6 kB"
+    assert log.read_bytes() == b"later\n"
+    assert (log.parent / "worker.log.1").read_text().splitlines() == [f"line {number}" for number in range(289, 300)]
+    again = operations.housekeeping(workspace, keep_backups=1)
+    assert again.done[-1].what == "deleted 0 older than 30 days, 0 bytes"

@@ -43,11 +43,26 @@ def notifying_flow(workspace: Workspace, what: str) -> Iterator[None]:
 
 
 def tell_end(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """Tell people that a flow run of a deployment failed or crashed, if its body could not, as a hook of its flow."""
+    """Tell people that a flow run of a deployment failed or crashed, if its body could not, as a hook of its flow.
+
+    A process that was killed left its run in MLflow as running: it is closed as well.
+    """
     del flow  # a hook is given it
+    if state.is_crashed():
+        _close_lost_runs()
     if flow_run.deployment_id is not None:
         record_crash(flow_run, state.message or state.name or "")
         tell_news(hurried=False)
+
+
+def _close_lost_runs() -> None:
+    """Close the runs of killed processes in MLflow. If it does not answer, housekeeping closes them."""
+    from pikavae import operations
+
+    try:
+        operations.close_lost_runs(operations.Workspace.open().client)
+    except Exception as error:  # noqa: BLE001 - whatever it is, people must still be told of the crash
+        logger.warning("the run in MLflow is left as running: %s", error)
 
 
 def record_crash(flow_run: FlowRun, reason: str) -> None:

@@ -78,6 +78,7 @@ from pikavae.production.record.identity import identity_of, through_prefect
 from pikavae.production.record.rules import Rules
 from pikavae.tracker.client import Workspace
 from pikavae.tracker.labels import Labels, read_labels
+from pikavae.tracker.lost_runs import close_lost_runs
 
 __all__ = [
     "REPORT_PAGE",
@@ -123,6 +124,7 @@ __all__ = [
     "check_new_data",
     "check_recipients",
     "check_settings",
+    "close_lost_runs",
     "compare_models",
     "config_of_model",
     "current_rules",

@@ -1,6 +1,7 @@
 """Flows and `up` tell of failures that nobody sees, once, whoever notices them."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -8,7 +9,7 @@ import uuid
 
 import pytest
 from prefect.client.schemas.objects import FlowRun
-from prefect.states import Failed
+from prefect.states import Crashed, Failed
 
 from flows import notifying
 from flows.pipeline import pipeline
@@ -17,6 +18,8 @@ from flows.watch import evaluate_champion
 from pikavae.notify import send
 from pikavae.presets import load_config
 from pikavae.tracker.client import Workspace
+from pikavae.tracker.run_log import RunLog
+from pikavae.tracker.tags import OWNER_TAG
 from pikavae.workspace.home import home
 from tests.conftest import TINY
 from tests.notify.test_telling import KILLED
@@ -63,6 +66,23 @@ def test_a_flow_run_whose_body_never_began_is_told_once_if_it_was_deployed(liste
     assert told["title"] == "pikavae: run failed: retrain sprites"
     assert "Validation failed" in told["message"]
     assert told["data"]["flow_run_id"] == str(run.id)
+
+
+def test_a_crash_closes_the_run_in_mlflow_and_is_told_also_if_mlflow_is_away(listener, monkeypatch):
+    workspace = Workspace(home())
+    runs = [
+        RunLog.start(workspace.client, workspace.experiment_id("x"), name, tags={}, params={}).run_id
+        for name in ("killed", "alive")
+    ]
+    workspace.client.set_tag(runs[0], OWNER_TAG, f"{socket.gethostname()} 4194304:1")
+    run = flow_run(deployment_id=uuid.uuid4())
+    notifying.tell_end(None, run, Failed(message="its body says so"))
+    assert [workspace.client.get_run(one).info.status for one in runs] == ["RUNNING", "RUNNING"]
+    notifying.tell_end(None, run, Crashed(message="exited with status -9"))
+    assert [workspace.client.get_run(one).info.status for one in runs] == ["KILLED", "RUNNING"]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    notifying.tell_end(None, flow_run(deployment_id=uuid.uuid4()), Crashed(message="exited with status -9"))
+    assert listener.events == ["run_failed", "run_failed"]
 
 
 def test_the_flows_have_the_hooks():

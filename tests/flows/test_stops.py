@@ -100,6 +100,7 @@ def test_records_are_written_to_their_end_before_a_second_signal_counts(name):
 
 def test_a_second_signal_ends_a_training_that_is_slow_to_save(tmp_path):
     from pikavae.operations.running.supervision import _stop
+    from pikavae.process.meter import Meter
 
     deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE, start_new_session=True)
@@ -108,7 +109,7 @@ def test_a_second_signal_ends_a_training_that_is_slow_to_save(tmp_path):
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
-            _stop(process)
+            _stop(process, Meter(tmp_path, "train"))
     finally:
         signal.signal(signal.SIGALRM, before)
         process.stdout.close()

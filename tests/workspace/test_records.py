@@ -32,6 +32,7 @@ from pikavae.workspace.run_record import (
     TrainingResult,
 )
 from pikavae.workspace.runs import RunFolder
+from pikavae.workspace.usage import UsageRecord
 
 RUN = """{
   "key": "0a1b2c3d4e5f6071",
@@ -376,11 +377,22 @@ WATCH = """{
 }
 """
 
+USAGE = """{
+  "stage": "train",
+  "began": "2026-11-27T20:00:00+00:00",
+  "seconds": 61.204,
+  "cpu_seconds": 58.91,
+  "gpu_seconds": 122.408,
+  "joules": 18230.5
+}
+"""
+
 FILES: Mapping[str, tuple[type[Record], str, dict[str, Any]]] = {
     "run.json": (RunRecord, RUN, {}),
     "train.json": (TrainingResult, TRAIN, {}),
     "train.json of an import": (ImportResult, IMPORTED, {}),
     "pruned.json": (PrunedRecord, PRUNED, {}),
+    "usage": (UsageRecord, USAGE, {}),
     "imported.json": (ImportRecord, CONVERTED, {}),
     "latents.json": (LatentRecord, LATENTS, {"indent": 1}),
     "stage.json": (StageRecord, EVALUATION, {}),

@@ -66,6 +66,8 @@ from pikavae.operations.stages.runtime import (
     threads_of,
     use_threads,
 )
+from pikavae.process.energy import cards_of
+from pikavae.process.meter import metered
 from pikavae.registry import versions
 from pikavae.tracker.checkout import git_tags
 from pikavae.tracker.client import Workspace
@@ -98,6 +100,7 @@ from pikavae.workspace.files import exclusive, folder_atomically, sha256_of, wri
 from pikavae.workspace.records import Inputs
 from pikavae.workspace.run_record import PrunedRecord, TeacherRecord, TrainingResult
 from pikavae.workspace.runs import RunFolder
+from pikavae.workspace.usage import usage_folder
 
 logger = logging.getLogger(__name__)
 
@@ -332,7 +335,13 @@ def report_on(
     with exclusive(folder.with_suffix(".lock")):
         if found := find_evaluated(workspace, folder.name):
             return found
-        with folder_atomically(folder) as temporary:
+        device = choose_device(config)
+        used = usage_folder(workspace.home, inputs["run"])
+        cards, num_gpus = cards_of(device.type, 1), int(device.type == "cuda")
+        with (
+            metered(used, "evaluate", cards=cards, num_gpus=num_gpus),
+            folder_atomically(folder) as temporary,
+        ):
             provenance = {"run": inputs["run"], "model": inputs["model"]}
             model = read_snapshot(snapshot)
             report = measure(
@@ -340,7 +349,7 @@ def report_on(
                 picture_set,
                 config.evaluation,
                 temporary,
-                device=choose_device(config),
+                device=device,
                 provenance=provenance,
                 about=about_of(workspace, snapshot, shown),
             )

@@ -10,10 +10,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+
+import psutil
 
 from pikavae import errors
 from pikavae.errors import BusyError, DamagedFileError, DiskError, PikavaeError, PreemptedError, PrunedError
+from pikavae.process.energy import cards_of
+from pikavae.process.meter import Meter, tree_cpu_seconds
 from pikavae.process.surroundings import child_path, without_launcher
 from pikavae.training.display import Display
 from pikavae.training.worker import OUT_OF_ROOM, OUTCOME_NAME, PARENT, REFUSED, Job
@@ -21,6 +26,7 @@ from pikavae.workspace.disks import diagnose
 from pikavae.workspace.records import Record
 from pikavae.workspace.run_record import FinishedTraining
 from pikavae.workspace.runs import LOG_NAME
+from pikavae.workspace.usage import FOLDER
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +67,7 @@ def train_apart(folder: Path, job: Job, restarts: int, stop_rule: StopRule | Non
     (folder / OUTCOME_NAME).unlink(missing_ok=True)
     before, attempt = _newest_checkpoint(folder), 0
     while True:
-        status, why = _run(folder, stop_rule)
+        status, why = _run(folder, job, stop_rule)
         if status == REFUSED:
             raise BusyError(f"{folder}: another process trains in this run; end it and run the command again")
         if (outcome := _outcome(folder)) is not None:
@@ -83,26 +89,35 @@ def train_apart(folder: Path, job: Job, restarts: int, stop_rule: StopRule | Non
     return outcome.result
 
 
-def _run(folder: Path, stop_rule: StopRule | None) -> tuple[int, str | None]:
-    """Run one attempt and show its progress. Return its exit status, and why `stop_rule` stopped it, if it did."""
+def _run(folder: Path, job: Job, stop_rule: StopRule | None) -> tuple[int, str | None]:
+    """Run one attempt, show its progress and record what it uses.
+
+    Returns:
+        Its exit status, and why `stop_rule` stopped it, if it did.
+    """
     log = _Relay(folder / LOG_NAME)
     display, why = Display(folder), None
     command = [sys.executable, "-P", "-m", "pikavae.training.worker", str(folder)]
+    num_gpus = job.processes if job.device == "cuda" else 0
+    meter = Meter(folder / FOLDER, "train", cards=cards_of(job.device, job.processes), num_gpus=num_gpus)
     with (folder / LOG_NAME).open("ab") as file:
         process = subprocess.Popen(
             command, env=_environment(), stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
         )
     try:
+        meter.cpu_seconds = partial(tree_cpu_seconds, psutil.Process(process.pid))
         while process.poll() is None:
             time.sleep(SECONDS_BETWEEN_LOOKS)
+            meter.look()
             log.relay()
             display.update()
             if stop_rule is not None and why is None and (why := stop_rule(folder)) is not None:
                 process.terminate()  # it finishes its step and saves
     except BaseException:
-        _stop(process)
+        _stop(process, meter)
         raise
     finally:
+        meter.end()
         log.relay()
         display.close()
     return process.returncode, why
@@ -114,12 +129,14 @@ def _environment() -> dict[str, str]:
     return {**KEEP_FREED_MEMORY, **without_launcher(os.environ), **ours}
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def _stop(process: subprocess.Popen[bytes], meter: Meter) -> None:
     """Tell training to finish its step and save, and wait until it has."""
     process.terminate()
     logger.info("training finishes its step and saves")
     try:
-        process.wait()
+        while process.poll() is None:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+            meter.look()
     except BaseException:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()

@@ -22,6 +22,7 @@ from pikavae.tracker.tags import (
     PREVIOUS,
     REPORT_TAG,
 )
+from pikavae.workspace.disks import format_bytes
 
 if TYPE_CHECKING:
     from pikavae.operations import Listed, Repaired, Verified
@@ -120,6 +121,7 @@ def version_result(item: Listed) -> Result:
         *_status_lines(item),
         *_tag_lines(version.tags),
         *(label_text("tag of run", f"{name}: {value}") for name, value in item.run_tags.items()),
+        label_text("used", _used(item)),
         label_text("files", f"{len(version.manifest)}; all hashes: pikavae models show {version.version} --json"),
         label_text("lineage", f"pikavae models lineage {version.version}"),
     ]
@@ -162,6 +164,14 @@ def _scores(metrics: Mapping[str, float]) -> Iterator[str]:
             yield f"{metric.title} {metric.text(value)}"
 
 
+def _used(item: Listed) -> str:
+    """Return what the run used, in words."""
+    if item.used is None:
+        return "not recorded: its run is of an earlier pikavae, or of another state folder"
+    disk = f"; its folder takes {format_bytes(item.disk_bytes)}" if item.disk_bytes else ""
+    return f"{item.used.text()}, for training and evaluations{disk}"
+
+
 def _roles(item: Listed) -> str:
     """Return the version's role by the ledger, and its other aliases in MLflow."""
     role = item.status.role
@@ -193,6 +203,7 @@ def _json(item: Listed) -> dict[str, Any]:
         "data_source": item.source,
         "image_size": item.image_size,
         "primary_metric": item.primary_metric,
+        "used": None if item.used is None else {**item.used.numbers(), "disk_bytes": item.disk_bytes},
     }
 
 

@@ -104,12 +104,18 @@ def doctor(arguments: Arguments[Options]) -> Result:
     """Check the machine."""
     from pikavae import operations
 
-    checks = operations.doctor(arguments.workspace)
+    account = operations.account_of(arguments.workspace.home)
+    checks = operations.doctor(arguments.workspace, account)
     lines = [
         f"{check.status:<8} {check.name:<14} {check.detail}" + (f"; {check.remedy}" if check.remedy else "")
         for check in checks
     ]
-    return {"checks": [asdict(check) for check in checks]}, "\n".join(lines)
+    used = {name: one.numbers() for name, one in account.experiments.items()}
+    result = {
+        "checks": [asdict(check) for check in checks],
+        "used": {"total": account.total.numbers(), "experiments": used, "disk_bytes": account.disk},
+    }
+    return result, "\n".join(lines)
 
 
 def prune(arguments: Arguments[PruneOptions]) -> Result:

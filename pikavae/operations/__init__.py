@@ -37,6 +37,7 @@ from pikavae.operations.running.pipeline import evaluate, prepare, register, run
 from pikavae.operations.running.planning import Retraining, plan, plan_retraining
 from pikavae.operations.running.scheduling import settle
 from pikavae.operations.running.training_view import Moment, TrainingView
+from pikavae.operations.stages.accounting import Account, account_of
 from pikavae.operations.stages.describing import (
     data_lines,
     data_markdown,
@@ -82,6 +83,7 @@ from pikavae.tracker.lost_runs import close_lost_runs
 
 __all__ = [
     "REPORT_PAGE",
+    "Account",
     "AddressState",
     "Amount",
     "Beside",
@@ -116,6 +118,7 @@ __all__ = [
     "Verified",
     "Watch",
     "Workspace",
+    "account_of",
     "address_states",
     "approve",
     "attempt",

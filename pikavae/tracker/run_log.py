@@ -132,6 +132,17 @@ class RunLog:
         shown = self._client.get_run(self.run_id).data.metrics
         return {key: value for key, value in metrics.items() if shown.get(key) != value}
 
+    def log_usage(self, numbers: Mapping[str, float]) -> None:
+        """Write what the run used, as it is now, unless it is written already: after the last point of every curve.
+
+        MLflow shows metrics whose names begin with `system/` apart from the curves, and no chart of them on the run's
+        first screen.
+        """
+        last = self._last
+        new = {key: value for key, value in numbers.items() if key not in last or last[key].value != value}
+        step = max((point.step for point in last.values()), default=0)
+        self.log(new, step + 1 if any(last[key].step == step for key in new if key in last) else step)
+
     @property
     def is_holding_back(self) -> bool:
         """Return True if there are points that `flush` would write."""

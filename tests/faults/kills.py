@@ -219,7 +219,7 @@ def history(home: Path) -> list[tuple[str, int, float]]:
     return sorted(
         (name, int(point.step), float(point.value))
         for name in run.data.metrics
-        if not name.endswith(TIMED)
+        if not name.endswith(TIMED) and not name.startswith("system/")
         for point in client.get_metric_history(run.info.run_id, name)
     )
 

@@ -23,7 +23,7 @@ def test_work_that_needs_no_database_makes_none(tmp_path):
     config = parse_config({"data": {"source": "sprites", "sprites_count": 24, "image_size": 16}})
     operations.prepare(workspace, config)
     operations.plan(workspace, config, start=None)
-    operations.doctor(workspace)
+    operations.doctor(workspace, operations.account_of(workspace.home))
     assert operations.history(workspace) == []
     assert not (tmp_path / "mlflow.db").exists()
 

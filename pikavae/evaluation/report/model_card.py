@@ -47,6 +47,7 @@ class Training:
         name: what its run is called; None if unknown.
         note: what a person wrote about the run.
         tags: the tags that people gave the run.
+        used: what the training used, such as `1.2 GPU hours, 0.8 CPU hours`; empty if it was not recorded.
     """
 
     step: int
@@ -57,6 +58,7 @@ class Training:
     name: str | None = None
     note: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
+    used: str = ""
 
 
 @dataclass(frozen=True)
@@ -238,10 +240,11 @@ def _training(config: Config, training: Training | None, *, is_imported: bool) -
         length = f"{training.step:,} steps of {training.images_seen // training.step:,} pictures ({seen})"
     if training.step != training.steps:
         length += f"; the training went on to step {training.steps:,}"
+    used = f" It used {training.used}." if training.used else ""
     return (
         f"Trained by pikavae on the {pictures}training pictures of {source} at {data.image_size} px, {length}, from "
         f"{_start(config, training)}{_teacher(config)}; loss: {config.loss.reconstruction}; optimizer: "
-        f"{config.optimizer.name}. `pikavae.yaml` beside the weights has every setting."
+        f"{config.optimizer.name}.{used} `pikavae.yaml` beside the weights has every setting."
         f"{_labels(training)}"
     )
 

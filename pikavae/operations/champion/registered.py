@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pikavae.config import Config, EvaluationConfig
 from pikavae.errors import DamagedFileError
 from pikavae.operations.champion.promotion import status_of
+from pikavae.operations.stages.accounting import disk_of_run, usage_of
 from pikavae.operations.using.models import list_models
 from pikavae.production.record.statuses import Status
 from pikavae.registry import versions
@@ -17,6 +18,7 @@ from pikavae.tracker.client import Workspace
 from pikavae.tracker.queries import get_run
 from pikavae.tracker.tags import IMPORT_TAG
 from pikavae.workspace import runs
+from pikavae.workspace.usage import Usage
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Listed:
         primary_metric: the metric that ranks it.
         run_note: what a person wrote about its run; empty if nobody did, or the run is gone.
         run_tags: the tags that people gave its run.
+        used: what its run used: training and evaluations; None if nothing was recorded.
+        disk_bytes: what its run's folder takes; None if that was not asked for.
     """
 
     version: Version
@@ -42,6 +46,8 @@ class Listed:
     primary_metric: str
     run_note: str = ""
     run_tags: Mapping[str, str] = field(default_factory=dict)
+    used: Usage | None = None
+    disk_bytes: int | None = None
 
     @property
     def score(self) -> float | None:
@@ -60,13 +66,14 @@ def registered_version(workspace: Workspace, number: int, config: Config) -> Lis
     Raises:
         UserError: there is no such version; the message lists the existing ones.
     """
-    return _describe(workspace, versions.get_version(workspace.client, config.registry.model_name, number))
+    listed = _describe(workspace, versions.get_version(workspace.client, config.registry.model_name, number))
+    return replace(listed, disk_bytes=disk_of_run(workspace.home, listed.version.run_id))
 
 
 def _describe(workspace: Workspace, version: Version) -> Listed:
     config = _config_of(workspace, version.run_id)
     data, evaluation = config.get("data", {}), config.get("evaluation", {})
-    run = get_run(workspace.client, version.run_id)
+    run, used = get_run(workspace.client, version.run_id), usage_of(workspace.home, version.run_id)
     return Listed(
         version,
         status_of(workspace, version),
@@ -76,6 +83,7 @@ def _describe(workspace: Workspace, version: Version) -> Listed:
         evaluation.get("primary_metric") or EvaluationConfig().primary_metric,
         run.note if run else "",
         run.own_tags if run else {},
+        used if used.attempts else None,
     )
 
 

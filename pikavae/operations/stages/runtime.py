@@ -14,6 +14,7 @@ import torch
 from pikavae.config import Config
 from pikavae.errors import PikavaeError, PreemptedError, PrunedError
 from pikavae.operations.stages import keys
+from pikavae.operations.stages.accounting import usage_metrics
 from pikavae.operations.stages.extending import extends_of, was_begun
 from pikavae.process.cpus import count_allowed, count_free
 from pikavae.process.stopping import ignore_stops
@@ -108,7 +109,7 @@ def threads_of(config: Config, processes: int, checkpoints: Path) -> int:
 
 @contextmanager
 def recording(workspace: Workspace, log: RunLog) -> Iterator[None]:
-    """End the MLflow run as FINISHED, as FAILED, or as KILLED if the process was told to stop.
+    """End the MLflow run as FINISHED, as FAILED, or as KILLED if the process was told to stop, with what it used.
 
     If the tracker does not answer, the run remains unchanged, and the next attempt resumes it.
     """
@@ -123,9 +124,11 @@ def recording(workspace: Workspace, log: RunLog) -> Iterator[None]:
                         log.set_tags({PRUNED_TAG: str(error)[:5000]})
                     if not stopped:
                         log.set_tags({ERROR_TAG: str(error)[:5000]})
+                    log.log_usage(usage_metrics(workspace.home, log.run_id))
                     log.end("KILLED" if stopped else "FAILED")
         raise
     workspace.require_same_store()
+    log.log_usage(usage_metrics(workspace.home, log.run_id))
     log.end("FINISHED")
 
 

@@ -13,12 +13,14 @@ from pikavae.errors import PikavaeError
 from pikavae.evaluation.report.model_card import Training
 from pikavae.model.snapshot import WEIGHTS_NAME
 from pikavae.operations.stages import keys
+from pikavae.operations.stages.accounting import usage_of
 from pikavae.tracker.client import Workspace
 from pikavae.tracker.queries import FoundRun, get_run
 from pikavae.workspace import runs
 from pikavae.workspace.files import sha256_of
 from pikavae.workspace.run_record import ImportResult, TrainingResult
 from pikavae.workspace.runs import RunFolder
+from pikavae.workspace.usage import Usage
 
 
 def training_of(workspace: Workspace, snapshot: Path) -> Training | None:
@@ -41,7 +43,22 @@ def training_of(workspace: Workspace, snapshot: Path) -> Training | None:
         name=labelled.name if labelled else None,
         note=labelled.note if labelled else "",
         tags=labelled.own_tags if labelled else {},
+        used=_used_by(workspace.home, run),
     )
+
+
+def _used_by(home: Path, run: RunFolder) -> str:
+    """Describe what a training used, with those that it extends; empty if that was not recorded for all of them."""
+    total, found = Usage(), set[str]()
+    while True:
+        used = usage_of(home, run.run_id, "train")
+        if not used.attempts or not run.has_record or run.run_id in found:
+            return ""
+        total, extends = total + used, run.record.extends
+        if extends is None:
+            return total.text()
+        found.add(run.run_id)
+        run = RunFolder(home / "runs" / Path(extends.run).name)
 
 
 def training_pictures_of(workspace: Workspace, snapshot: Path) -> PictureSet | None:
@@ -76,6 +93,7 @@ def lineage_of(workspace: Workspace, snapshot: Path) -> dict[str, Any]:
             "step of these weights": training.step,
             "steps taken in all": training.steps,
             "pictures seen": training.images_seen,
+            "used": training.used or None,
             "first weights": training.started_with or "new",
             keys.TEACHER: run.record.inputs.get(keys.TEACHER),
         }

@@ -7,10 +7,11 @@ import os
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +21,9 @@ from pikavae.config import Config
 from pikavae.errors import DiskError, PikavaeError, UserError
 from pikavae.features.published import INCEPTION_FIELD, LPIPS_FIELD, OF_EVALUATION, digest_of
 from pikavae.notify.addresses import check_recipients
+from pikavae.operations.stages.accounting import Account, disk_text
 from pikavae.process.access import LOCAL, Access
+from pikavae.process.energy import cards_of, read_joules
 from pikavae.process.servers import Server, require_free_port
 from pikavae.tracker.client import Workspace
 from pikavae.tracker.queries import get_run
@@ -186,20 +189,53 @@ class Check:
     remedy: str = ""
 
 
-def doctor(workspace: Workspace) -> list[Check]:
-    """Check interpreter, packages, device, state folder, disk, tracking store, hub, notifications and weights."""
+def doctor(workspace: Workspace, account: Account) -> list[Check]:
+    """Check interpreter, packages, device, state folder, disk, tracking store, hub, notifications and weights.
+
+    Args:
+        workspace: the state folder and its store.
+        account: what the work of this home used, which is reported too.
+    """
     weights = (_weights("LPIPS weights", LPIPS_FIELD), _weights("rFID weights", INCEPTION_FIELD))
     return [
         _python(),
         *map(_package, PACKAGES),
         _device(),
+        _energy(),
         _home(workspace),
         _space(workspace),
+        Check("disk by kind", "ok", disk_text(account.disk)),
+        *_used(account),
         _tracking(workspace),
         _hub(),
         _notifications(workspace),
         *weights,
     ]
+
+
+def _used(account: Account) -> Iterator[Check]:
+    """Yield what the runs of each experiment used, and all work together."""
+    if not account.total.attempts:
+        yield Check("used", "ok", "nothing is recorded yet; runs record what they use")
+        return
+    for name, used in account.experiments.items():
+        runs = account.num_runs[name]
+        yield Check("used", "ok", f"{used.text()} by {runs} run{'' if runs == 1 else 's'} of {name!r}")
+    if account.apart.attempts:
+        yield Check("used", "ok", f"{account.apart.text()} by evaluations apart from any run")
+    if len(account.experiments) + bool(account.apart.attempts) > 1:
+        yield Check("used", "ok", f"{account.total.text()} by all together")
+
+
+def _energy() -> Check:
+    """Check if the energy of training can be recorded."""
+    if not torch.cuda.is_available():
+        return Check("energy", "ok", "not recorded on a CPU")
+    if read_joules(cards_of("cuda", 1)) is not None:
+        return Check("energy", "ok", "recorded from the card's counter")
+    if find_spec("pynvml") is None:
+        return Check("energy", "warning", "not recorded", "`pip install nvidia-ml-py` reads the card's counter")
+    return Check("energy", "ok", "not recorded: this card has no counter of it")
 
 
 def _python() -> Check:

@@ -18,6 +18,7 @@ from pikavae.data.prepared.dataset import open_prepared
 from pikavae.errors import NonFiniteLossError
 from pikavae.evaluation.report.report import Report
 from pikavae.operations.stages import keys
+from pikavae.operations.stages.accounting import METRICS
 from pikavae.operations.stages.describing import OVERVIEW_TEXT, evaluation_note
 from pikavae.presets import load_config
 from pikavae.tracker.client import Workspace
@@ -57,7 +58,9 @@ def test_a_run_is_recorded_whole(finished):
     assert run.data.params["training.steps"] == "6"
     assert run.data.params["preset"] == "demo"
     assert "optimizer.name" not in run.data.params  # as in the preset
-    assert {name.split("/")[0] for name in run.data.metrics} == {"train", "val", "weighted"}
+    assert {name.split("/")[0] for name in run.data.metrics} == {"train", "val", "weighted", "system"}
+    charts = {name for name in run.data.metrics if name.startswith("system/")}  # MLflow shows them apart
+    assert charts == {f"{METRICS}{name}" for name in ("cpu_hours", "gpu_hours", "disk_megabytes")}
     assert not any("baseline" in name for name in run.data.metrics)
     assert run.data.metrics["val/psnr"] == pytest.approx(finished["metrics"]["psnr"], abs=1e-4)
     assert run.data.tags["pikavae.fingerprint"] == finished["fingerprint"]
@@ -216,7 +219,8 @@ TIMED = ("per_second", "wait_fraction")
 
 def points(run_id):
     """Every point of the curves that do not measure time, as (step, value); none twice."""
-    names = [name for name in client().get_run(run_id).data.metrics if not name.endswith(TIMED)]
+    found = client().get_run(run_id).data.metrics
+    names = [name for name in found if not name.endswith(TIMED) and not name.startswith(METRICS)]
     return {
         name: sorted((point.step, point.value) for point in client().get_metric_history(run_id, name)) for name in names
     }

@@ -11,14 +11,19 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Byte = Annotated[int, Field(ge=0, le=255)]
+MAX_CHANNELS = 64
+CHANNEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.+-]{0,39}")
+CHANNELS = {"rgb": ("red", "green", "blue"), "grey": ("grey",), "rgba": ("red", "green", "blue", "alpha")}
+"""The channels of the pictures that have a word in `data.channels`."""
 
 CHAMPIONS = "pikavae-production"
 """The registered model that holds the champions."""
@@ -121,8 +126,18 @@ class DataConfig(Section):
     `buckets`: pictures nearly keep their aspect ratio, at about image_size squared pixels; a batch has one shape."""
     flip: bool = False
     """Mirror each picture left to right in half of all cases in training."""
+    channels: Literal["rgb", "grey", "rgba"] | tuple[str, ...] = "rgb"
+    """`rgb`, `grey`, or `rgba` (colours multiplied by alpha); or the names of a picture's channels, in order.
+
+    Pictures with named channels are .npy or .tif files, or others with as many channels."""
+    bit_depth: int = Field(8, ge=8, le=16, multiple_of=8)
+    """8 or 16: the bits in which each channel is stored. With 16, deeper pictures than 8 bits keep 16."""
+    range: tuple[float, float] | None = None
+    """The values that become -1 and 1; by default the range of the picture's integers, such as 0 to 255.
+
+    Pictures of floating-point numbers need it. Values beyond it are clipped, and counted on the page."""
     background: tuple[Byte, Byte, Byte] = (255, 255, 255)
-    """The RGB colour behind transparent pictures."""
+    """The RGB colour behind transparent pictures, if data.channels has no alpha."""
     validation_fraction: float = Field(0.1, gt=0, lt=1)
     """The share of pictures that is held out for validation, chosen by the hash of each picture's content."""
     near_duplicate_distance: int | None = Field(4, ge=0, le=10)
@@ -151,6 +166,43 @@ class DataConfig(Section):
     """How many sprites are drawn; only for the source `sprites`."""
     sprites_seed: int = Field(0, ge=0)
     """The seed that the sprites are drawn from; only for the source `sprites`."""
+
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        """Return the names of a picture's channels, in order."""
+        return CHANNELS[self.channels] if isinstance(self.channels, str) else self.channels
+
+    @property
+    def is_plain(self) -> bool:
+        """Return True for 8-bit RGB pictures, the default."""
+        return self.channels == "rgb" and self.bit_depth == 8 and self.range is None
+
+    @field_validator("channels", mode="before")
+    @classmethod
+    def _word_of_channels(cls, given: Any) -> Any:
+        """Take a word in a list, and the names that a word stands for, as that word."""
+        if not isinstance(given, list | tuple):
+            if not isinstance(given, str) or given not in CHANNELS:
+                raise ValueError("expected rgb, grey, rgba, or a list of names such as [height, slope]")
+            return given
+        if not 1 <= len(given) <= MAX_CHANNELS:
+            raise ValueError(f"expected 1 to {MAX_CHANNELS} names of channels, not {len(given)}")
+        for name in given:
+            if not isinstance(name, str) or not CHANNEL_NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is no name of a channel: up to 40 letters, digits, blanks and _ . + -")
+        if len(given) == 1 and given[0] in CHANNELS:
+            return given[0]
+        return next((word for word, names in CHANNELS.items() if names == tuple(given)), given)
+
+    @model_validator(mode="after")
+    def _channels_are_usable(self) -> Self:
+        names = self.channel_names
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"data.channels {' '.join(names)}: {twice[0]!r} is named twice; each has its own name")
+        if self.range is not None and not self.range[0] < self.range[1]:
+            low, high = self.range
+            raise ValueError(f"data.range {low:g} {high:g}: expected the lower value first, such as {high:g} {low:g}")
+        return self
 
 
 MAX_WEIGHTS = 2**32
@@ -190,11 +242,21 @@ FAMILIES: dict[str, dict[str, Any]] = {
 """The sizes of published autoencoders, fields of section `model`, by the name of their family."""
 
 
+NOT_IN_FORMS = ("like", "image_channels")
+"""Fields of section `model` that a form does not show."""
+
+
+def _without_fields(schema: dict[str, Any]) -> None:
+    for name in NOT_IN_FORMS:
+        schema["properties"].pop(name)
+
+
 class ModelConfig(Section):
     """The autoencoder's sizes and initialisation. The downsampling factor is 2 to the power of the levels minus one."""
 
-    # A form fills in every size, and sizes that are given win: there, a family would do nothing.
-    model_config = ConfigDict(json_schema_extra=lambda schema: schema["properties"].pop("like"))
+    # A form fills in every size, and sizes that are given win: there, a family would do nothing, and a number of
+    # channels could contradict the data's.
+    model_config = ConfigDict(json_schema_extra=_without_fields)
 
     like: Literal["sd1", "sdxl", "sd3", "flux1", "flux2", "taesd"] | None = Field(None, exclude=True)
     """Take the sizes of a published family; other sizes that are set too take precedence."""
@@ -211,6 +273,8 @@ class ModelConfig(Section):
     In a tiny model both have these, and one at the full resolution."""
     latent_channels: int = Field(4, ge=1, le=4096)
     """The number of channels of the latent."""
+    image_channels: int = Field(3, ge=1, le=MAX_CHANNELS)
+    """The number of channels of a picture, which follows from data.channels."""
     norm_groups: int = Field(32, ge=1, le=8192)
     """The groups of every GroupNorm; each level's channels must be a multiple of them."""
     mid_attention: bool = True
@@ -559,6 +623,36 @@ class Config(Section):
     tracking: TrackingConfig = TrackingConfig()
     """Where runs are recorded."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _channels_of_data(cls, given: Any) -> Any:
+        """Give the model as many channels as the pictures have, unless its number is given."""
+        if not isinstance(given, Mapping) or isinstance(given.get("model", {}), ModelConfig):
+            return given
+        data, model = given.get("data", {}), given.get("model", {})
+        if isinstance(data, Mapping) and "channels" in data and isinstance(model, Mapping):
+            with suppress(ValueError):  # it is reported with the field's name
+                count = len(DataConfig(channels=data["channels"]).channel_names)
+                given = {**given, "model": {"image_channels": count, **model}}
+        elif isinstance(data, DataConfig) and isinstance(model, Mapping):
+            given = {**given, "model": {"image_channels": len(data.channel_names), **model}}
+        return given
+
+    @model_validator(mode="after")
+    def _channels_agree(self) -> Self:
+        names, count = self.data.channel_names, self.model.image_channels
+        if len(names) != count:
+            raise ValueError(
+                f"model.image_channels {count}: the pictures have {len(names)} (data.channels {' '.join(names)}); "
+                f"leave model.image_channels out, it follows from data.channels"
+            )
+        if self.loss.perceptual_weight > 0 and names not in CHANNELS.values():
+            raise ValueError(
+                f"loss.perceptual_weight {self.loss.perceptual_weight:g}: LPIPS sees colours, and data.channels has "
+                f"{' '.join(names)}; set it to 0"
+            )
+        return self
+
     @model_validator(mode="after")
     def _size_fits_factor(self) -> Self:
         if reason := why_size_does_not_fit(self.data.image_size, self.model.size_step):
@@ -671,6 +765,12 @@ class Config(Section):
     def to_yaml(self) -> str:
         """Return the whole tree as YAML; `presets.load_config` reads it back to an equal one."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+def channels_for(count: int) -> str | tuple[str, ...]:
+    """Return `data.channels` for a model that is known only to read pictures of this many channels."""
+    words = {len(names): word for word, names in CHANNELS.items()}
+    return words.get(count) or tuple(f"channel {number + 1}" for number in range(count))
 
 
 def why_size_does_not_fit(image_size: int, factor: int) -> str | None:

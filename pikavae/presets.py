@@ -53,7 +53,7 @@ def load_config(preset: str | Path, overrides: Mapping[str, Any] | None = None) 
 def parse_config(tree: object, *, where: str = "configuration", overrides: Mapping[str, Any] | None = None) -> Config:
     """Make a configuration of a nested mapping, with `overrides` by dotted name on top.
 
-    An override of `model.like` replaces all sizes of the mapping.
+    An override of `model.like` replaces all sizes of the mapping, and one of `data.channels` the model's channels.
 
     Raises:
         UserError: a field is unknown or out of its bounds; the message names the first one and the remedy in a line.
@@ -113,6 +113,10 @@ def did_you_mean(word: str, candidates: list[str]) -> str | None:
 
 
 def without_sizes(model: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of section `model` without the sizes that an override of `model.like` replaces."""
-    is_replaced = str(overrides.get("model.like")) in FAMILIES
-    return {name: value for name, value in model.items() if not (is_replaced and name in FAMILIES["sd1"])}
+    """Return the fields of section `model` without the sizes that an override replaces.
+
+    `model.like` replaces those of its family, and `data.channels` the channels of a picture.
+    """
+    replaced = set(FAMILIES["sd1"]) if str(overrides.get("model.like")) in FAMILIES else set[str]()
+    replaced |= {"image_channels"} if "data.channels" in overrides else set()
+    return {name: value for name, value in model.items() if name not in replaced}

@@ -22,6 +22,7 @@ SIZES = (
     "model.channels",
     "model.num_res_blocks",
     "model.latent_channels",
+    "model.image_channels",
     "model.norm_groups",
     "model.mid_attention",
     "model.quant_conv",

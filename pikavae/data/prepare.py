@@ -25,7 +25,7 @@ from pikavae.data.captions.empty import caption_warnings
 from pikavae.data.files.left_out import lost_pictures, refuse_too_many, warnings_of
 from pikavae.data.files.memo import HashMemo
 from pikavae.data.files.rows import Source
-from pikavae.data.page.gather import facts_of, pixels_of
+from pikavae.data.page.gather import StoredPictures, facts_of
 from pikavae.data.page.page import data_page
 from pikavae.data.prepared.dataset import PreparedSet, open_prepared
 from pikavae.data.record import RECORD_NAME, SetRecord
@@ -59,6 +59,8 @@ SOURCE_FIELDS = {
 """Fields that select the pictures: the sources' content says it better, with the columns that were guessed."""
 OTHER_FIELDS = {"workers", "flip"}
 """Fields that do not change a set: the number of processes, and what training does with the set."""
+LATER_FIELDS = {"channels": "rgb", "bit_depth": 8, "range": None}
+"""Fields that are inputs only if they differ from these, so that sets from before them keep their names."""
 WORKER_BYTES = 2**30
 BYTES_PER_PIXEL = 16
 """The most memory that decoding, converting and copying a picture takes."""
@@ -81,6 +83,7 @@ def prepare_inputs(config: DataConfig, root: Path | None = None) -> Inputs:
 
 def _inputs(config: DataConfig, sources: Mapping[str, Source]) -> Inputs:
     unused = SOURCE_FIELDS | OTHER_FIELDS | (set() if config.source == SPRITES else SPRITE_FIELDS)
+    unused |= {name for name, default in LATER_FIELDS.items() if getattr(config, name) == default}
     fields = {name: value for name, value in config.model_dump(mode="json").items() if name not in unused}
     if config.tokenizer is not None:
         fields["tokenizer"] = tokenizer_key(config.tokenizer)
@@ -272,7 +275,9 @@ def _assemble(
             warnings += caption_warnings(record.num_images, captions.missing, captions.notes, sources)
             warnings += [*share_warnings(config, assignment), *repeat_warnings(config, assignment)]
             facts = facts_of(config, record, inputs, assignment, lengths, warnings)
-            page = data_page(facts, pixels_of(files, assignment))
+            pictures = StoredPictures(files, assignment, record.form)
+            more = {} if record.form.is_plain else {"over_white": pictures.over_white, "stored": pictures.stored}
+            page = data_page(facts, pictures.shown, **more)
             (folder / PAGE_NAME).write_text(page.document, encoding="utf-8")
             record = record.model_copy(update={"warnings": page.warnings})
             _write_record(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import Field
 
+from pikavae.data.pictures.form import RGB, PixelForm
 from pikavae.workspace.records import Record
 
 RECORD_NAME = "record.json"
@@ -53,6 +54,12 @@ class SetRecord(Record):
     crop: str
     shards: Sequence[str]
     """The file names of the shards, in the order of their numbers in the index."""
+    channels: Sequence[str] = RGB
+    """The names of a picture's channels, in order."""
+    bit_depth: int = 8
+    """The bits in which each channel is stored."""
+    value_range: Sequence[float] | None = None
+    """The values of a source that are stored as the least and the largest number; None for those of its type."""
     num_images: int = 0
     num_train: int = 0
     num_repeated: int = 0
@@ -83,6 +90,12 @@ class SetRecord(Record):
     sha256: Mapping[str, str] | None = None
     ignored: Mapping[str, Mapping[str, int]] = Field(default={}, exclude=True)
     """The files that are ignored now, by kind and source; not in the file, because they do not make another set."""
+
+    @property
+    def form(self) -> PixelForm:
+        """The form of the stored pixels."""
+        low_high = None if self.value_range is None else (self.value_range[0], self.value_range[1])
+        return PixelForm(tuple(self.channels), self.bit_depth, low_high)
 
     @property
     def counts(self) -> dict[str, int]:

@@ -2,8 +2,8 @@
 
 Parameter names are those of diffusers' `AutoencoderKL`, so a state dict passes both ways unchanged.
 
-Letters in shape comments: B batch, C channels of a level, H and W height and width of the picture, h and w those of the
-current feature map, f the downsampling factor, Z latent channels.
+Letters in shape comments: B batch, P channels of a picture (3 of RGB), C channels of a level, H and W height and width
+of the picture, h and w those of the current feature map, f the downsampling factor, Z latent channels.
 
 Sources: Rombach et al. 2022 (arXiv:2112.10752) for the autoencoder, Kingma and Welling 2014 (arXiv:1312.6114) for the
 posterior and its KL.
@@ -217,7 +217,7 @@ class Encoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         channels, last = config.channels, len(config.channels) - 1
-        self.conv_in = Conv3x3(3, channels[0], config.padding)
+        self.conv_in = Conv3x3(config.image_channels, channels[0], config.padding)
         self.down_blocks = nn.ModuleList(
             [
                 DownEncoderBlock2D(channels[max(level - 1, 0)], channels[level], config, downsample=level < last)
@@ -254,14 +254,14 @@ class Decoder(nn.Module):
             ]
         )
         self.conv_norm_out = GroupNorm(config.norm_groups, channels[-1], NORM_EPS, activate=True)
-        self.conv_out = Conv3x3(channels[-1], 3, config.padding)
+        self.conv_out = Conv3x3(channels[-1], config.image_channels, config.padding)
 
     def forward(self, latents: Tensor) -> Tensor:
         x = self.conv_in(to_fastest_layout(latents))  # (B, C_last, H/f, W/f)
         x = maybe_recompute(self.mid_block, x, self.activations == "checkpoint")
         for block in self.up_blocks:
             x = block(x)
-        return norm_conv(self.conv_norm_out, self.conv_out, x, self.activations)  # (B, 3, H, W)
+        return norm_conv(self.conv_norm_out, self.conv_out, x, self.activations)  # (B, P, H, W)
 
 
 @dataclass(frozen=True)
@@ -323,7 +323,7 @@ class PointPosterior(DiagonalGaussian):
 class AutoencoderKL(nn.Module):
     """Combines encoder, posterior and decoder.
 
-    Pictures are (B, 3, H, W) in [-1, 1], with H and W multiples of the downsampling factor.
+    Pictures are (B, P, H, W) in [-1, 1], with H and W multiples of the downsampling factor.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -367,7 +367,7 @@ class AutoencoderKL(nn.Module):
             last.bias[self.config.latent_channels :] = self.config.initial_logvar
 
     def encode(self, images: Tensor) -> DiagonalGaussian:
-        """Return the posterior of `images`: (B, 3, H, W) in [-1, 1].
+        """Return the posterior of `images`: (B, P, H, W) in [-1, 1].
 
         Raises:
             ValueError: as `check_images`.
@@ -379,17 +379,17 @@ class AutoencoderKL(nn.Module):
         """Check that `encode` takes `images`.
 
         Raises:
-            ValueError: there are not 3 channels, or the downsampling factor does not divide a side.
+            ValueError: there are other channels than the model's, or the downsampling factor does not divide a side.
         """
-        factor = self.config.downsampling_factor
-        if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % factor or images.shape[3] % factor:
+        factor, channels = self.config.downsampling_factor, self.config.image_channels
+        if images.ndim != 4 or images.shape[1] != channels or any(side % factor for side in images.shape[2:]):
             raise ValueError(
-                f"images of shape {tuple(images.shape)}: expected (B, 3, H, W) with H and W multiples of {factor}; "
-                f"pad or resize them first"
+                f"images of shape {tuple(images.shape)}: expected (B, {channels}, H, W) with H and W multiples of "
+                f"{factor}; pad or resize them first"
             )
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Return pictures (B, 3, H, W), about [-1, 1] but not clamped, of `latents` (B, Z, H/f, W/f)."""
+        """Return pictures (B, P, H, W), about [-1, 1] but not clamped, of `latents` (B, Z, H/f, W/f)."""
         images: Tensor = self.decoder(self.post_quant_conv(latents))
         return images
 
@@ -409,7 +409,7 @@ class AutoencoderKL(nn.Module):
     def forward(
         self, images: Tensor, noise: Tensor | None = None, transform: Callable[[Tensor], Tensor] | None = None
     ) -> tuple[Tensor, DiagonalGaussian]:
-        """Encode, sample and decode; return the reconstruction (B, 3, H, W) and the posterior it was drawn from.
+        """Encode, sample and decode; return the reconstruction (B, P, H, W) and the posterior it was drawn from.
 
         A `transform` is applied to the sampled latent (B, Z, H/f, W/f) before it is decoded.
         """

@@ -11,7 +11,7 @@ from ..config import FAMILIES, NOT_IN_TINY, ModelConfig
 from ..errors import OtherSizesError, UserError
 from .latent_norm import EPS, MOMENTUM, PATCH
 from .padding import Padding
-from .tiny_sizes import TINY, of_tiny, short, tiny_config
+from .tiny_sizes import TINY, image_channels_of, of_tiny, short, tiny_config
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
@@ -25,6 +25,7 @@ SIZES = (
     "channels",
     "num_res_blocks",
     "latent_channels",
+    "image_channels",
     "norm_groups",
     "mid_attention",
     "quant_conv",
@@ -59,7 +60,7 @@ KL, KL_OF_FLUX2 = "AutoencoderKL", "AutoencoderKLFlux2"
 KINDS = (KL, KL_OF_FLUX2, TINY)
 NAMES_OF_KINDS = {"kl": f"an {KL}", "tiny": f"a tiny autoencoder ({TINY})"}
 """diffusers' classes of the models that are read: without and with `latent_norm`, and of kind `tiny`."""
-FIXED: dict[str, Any] = {"act_fn": "silu", "in_channels": 3, "out_channels": 3}
+FIXED: dict[str, Any] = {"act_fn": "silu"}
 OF_FLUX2: dict[str, Any] = {
     "batch_norm_eps": EPS,
     "batch_norm_momentum": MOMENTUM,
@@ -96,6 +97,13 @@ def refuse_other_sizes(config: ModelConfig, required: Mapping[str, Any], where: 
         for name, value in required.items()
         if getattr(config, name) != value and name not in absent
     }
+    if "image_channels" in differing:
+        theirs, wanted = differing["image_channels"]
+        raise OtherSizesError(
+            f"{where}: reads and makes pictures of {theirs} channel{'' if theirs == 1 else 's'}, and data.channels "
+            f"asks for {wanted}: name a model for such pictures, or set data.channels to its own",
+            {"image_channels": differing["image_channels"]},
+        )
     if "kind" in differing:
         theirs, wanted = differing["kind"]
         raise OtherSizesError(
@@ -112,7 +120,7 @@ def refuse_other_sizes(config: ModelConfig, required: Mapping[str, Any], where: 
 def flags_for(config: ModelConfig, required: Mapping[str, Any]) -> list[str]:
     """Return the flags with which section `model` has the sizes of `config` in place of the required ones."""
     sizes = sizes_of(config)
-    if families := [name for name, family in FAMILIES.items() if family == sizes]:
+    if families := [name for name, family in FAMILIES.items() if sizes == {**family, "image_channels": 3}]:
         return [f"--model.like {families[-1]}"]
     absent = NOT_IN_TINY if config.kind == "tiny" else ()
     return [
@@ -151,12 +159,12 @@ def diffusers_config(config: ModelConfig, image_size: int) -> dict[str, Any]:
         "act_fn": "silu",
         "block_out_channels": list(config.channels),
         "down_block_types": ["DownEncoderBlock2D"] * levels,
-        "in_channels": 3,
+        "in_channels": config.image_channels,
         "latent_channels": config.latent_channels,
         "layers_per_block": config.num_res_blocks,
         "mid_block_add_attention": config.mid_attention,
         "norm_num_groups": config.norm_groups,
-        "out_channels": 3,
+        "out_channels": config.image_channels,
         "sample_size": image_size,
         "up_block_types": ["UpDecoderBlock2D"] * levels,
         **({} if config.quant_conv else {POST_QUANT_CONV: False, THEIR_NAMES["quant_conv"]: False}),
@@ -192,6 +200,7 @@ def model_config(sizes: Mapping[str, Any], *, where: str) -> ModelConfig:
             f"{where}: use_quant_conv is {given['quant_conv']} and {POST_QUANT_CONV} is {short(after)}; pikavae reads "
             f"models with both convolutions or with neither"
         )
+    images = image_channels_of(sizes, where)
     padding = checked_padding(sizes.get(PADDING, "zeros"), f"{where}: {PADDING}")
     for key, default in BLOCKS.items():
         channels = given["channels"]
@@ -203,7 +212,7 @@ def model_config(sizes: Mapping[str, Any], *, where: str) -> ModelConfig:
         if unknown := [kind for kind in types if kind != default]:
             raise UserError(f"{where}: {key} has {short(unknown[0])}; only {default} is read")
     try:
-        own = {"latent_norm": is_flux2, "padding": padding}
+        own = {"latent_norm": is_flux2, "padding": padding, "image_channels": images}
         return ModelConfig(**{**given, **own, "channels": tuple(given["channels"])})
     except ValidationError as error:
         raise UserError(f"{where}: {complaint_of(error)}") from None
@@ -243,5 +252,5 @@ def complaint_of(error: ValidationError) -> str:
     if not first["loc"]:
         return short(first["msg"].removeprefix("Value error, "), as_it_is=True)
     message = str(first["msg"])
-    name = THEIR_NAMES[str(first["loc"][0])]
+    name = {**THEIR_NAMES, "image_channels": "in_channels"}[str(first["loc"][0])]
     return f"{name} has {short(first['input'])}: {message[:1].lower()}{message[1:]}"

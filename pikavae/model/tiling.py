@@ -151,7 +151,7 @@ def _continued(side: TileRow, overlap: int, padding: Padding) -> TileRow:
 
 
 def tiled_encode(model: AutoencoderKL, images: Tensor, tiles: Tiles = TILES) -> DiagonalGaussian:
-    """Return the posterior of `images` (B, 3, H, W) in [-1, 1], encoded tile by tile.
+    """Return the posterior of `images` (B, P, H, W) in [-1, 1], encoded tile by tile.
 
     Its mean and its log-variance are each the weighted mean of the tiles'. So a deviation is the weighted geometric
     mean of theirs, and the posterior remains a normal distribution. One tile gives what `encode` gives.
@@ -172,7 +172,7 @@ def tiled_encode(model: AutoencoderKL, images: Tensor, tiles: Tiles = TILES) -> 
 
 
 def tiled_decode(model: AutoencoderKL, latents: Tensor, tiles: Tiles = TILES) -> Tensor:
-    """Return pictures (B, 3, H, W), about [-1, 1] but not clamped, of `latents` (B, Z, H/f, W/f), decoded by tiles.
+    """Return pictures (B, P, H, W), about [-1, 1] but not clamped, of `latents` (B, Z, H/f, W/f), decoded by tiles.
 
     One tile gives what `decode` gives. The rest is as in `tiled_encode`.
     """
@@ -181,14 +181,14 @@ def tiled_decode(model: AutoencoderKL, latents: Tensor, tiles: Tiles = TILES) ->
 
 
 def pad(images: Tensor, factor: int) -> Tensor:
-    """Pad pictures (B, 3, H, W) by repeating their last row and column, to sides that `factor` divides."""
+    """Pad pictures (B, P, H, W) by repeating their last row and column, to sides that `factor` divides."""
     height, width = images.shape[2:]
     return F.pad(images, (0, -width % factor, 0, -height % factor), mode="replicate")
 
 
 @torch.inference_mode()
 def reconstruct_any_size(model: AutoencoderKL, images: Tensor, tiles: Tiles = TILES) -> Tensor:
-    """Reconstruct pictures (B, 3, H, W) of any height and width from the posterior's mode: same shape.
+    """Reconstruct pictures (B, P, H, W) of any height and width from the posterior's mode: same shape.
 
     Sides that the downsampling factor does not divide are padded with their last row or column, and cut back. Small
     pictures are computed together, up to the pixels of one tile; larger ones in tiles. Besides the pictures and their

@@ -48,14 +48,14 @@ class TinyEncoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         channels = config.channels[0]
-        layers: list[nn.Module] = [_conv(3, channels), TinyBlock(channels)]
+        layers: list[nn.Module] = [_conv(config.image_channels, channels), TinyBlock(channels)]
         for _ in config.channels[1:]:
             layers.append(_conv(channels, channels, stride=2, bias=False))
             layers += [TinyBlock(channels) for _ in range(config.num_res_blocks)]
         self.layers = nn.Sequential(*layers, _conv(channels, config.latent_channels))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return latents (B, Z, H/f, W/f) of `images` (B, 3, H, W) in [-1, 1]."""
+        """Return latents (B, Z, H/f, W/f) of `images` (B, P, H, W) in [-1, 1]."""
         return _through(self.layers, images.add(1).div(2), self.activations)  # the layers see [0, 1]
 
 
@@ -71,10 +71,10 @@ class TinyDecoder(nn.Module):
         for _ in config.channels[1:]:
             layers += [TinyBlock(channels) for _ in range(config.num_res_blocks)]
             layers += [nn.Upsample(scale_factor=2), _conv(channels, channels, bias=False)]
-        self.layers = nn.Sequential(*layers, TinyBlock(channels), _conv(channels, 3))
+        self.layers = nn.Sequential(*layers, TinyBlock(channels), _conv(channels, config.image_channels))
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Return pictures (B, 3, H, W) of `latents` (B, Z, H/f, W/f)."""
+        """Return pictures (B, P, H, W) of `latents` (B, Z, H/f, W/f)."""
         bounded = torch.tanh(latents / LARGEST) * LARGEST
         return _through(self.layers, bounded, self.activations).mul(2).sub(1)
 
@@ -119,7 +119,7 @@ class TinyAutoencoder(AutoencoderKL):
                 module.activations = activations
 
     def encode(self, images: Tensor) -> PointPosterior:
-        """Return the latents of `images`, (B, 3, H, W) in [-1, 1], as a posterior without spread.
+        """Return the latents of `images`, (B, P, H, W) in [-1, 1], as a posterior without spread.
 
         Raises:
             ValueError: as `check_images`.
@@ -134,10 +134,10 @@ class TinyAutoencoder(AutoencoderKL):
         transform: Callable[[Tensor], Tensor] | None = None,
         latents: Tensor | None = None,
     ) -> tuple[Tensor, PointPosterior]:
-        """Encode and decode; return the reconstruction (B, 3, H, W) and the encoder's latents.
+        """Encode and decode; return the reconstruction (B, P, H, W) and the encoder's latents.
 
         Args:
-            images: (B, 3, H, W) in [-1, 1].
+            images: (B, P, H, W) in [-1, 1].
             noise: not used, since there is no spread.
             transform: applied to the latents before they are decoded.
             latents: those to decode, (B, Z, H/f, W/f), in place of the encoder's own.

@@ -22,8 +22,6 @@ DEFAULTS: dict[str, list[int]] = {
 """The values that diffusers uses for fields missing from a `config.json`."""
 FIXED: dict[str, Any] = {
     "act_fn": "relu",
-    "in_channels": 3,
-    "out_channels": 3,
     "upsampling_scaling_factor": 2,
     "upsample_fn": "nearest",
 }
@@ -41,6 +39,8 @@ def of_tiny(config: ModelConfig) -> dict[str, Any]:
         "_class_name": TINY,
         "_diffusers_version": "0.30.0",
         **FIXED,
+        "in_channels": config.image_channels,
+        "out_channels": config.image_channels,
         **dict.fromkeys(WIDTHS, widths),
         COUNTS[0]: encoder,
         COUNTS[1]: encoder[::-1],
@@ -79,9 +79,16 @@ def tiny_config(sizes: Mapping[str, Any], *, where: str) -> ModelConfig:
             raise UserError(f"{where}: {key} is {short(value)}; expected one number throughout, as this kind has")
     if type(latent := sizes.get("latent_channels", 4)) is not int:
         raise UserError(f"{where}: latent_channels is {short(latent)}; expected a whole number")
+    images = image_channels_of(sizes, where)
     widths, blocks = lists[WIDTHS[0]], lists[COUNTS[0]]
     try:
-        config = ModelConfig(kind="tiny", channels=tuple(widths), num_res_blocks=blocks[-1], latent_channels=latent)
+        config = ModelConfig(
+            kind="tiny",
+            channels=tuple(widths),
+            num_res_blocks=blocks[-1],
+            latent_channels=latent,
+            image_channels=images,
+        )
     except ValidationError as error:
         raise UserError(f"{where}: {_complaint_of(error)}") from None
     for key, expected in zip(COUNTS, (blocks_of(config), blocks_of(config)[::-1]), strict=True):
@@ -91,6 +98,21 @@ def tiny_config(sizes: Mapping[str, Any], *, where: str) -> ModelConfig:
                 f"resolution and one number of blocks elsewhere"
             )
     return config
+
+
+def image_channels_of(sizes: Mapping[str, Any], where: str) -> int:
+    """Return how many channels the pictures of a `config.json` have, which it states twice; 3 if it does not.
+
+    Raises:
+        UserError: the two differ, or are no whole number.
+    """
+    before, after = (sizes.get(key, 3) for key in ("in_channels", "out_channels"))
+    if type(before) is not int or before != after:
+        raise UserError(
+            f"{where}: in_channels is {short(before)} and out_channels is {short(after)}; expected one whole "
+            f"number, the channels of a picture"
+        )
+    return before
 
 
 def _complaint_of(error: ValidationError) -> str:

@@ -56,6 +56,7 @@ def sizes_of_shapes(weights: dict[str, Tensor], naming: Naming, groups: int, whe
             channels=channels,
             num_res_blocks=_most(Counter(blocks.values()).values()),
             latent_channels=_most(latent),
+            image_channels=_image_channels(weights, naming),
             norm_groups=groups,
             mid_attention=attention,
             quant_conv=naming == "tutorial" or any(re.match(r"(post_)?quant_conv\.", name) for name in weights),
@@ -81,6 +82,12 @@ def _latent_axes(naming: Naming) -> list[tuple[str, int]]:
     """Return weights and for each the axis whose length is the number of latent channels."""
     before, conv_in = ("decoder.0", "decoder.1") if naming == "tutorial" else ("post_quant_conv", "decoder.conv_in")
     return [(f"{before}.weight", 0), (f"{before}.weight", 1), (f"{before}.bias", 0), (f"{conv_in}.weight", 1)]
+
+
+def _image_channels(weights: Mapping[str, Tensor], naming: Naming) -> int:
+    """Return the channels of a picture, which the encoder's first convolution reads; 3 without one."""
+    first = weights.get("encoder.0.weight" if naming == "tutorial" else "encoder.conv_in.weight")
+    return 3 if first is None or first.ndim != 4 else first.shape[1]
 
 
 def _most(values: Iterable[int]) -> int:

@@ -121,6 +121,7 @@ def tiny_sizes_of_shapes(weights: Mapping[str, Tensor], where: Path) -> ModelCon
             channels=(width,) * len(counts),
             num_res_blocks=max(1, each),
             latent_channels=convs[places[-1]].shape[0],
+            image_channels=convs[places[0]].shape[1],
         )
     except ValidationError as error:
         message = str(error.errors(include_url=False)[0]["msg"]).removeprefix("Value error, ")

@@ -49,6 +49,7 @@ DECIDED_BY: dict[Result, tuple[str, ...]] = {
         "model",
         "features",
         "data/prepared/dataset.py",
+        "data/prepared/shown.py",
         "data/side.py",
         "data/shards/files.py",
     ),

@@ -49,7 +49,7 @@ def chosen(prepared: PreparedSet, picture_set: PictureSet, mask: np.ndarray) -> 
 
 def _of_rows(prepared: PreparedSet, rows: pa.Table) -> PictureSet:
     shards = [prepared.path / SHARD_FOLDER / name for name in prepared.record.shards]
-    return PictureSet(rows, shards, prepared.record.image_size, prepared.record.crop)
+    return PictureSet(rows, shards, prepared.record.image_size, prepared.record.crop, prepared.record.form)
 
 
 def _firsts(values: Collection[bytes]) -> np.ndarray:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pikavae.data.page.numbers import COLOUR_SAMPLE, GRID_SIDE, evenly
+from pikavae.data.pictures.form import shown_pixels
 from pikavae.data.prepared.dataset import PictureSet
 
 WHITE = 250
@@ -53,14 +54,16 @@ QUANTITIES = {
 def measure_quantities(picture_set: PictureSet) -> dict[str, np.ndarray]:
     """Return the numbers of at most 2,000 of the pictures, evenly spaced: by the names of QUANTITIES, (N,) float64.
 
-    Colours are those of up to 64 x 64 pixels of each prepared picture. A near duplicate is looked for in the whole set.
+    Colours are those of up to 64 x 64 pixels of each prepared picture as it is shown, over white. A near duplicate is
+    looked for in the whole set.
     """
     rows = picture_set.rows
     width, height, group = (rows.column(name).to_numpy() for name in ("source_width", "source_height", "group"))
     sizes = Counter(group.tolist())
     found: dict[str, list[float]] = {name: [] for name in QUANTITIES}
     for i in evenly(range(len(picture_set)), COLOUR_SAMPLE):
-        numbers = _looks_of(picture_set.pixels([i])[0].permute(1, 2, 0).numpy())
+        pixels = picture_set.pixels([i])[0].permute(1, 2, 0).numpy()
+        numbers = _looks_of(shown_pixels(pixels, picture_set.form, 1.0))
         numbers["shorter_side"] = min(width[i], height[i])
         numbers["ratio"] = width[i] / height[i]
         numbers["alike"] = sizes[int(group[i])] > 1

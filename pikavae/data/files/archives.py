@@ -50,7 +50,13 @@ LEFT_OUT = "members of archives that are not regular files"
 
 
 def list_archives(
-    root: Path, files: Sequence[str], exclude: Sequence[str], memo: HashMemo | None, *, is_folder: bool
+    root: Path,
+    files: Sequence[str],
+    exclude: Sequence[str],
+    memo: HashMemo | None,
+    *,
+    is_folder: bool,
+    arrays: bool = False,
 ) -> Listing:
     """Unpack archives, unless they are unpacked already, and list their contents.
 
@@ -60,6 +66,7 @@ def list_archives(
         exclude: patterns of files and folders to ignore.
         memo: remembers the hashes of files; the members are kept beside it. Without one they are unpacked each time.
         is_folder: names begin with the archive's name; if False, there is one archive and names begin inside it.
+        arrays: .npy files are pictures.
 
     Raises:
         UserError: an archive is damaged, or would grow to more than a bound.
@@ -76,9 +83,9 @@ def list_archives(
         aside += [SetAside(f"{prefix}{name}", reason, LEFT_OUT) for name, reason in unpacked.left_out]
         warnings += [f"{printable(file)}: {warning}." for warning in unpacked.warnings]
     if is_folder:
-        listing = list_folder(_view(unpacked_folder, hashes), exclude, (str(unpacked_folder),))
+        listing = list_folder(_view(unpacked_folder, hashes), exclude, (str(unpacked_folder),), arrays=arrays)
     else:
-        listing = list_folder(unpacked_folder / hashes[files[0]], exclude)
+        listing = list_folder(unpacked_folder / hashes[files[0]], exclude, arrays=arrays)
     listing.ignored -= Counter(hidden=len(set(hashes.values())))  # pikavae's own records
     listing.set_aside = sorted([*listing.set_aside, *aside])
     listing.warnings = [*warnings, *listing.warnings]

@@ -17,6 +17,8 @@ from pikavae.errors import UserError
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"}
 IMAGE_SUFFIXES |= {".heic", ".heif", ".hif", ".jxl"}
+ARRAY_SUFFIX = ".npy"
+"""The suffix of arrays of numbers, which are pictures where channels other than 8-bit RGB are asked for."""
 UNREAD_SUFFIXES = {".svg", ".psd", ".ai", ".eps", ".exr"}
 RAW_SUFFIXES = {".cr2", ".nef", ".dng", ".arw", ".raw"}
 """Raw camera formats: they begin like TIFF, but Pillow cannot read them in full."""
@@ -71,6 +73,7 @@ class Listing:
         set_aside: what looks like a picture but is not one.
         warnings: what to know before training on the folder, one sentence each.
         ignored: the number of other files: `litter` of operating systems, `hidden`, `excluded`, `other`.
+        arrays: .npy files are pictures.
     """
 
     root: Path
@@ -82,6 +85,7 @@ class Listing:
     set_aside: list[SetAside] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     ignored: Counter[str] = field(default_factory=Counter)
+    arrays: bool = False
 
 
 def printable(path: str) -> str:
@@ -95,7 +99,9 @@ def printable(path: str) -> str:
     return _UNDECODABLE.sub(lambda m: "\\x5c" if m[0] == "\\" else f"\\x{ord(m[0]) - 0xDC00:02x}", path)
 
 
-def list_folder(root: Path, exclude: Sequence[str] = (), links_into: Sequence[str] = ()) -> Listing:
+def list_folder(
+    root: Path, exclude: Sequence[str] = (), links_into: Sequence[str] = (), *, arrays: bool = False
+) -> Listing:
     """List everything in `root` and its sub-folders, by name.
 
     A link to a file counts as that file if it stays in `root` or in a folder of `links_into`. Other links are set
@@ -105,12 +111,13 @@ def list_folder(root: Path, exclude: Sequence[str] = (), links_into: Sequence[st
         root: the folder.
         exclude: patterns of files and folders to ignore.
         links_into: other folders that links may lead into.
+        arrays: .npy files are pictures.
 
     Raises:
         UserError: `root` itself cannot be listed, a pattern is invalid, or another folder does not exist.
     """
     root = hub_snapshot(root)
-    listing = Listing(root)
+    listing = Listing(root, arrays=arrays)
     links, patterns = SymbolicLinks(root, links_into), Patterns(exclude)
     pending = [""]
     while pending:
@@ -170,7 +177,7 @@ def _place(listing: Listing, entry: os.DirEntry[str], path: str, links: Symbolic
 
 def _place_file(listing: Listing, found: FoundFile, name: str) -> None:
     suffix = found.suffix
-    if suffix in IMAGE_SUFFIXES:
+    if suffix in IMAGE_SUFFIXES or (listing.arrays and suffix == ARRAY_SUFFIX):
         listing.pictures.append(found)
     elif suffix in TABLE_SUFFIXES:
         listing.tables.append(found)

@@ -120,7 +120,7 @@ def _entries(name: str, config: DataConfig, field: str) -> list[_Entry]:
 
 
 def _files_of_folder(path: Path, config: DataConfig) -> list[_Entry]:
-    listing = list_folder(path, config.exclude, config.links_into)
+    listing = list_folder(path, config.exclude, config.links_into, arrays=not config.is_plain)
     kinds = (listing.pictures, listing.captions, listing.lists, listing.tables, listing.archives)
     return [_entry(f"{listing.root}/{found.path}", found.stat) for kind in kinds for found in kind]
 

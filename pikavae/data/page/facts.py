@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from pikavae.data.pictures.form import RGB
+
 Side = Literal["train", "validation", "dropped"]
 
 
@@ -64,5 +66,11 @@ class SetFacts:
     """What was done to captions, with the number of captions."""
     settings: Mapping[str, str]
     """The settings that made the set, by name."""
+    channels: Sequence[str] = RGB
+    """The names of a picture's channels."""
+    bit_depth: int = 8
+    """The bits of each channel."""
+    colours: str = ""
+    """How pictures are shown, as a sentence; empty for RGB."""
     warnings: Sequence[str] = ()
     """The source's warnings: what to know before training on it."""

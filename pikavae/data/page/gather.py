@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from pikavae.config import DataConfig
 from pikavae.data.assemble import SideAssignment
 from pikavae.data.files.left_out import lost_of
 from pikavae.data.page.facts import DuplicatePair, PictureFacts, SetFacts, Side
+from pikavae.data.pictures.form import PixelForm, Pixels, colours_of, shown_pixels
 from pikavae.data.record import SetRecord
 from pikavae.data.shards.files import open_shard
 from pikavae.data.split.catalogue import EQUAL
@@ -48,6 +49,9 @@ def facts_of(
         num_exact_duplicates=record.num_exact_duplicates,
         notes=record.captions.notes,
         warnings=warnings,
+        channels=record.form.channels,
+        bit_depth=record.form.bit_depth,
+        colours=colours_of(record.form.channels),
         settings={name: str(value) for name, value in inputs.items() if not isinstance(value, Mapping)},
     )
 
@@ -63,15 +67,31 @@ def _pictures(assignment: SideAssignment, lengths: np.ndarray) -> list[PictureFa
     return pictures
 
 
-def pixels_of(shards: Sequence[Path], assignment: SideAssignment) -> Callable[[int], np.ndarray]:
-    """Return a function that maps an index into the facts' pictures to the stored picture, (H, W, 3) uint8."""
-    catalogue = assignment.catalogue
-    tables = [open_shard(shard) for shard in shards]
+class StoredPictures:
+    """Reads pictures of shards by their indices in the facts' pictures.
 
-    def pixels(index: int) -> np.ndarray:
-        number = int(catalogue.by_name[index])
-        row = tables[catalogue.shard[number]].slice(int(catalogue.row[number]), 1)
+    Args:
+        shards: the files of the shards.
+        assignment: the pictures and their sides.
+        form: the form of the pixels.
+    """
+
+    def __init__(self, shards: Sequence[Path], assignment: SideAssignment, form: PixelForm) -> None:
+        self._catalogue, self._form = assignment.catalogue, form
+        self._tables = [open_shard(shard) for shard in shards]
+
+    def stored(self, index: int) -> Pixels:
+        """Return a picture as it is stored: (H, W, C) uint8 or uint16."""
+        number = int(self._catalogue.by_name[index])
+        row = self._tables[self._catalogue.shard[number]].slice(int(self._catalogue.row[number]), 1)
         height, width = (row.column(name)[0].as_py() for name in ("height", "width"))
-        return np.frombuffer(row.column("pixels")[0].as_buffer(), np.uint8).reshape(height, width, 3)
+        content = np.frombuffer(row.column("pixels")[0].as_buffer(), self._form.dtype)
+        return content.reshape(height, width, len(self._form.channels))
 
-    return pixels
+    def shown(self, index: int) -> np.ndarray:
+        """Return a picture as people see it, (H, W, 3) uint8: over a checkerboard, or in false colours."""
+        return shown_pixels(self.stored(index), self._form)
+
+    def over_white(self, index: int) -> np.ndarray:
+        """Return a picture as people see it, (H, W, 3) uint8, over white if it is transparent."""
+        return shown_pixels(self.stored(index), self._form, 1.0)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pikavae.data.page.facts import PictureFacts
+from pikavae.data.pictures.form import Pixels
 from pikavae.data.shards.files import MAX_TOKENS
 from pikavae.html.charts import Bar, Chart
 
@@ -184,6 +185,34 @@ def measure_colours(indices: Iterable[int], pixels: Callable[[int], np.ndarray])
         brightness=_shares(luma * COLOUR_BINS // 256, counts),
         saturation=_shares(saturation, counts),
     )
+
+
+@dataclass(frozen=True)
+class Channel:
+    """Holds statistics of a channel over a sample of pictures, of the stored range as [0, 1]."""
+
+    name: str
+    mean: float
+    deviation: float
+    least: float
+    largest: float
+
+
+def measure_channels(indices: Iterable[int], pixels: Callable[[int], Pixels], names: Sequence[str]) -> list[Channel]:
+    """Measure each channel of these pictures (at least one) in up to 64 x 64 pixels of each."""
+    count, total, squares = 0, np.zeros(len(names)), np.zeros(len(names))
+    least, largest = np.ones(len(names)), np.zeros(len(names))
+    for index in indices:
+        picture = pixels(index)
+        rows, columns = (np.array(evenly(range(length), GRID_SIDE)) for length in picture.shape[:2])
+        grid = picture[rows[:, None], columns].reshape(-1, len(names)) / np.iinfo(picture.dtype).max
+        count += len(grid)
+        total, squares = total + grid.sum(axis=0), squares + np.square(grid).sum(axis=0)
+        least, largest = np.minimum(least, grid.min(axis=0)), np.maximum(largest, grid.max(axis=0))
+    mean = total / count
+    deviation = np.sqrt(np.maximum(squares / count - np.square(mean), 0.0))
+    numbers = (mean.tolist(), deviation.tolist(), least.tolist(), largest.tolist())
+    return [Channel(*row) for row in zip(names, *numbers, strict=True)]
 
 
 def share_chart(shares: Sequence[float], title: str, axis: str) -> Chart:

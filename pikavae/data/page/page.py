@@ -21,6 +21,7 @@ from pikavae.data.page.numbers import (
     GRID_SIDE,
     evenly,
     kept_share,
+    measure_channels,
     measure_colours,
     ratio_chart,
     share_chart,
@@ -29,6 +30,7 @@ from pikavae.data.page.numbers import (
     token_chart,
 )
 from pikavae.data.page.word_counts import count_words
+from pikavae.data.pictures.form import Pixels
 from pikavae.data.shards.files import MAX_TOKENS
 from pikavae.html.images import thumbnail
 from pikavae.html.render import render
@@ -51,13 +53,22 @@ class DataPage(NamedTuple):
     warnings: list[str]
 
 
-def data_page(facts: SetFacts, pixels: Callable[[int], np.ndarray]) -> DataPage:
+def data_page(
+    facts: SetFacts,
+    pixels: Callable[[int], np.ndarray],
+    *,
+    over_white: Callable[[int], np.ndarray] | None = None,
+    stored: Callable[[int], Pixels] | None = None,
+) -> DataPage:
     """Make the page, one HTML document of less than three megabytes. The same facts give the same page.
 
     Args:
         facts: the set.
         pixels: maps an index into `facts.pictures` to the prepared picture, (H, W, 3) uint8. It is called for a sample
             of at most 2,000 pictures and for those shown; for a dropped one only if a pair that is shown has it.
+        over_white: the same, over white in place of a checkerboard, to measure colours; by default `pixels`.
+        stored: the same as (H, W, C) of the stored type, to measure channels; None for RGB, whose channels
+            are measured with the colours.
 
     Raises:
         ValueError: no picture is on a side.
@@ -68,7 +79,9 @@ def data_page(facts: SetFacts, pixels: Callable[[int], np.ndarray]) -> DataPage:
     sides: dict[Side, list[int]] = {"train": [], "validation": [], "dropped": []}
     for i, picture in enumerate(facts.pictures):
         sides[picture.side].append(i)
-    colours = measure_colours(evenly([*sides["train"], *sides["validation"]], COLOUR_SAMPLE), pixels)
+    sample = evenly([*sides["train"], *sides["validation"]], COLOUR_SAMPLE)
+    colours = measure_colours(sample, over_white or pixels)
+    channels = [] if stored is None else measure_channels(sample, stored, facts.channels)
     judged = findings(facts, colours)
     captioned = [picture for picture in used if picture.caption]
     charts = {
@@ -93,6 +106,7 @@ def data_page(facts: SetFacts, pixels: Callable[[int], np.ndarray]) -> DataPage:
         kept_share=sum(map(kept_share, used)) / len(used),
         spread=_spread,
         colours=colours,
+        channels=channels,
         grid_side=GRID_SIDE,
         lengths=sorted(picture.num_tokens for picture in captioned),
         num_distinct=len({picture.caption for picture in captioned}),

@@ -65,9 +65,9 @@ class Encoding:
 
 
 def to_rgb(
-    image: Image.Image, encoding: Encoding, background: tuple[int, int, int]
+    image: Image.Image, encoding: Encoding, background: tuple[int, int, int] | None
 ) -> tuple[Image.Image, tuple[str, ...]]:
-    """Convert a decoded picture to RGB in sRGB, with transparency laid over `background`.
+    """Convert a decoded picture to RGB in sRGB, with transparency laid over `background`; without one, to RGBA.
 
     Returns:
         The picture, with an empty `info`, and what was done, in fixed words for counting.
@@ -86,7 +86,9 @@ def to_rgb(
     deep = Samples(image, encoding.low) if encoding.low is not None or image.mode == "I;16" else None
     colour, profiled = _to_srgb(colour, image.info, encoding.format, deep)
     changes += profiled
-    if alpha is not None and alpha.getextrema() != (255, 255):
+    if background is None:
+        colour.putalpha(255 if alpha is None else alpha)
+    elif alpha is not None and alpha.getextrema() != (255, 255):
         colour.putalpha(alpha)
         colour = Image.alpha_composite(Image.new("RGBA", colour.size, (*background, 255)), colour).convert("RGB")
         changes.append("transparency laid over background")

@@ -7,7 +7,7 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -66,6 +66,8 @@ FIRST_FRAME = "first frame of an animation"
 BIG_ENDIAN = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L"}
 """Pillow's names of 16-bit samples as PNG stores them, and of the same with the other byte order."""
 WHITE_IS_ZERO = 0
+WITHOUT_VALUES = {"P", "PA", "CMYK", "YCbCr", "HSV", "LAB"}
+"""Modes whose numbers are no values of channels."""
 END_OF_JPEG = b"\xff\xd9"
 MAX_ZEROS_OF_WEBP = 128
 PHOTOMETRIC_INTERPRETATION, DNG_VERSION = 262, 50706
@@ -76,7 +78,7 @@ class Decoded:
     """Holds a picture as a person would see it.
 
     Attributes:
-        image: mode RGB, sRGB, upright, with an empty `info`.
+        image: mode RGB, or RGBA if alpha is kept; sRGB, upright, with an empty `info`.
         size: its width and height.
         changes: what was done to it, in fixed words for counting, e.g. "rotated by EXIF"; empty for a plain 8-bit RGB
             picture.
@@ -87,26 +89,68 @@ class Decoded:
     changes: tuple[str, ...]
 
 
-def decode(content: bytes | Image.Image, background: tuple[int, int, int], max_pixels: int) -> Decoded:
+Convert = Callable[[Image.Image, Encoding], tuple[Image.Image, tuple[str, ...]]]
+"""Converts a loaded picture, and says what was done."""
+
+
+def decode(content: bytes | Image.Image, background: tuple[int, int, int] | None, max_pixels: int) -> Decoded:
     """Decode a whole picture; the same bytes give the same pixels.
 
     Pillow's limits are global to the process, so no other thread may use Pillow meanwhile.
 
     Args:
         content: an encoded picture, or a Pillow image of any mode, which remains unchanged.
-        background: the colour behind transparent pixels.
+        background: the colour behind transparent pixels; None to keep alpha, in a picture of mode RGBA.
         max_pixels: the most pixels; a larger picture is refused by its header, before any pixel is decoded.
 
     Raises:
         UnreadablePictureError: it is not a picture, is damaged, too large, or its pixels have no known meaning. The
             message is one line for the record.
     """
+    return _decoded(content, lambda image, encoding: to_rgb(image, encoding, background), max_pixels)
+
+
+def decode_bands(content: bytes | Image.Image, max_pixels: int) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Decode the numbers of a picture as they are stored: no colour profile, no background.
+
+    Returns:
+        (H, W) or (H, W, C), of the stored type; and what was done.
+
+    Raises:
+        UnreadablePictureError: as `decode`; or its numbers are no values, as those of a palette.
+    """
+    seen: list[Encoding] = []
+
+    def bands(image: Image.Image, encoding: Encoding) -> tuple[Image.Image, tuple[str, ...]]:
+        seen.append(encoding)
+        if image.mode in WITHOUT_VALUES:
+            raise UnreadablePictureError(f"pixels of mode {image.mode}, whose numbers are no values of channels")
+        return image.convert("L") if image.mode == "1" else image.copy(), ()
+
+    decoded = _decoded(content, bands, max_pixels)
+    values = np.asarray(decoded.image)
+    if seen[0].deep and values.dtype == np.int32:  # Pillow gives a PPM of 16 bits in 32
+        values = values.astype(np.uint16)
+    if seen[0].deep and isinstance(content, bytes) and values.ndim == 3:
+        with _own_limits(max_pixels):
+            low = _low_bytes(content)
+        if low is not None:
+            values = values.astype(np.uint16) << 8 | np.asarray(_decoded(low, bands, max_pixels).image)
+    if seen[0].white_is_zero and values.dtype == np.uint16:
+        values = np.iinfo(np.uint16).max - values
+    return values, decoded.changes
+
+
+def _decoded(content: bytes | Image.Image, convert: Convert, max_pixels: int) -> Decoded:
+    """Decode a picture of which `convert` takes the pixels."""
     kind = "picture" if isinstance(content, Image.Image) else _kind(content)
     try:
         with _own_limits(max_pixels):
             image = content if isinstance(content, Image.Image) else _open(content, kind, max_pixels)
-            low = _low_bytes(content, image) if isinstance(content, bytes) else None
-            decoded = _decode(image, low, background, max_pixels)
+            low = None
+            if isinstance(content, bytes) and image.format == "PNG" and "icc_profile" not in image.info:
+                low = _low_bytes(content) if has_other_curve(image.info) else None
+            decoded = _decode(image, low, convert, max_pixels)
             if image.format == kind == "JPEG" and isinstance(content, bytes) and _tail_is_made_up(content, image):
                 raise UnreadablePictureError("JPEG is cut short")
             return decoded
@@ -174,15 +218,15 @@ def _reaches_its_end(content: bytes, image: Image.Image) -> bool:
     return True
 
 
-def _low_bytes(content: bytes, image: Image.Image) -> Image.Image | None:
-    """Return the lower bytes of a 16-bit colour PNG whose curve is undone; else None.
+def _low_bytes(content: bytes) -> Image.Image | None:
+    """Return the lower bytes of a 16-bit colour PNG; None for other files.
 
     Pillow takes the upper byte of each sample. If the samples are declared little-endian, it takes the lower one.
     """
-    if image.format != "PNG" or "icc_profile" in image.info or not has_other_curve(image.info):
+    if format_of(content) != "PNG":
         return None
     low = Image.open(io.BytesIO(content), formats=["PNG"])
-    raw_mode = BIG_ENDIAN.get(_encoding(image).raw_mode)
+    raw_mode = BIG_ENDIAN.get(_encoding(low).raw_mode)
     if raw_mode is None or not isinstance(low, ImageFile.ImageFile):
         return None
     low.tile = [tile._replace(args=raw_mode) for tile in low.tile]
@@ -190,8 +234,8 @@ def _low_bytes(content: bytes, image: Image.Image) -> Image.Image | None:
     return low
 
 
-def _decode(image: Image.Image, low: Image.Image | None, background: tuple[int, int, int], max_pixels: int) -> Decoded:
-    """Decode the pixels, upright and as RGB."""
+def _decode(image: Image.Image, low: Image.Image | None, convert: Convert, max_pixels: int) -> Decoded:
+    """Decode the pixels, upright and converted."""
     if image.width * image.height > max_pixels:
         raise UnreadablePictureError(f"more than {max_pixels:,} pixels")
     if not image.width * image.height:
@@ -201,7 +245,7 @@ def _decode(image: Image.Image, low: Image.Image | None, background: tuple[int, 
     orientation = _orientation(image) if turned_by_pillow else 0
     image.load()
     orientation = orientation or _orientation(image)
-    rgb, changes = to_rgb(image, encoding, background)
+    rgb, changes = convert(image, encoding)
     if orientation is None:
         changes = ("corrupt EXIF ignored", *changes)
     elif orientation in UPRIGHT:

@@ -13,7 +13,9 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from pikavae.data.pictures.form import PLAIN, PixelForm
 from pikavae.data.prepared.augment import Shape, Window, centre_window
+from pikavae.data.prepared.shown import shown
 from pikavae.data.record import RECORD_NAME, SetRecord
 from pikavae.data.shards.files import INDEX_NAME, MAX_TOKENS, SHARD_FOLDER, open_index, open_shard
 from pikavae.data.side import Side
@@ -21,15 +23,17 @@ from pikavae.errors import DamagedFileError
 
 
 class PictureSet:
-    """Reads one side of a prepared set, in a fixed order. Pictures are 8-bit on disk and converted on request.
+    """Reads one side of a prepared set, in a fixed order. Pictures have 8 or 16 bits and are converted on request.
 
     The result is always the same: a picture stored larger than it is shown gives its centre.
     """
 
-    def __init__(self, rows: pa.Table, shards: Sequence[Path], image_size: int, crop: str) -> None:
-        """Take rows of the index, the files of their shard numbers, `data.image_size` and `data.crop`."""
-        self.rows, self.image_size, self.crop = rows, image_size, crop
-        self._shards = [_Shard(path) for path in shards]
+    def __init__(
+        self, rows: pa.Table, shards: Sequence[Path], image_size: int, crop: str, form: PixelForm = PLAIN
+    ) -> None:
+        """Take rows of the index, the files of their shards, `data.image_size`, `data.crop`, the pixels' form."""
+        self.rows, self.image_size, self.crop, self.form = rows, image_size, crop, form
+        self._shards = [_Shard(path, form) for path in shards]
         self._numbers, self._rows = self._integers("shard"), self._integers("row")
         self._stored = np.stack([self._integers("height"), self._integers("width")], axis=1)  # (N, 2)
 
@@ -59,8 +63,9 @@ class PictureSet:
 
     @cached_property
     def digest(self) -> str:
-        """The identity of these pictures in this order: 32 hexadecimal digits."""
-        return hashlib.sha256("\n".join(self.hashes).encode()).hexdigest()[:32]
+        """The identity of these pictures in this order, and of their form: 32 hexadecimal digits."""
+        form = [] if self.form.is_plain else [repr(self.form)]
+        return hashlib.sha256("\n".join([*form, *self.hashes]).encode()).hexdigest()[:32]
 
     @cached_property
     def input_ids(self) -> Tensor:
@@ -91,12 +96,17 @@ class PictureSet:
         return height, width
 
     @property
+    def channels(self) -> tuple[str, ...]:
+        """The names of the channels, in order."""
+        return self.form.channels
+
+    @property
     def num_bytes(self) -> int:
         """The bytes of all pixels as they are stored."""
-        return int(3 * self._stored.astype(np.int64).prod(axis=1).sum())
+        return int(self.form.pixel_bytes * self._stored.astype(np.int64).prod(axis=1).sum())
 
     def stored_pixels(self, index: int) -> np.ndarray:
-        """Return a picture in the mapped file: (H, W, 3) uint8, read-only, not copied."""
+        """Return a picture in the mapped file: (H, W, C) uint8 or uint16, read-only, not copied."""
         return self._shards[int(self._numbers[index])].picture(int(self._rows[index]), self.stored_shape(index))
 
     def read(self, indices: Sequence[int], windows: Sequence[Window], out: Tensor) -> Tensor:
@@ -105,7 +115,7 @@ class PictureSet:
         Args:
             indices: indices of B pictures.
             windows: the window of each.
-            out: (B, H, W, 3) uint8, the destination; returned.
+            out: (B, H, W, C) of the stored type, the destination; returned.
 
         Raises:
             DamagedFileError: a shard is missing or cut short.
@@ -114,6 +124,11 @@ class PictureSet:
         for target, index, window in zip(out.numpy(), indices, windows, strict=True):
             np.copyto(target, self.stored_pixels(index)[window.slices((height, width))])
         return out
+
+    def memory(self, count: int, shape: Shape, *, pinned: bool = False) -> Tensor:
+        """Return new memory for pictures as they are stored: (B, H, W, C) uint8 or uint16."""
+        channels, dtype = len(self.form.channels), torch.uint8 if self.form.bit_depth == 8 else torch.uint16
+        return torch.empty((count, *shape, channels), dtype=dtype, pin_memory=pinned)
 
     def one_shape(self, indices: Sequence[int]) -> Shape:
         """Return the shape that all of these pictures are shown in.
@@ -128,26 +143,34 @@ class PictureSet:
         return shapes.pop()
 
     def pixels(self, indices: Sequence[int]) -> Tensor:
-        """Return pictures of one shape: (B, 3, H, W) uint8.
+        """Return pictures of one shape: (B, C, H, W) uint8 or uint16.
 
         Raises:
             ValueError: the pictures are of different shapes.
         """
         shape = self.one_shape(indices)
         windows = [centre_window(self.stored_shape(index), shape) for index in indices]
-        memory = torch.empty((len(indices), *shape, 3), dtype=torch.uint8)
+        memory = self.memory(len(indices), shape)
         return self.read(indices, windows, memory).permute(0, 3, 1, 2)
 
     def batch(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """Return pictures of one shape, and their captions.
 
         Returns:
-            `pixel_values` (B, 3, H, W) float32 in [-1, 1], and `input_ids` (B, 77) int64.
+            `pixel_values` (B, C, H, W) float32 in [-1, 1], and `input_ids` (B, 77) int64.
 
         Raises:
             ValueError: the pictures are of different shapes.
         """
         return {"pixel_values": to_float(self.pixels(indices)), "input_ids": self.input_ids[list(indices)]}
+
+    def shown(self, indices: Sequence[int]) -> Tensor:
+        """Return pictures of one shape as people see them: (B, 3, H, W) float32 in [-1, 1].
+
+        Raises:
+            ValueError: the pictures are of different shapes.
+        """
+        return shown(to_float(self.pixels(indices)), self.channels)
 
     def batches(self, size: int) -> Iterator[list[int]]:
         """Yield all indices, shape by shape, at most `size` at a time."""
@@ -169,12 +192,13 @@ class PictureSet:
 class _Shard:
     """Reads the pixels of one shard, which is mapped on first use."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, form: PixelForm) -> None:
+        self.path, self.form = path, form
 
     def picture(self, row: int, shape: Shape) -> np.ndarray:
         start, (height, width) = int(self._starts[row]), shape
-        return self._content[start : start + height * width * 3].reshape(height, width, 3)
+        content = self._content[start : start + height * width * self.form.pixel_bytes]
+        return content.view(self.form.dtype).reshape(height, width, len(self.form.channels))
 
     @cached_property
     def _starts(self) -> np.ndarray:
@@ -198,7 +222,8 @@ class _Shard:
             starts.append(content.address + edges[:-1])
             ends.append(content.address + edges[1:])
         first, last = np.concatenate(starts), np.concatenate(ends)
-        sizes = 3 * table.column("height").to_numpy().astype(np.int64) * table.column("width").to_numpy()
+        heights, widths = (table.column(name).to_numpy().astype(np.int64) for name in ("height", "width"))
+        sizes = self.form.pixel_bytes * heights * widths
         if not np.array_equal(last - first, sizes):
             raise DamagedFileError(f"{self.path}: pictures are of other sizes than is written beside them")
         low, high = int(first.min()), int(last.max())
@@ -206,18 +231,24 @@ class _Shard:
         return np.frombuffer(pa.foreign_buffer(low, high - low, base=table), np.uint8), first - low
 
 
-def to_float(pixels: Tensor, out: Tensor | None = None) -> Tensor:
-    """Convert 8-bit pixels (of any shape) to float32 in [-1, 1]: x / 127.5 - 1, with the same bits on every device.
+HALVES = {torch.uint8: 127.5, torch.uint16: 32767.5}
+"""Half of the largest number of each type of pixels."""
 
-    The bits are also those of torchvision's ToTensor and Normalize(0.5, 0.5), which compute half of this.
+
+def to_float(pixels: Tensor, out: Tensor | None = None) -> Tensor:
+    """Convert pixels (of any shape) to float32 in [-1, 1], with the same bits on every device: x / 127.5 - 1 of 8 bits.
+
+    The bits are also those of torchvision's ToTensor and Normalize(0.5, 0.5), which compute half of this. Pixels of 16
+    bits are divided by 32767.5.
 
     Args:
-        pixels: uint8.
+        pixels: uint8 or uint16.
         out: the destination, instead of new memory of the standard layout.
     """
     out = torch.empty(pixels.shape, dtype=torch.float32, device=pixels.device) if out is None else out
     # CUDA multiplies by the rounded reciprocal of a plain number, but divides by a tensor.
-    return out.copy_(pixels).div_(torch.full((), 127.5, dtype=torch.float32, device=pixels.device)).sub_(1.0)
+    half = torch.full((), HALVES[pixels.dtype], dtype=torch.float32, device=pixels.device)
+    return out.copy_(pixels).div_(half).sub_(1.0)
 
 
 @dataclass(frozen=True)
@@ -253,7 +284,7 @@ def open_prepared(path: Path) -> PreparedSet:
     index = open_index(path / INDEX_NAME)
     shards = [path / SHARD_FOLDER / name for name in record.shards]
     train, validation = (
-        PictureSet(_rows_of(index, side), shards, record.image_size, record.crop)
+        PictureSet(_rows_of(index, side), shards, record.image_size, record.crop, record.form)
         for side in (Side.TRAIN, Side.VALIDATION)
     )
     return PreparedSet(path, record.fingerprint, record, train, validation)

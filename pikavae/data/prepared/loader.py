@@ -31,7 +31,7 @@ UPLOAD_BYTES = 64 * 2**20
 
 
 class PixelBatch(NamedTuple):
-    """Holds what a step sees: pixels (B, H, W, 3) uint8 of all windows, and which of them to mirror (B)."""
+    """Holds what a step sees: pixels (B, H, W, C), as stored, of all windows, and which of them to mirror (B)."""
 
     pixels: Tensor
     flips: list[bool]
@@ -40,7 +40,7 @@ class PixelBatch(NamedTuple):
 class Loader:
     """Yields batches from a position of the stream on, in one of three ways, which give the same bits.
 
-    - `resident`: all training pictures are kept on the device, 8 bits a channel.
+    - `resident`: all training pictures are kept on the device, as they are stored.
     - `streamed`: a thread reads the next batches into page-locked memory, which are copied while the device computes.
     - `direct`: a batch is read on request; for the CPU, which would only wait for itself.
 
@@ -86,7 +86,7 @@ class Loader:
         return self
 
     def __next__(self) -> Tensor:
-        """Return the next pictures: (B, 3, H, W) float32 in [-1, 1], on the device. On CPU the next call reuses them.
+        """Return the next pictures: (B, C, H, W) float32 in [-1, 1], on the device. On CPU the next call reuses them.
 
         Raises:
             DamagedFileError: a shard is missing or cut short.
@@ -122,7 +122,7 @@ class Loader:
             pixels = self._resident.read(indices, windows)
         else:
             pin = self._device.type == "cuda"  # the copy to the device is then asynchronous
-            memory = torch.empty((len(indices), *shape, 3), dtype=torch.uint8, pin_memory=pin)
+            memory = picture_set.memory(len(indices), shape, pinned=pin)
             pixels = picture_set.read(indices, windows, memory)
         return PixelBatch(pixels, [window.flip for window in windows])
 
@@ -132,7 +132,7 @@ class Loader:
         for i, flip in enumerate(batch.flips):
             if flip:
                 pixels[i] = pixels[i].flip(1)
-        pixels = pixels.permute(0, 3, 1, 2)  # (B, 3, H, W)
+        pixels = pixels.permute(0, 3, 1, 2)  # (B, C, H, W)
         if self._device.type != "cpu":
             empty = torch.empty(pixels.shape, dtype=torch.float32, device=self._device, memory_format=self._layout)
             return to_float(pixels, empty)
@@ -149,9 +149,13 @@ class _Resident:
 
     def __init__(self, picture_set: PictureSet, device: torch.device) -> None:
         self._picture_set = picture_set
-        sizes = [3 * height * width for height, width in map(picture_set.stored_shape, range(len(picture_set)))]
+        self._channels = len(picture_set.form.channels)
+        sizes = [
+            self._channels * height * width for height, width in map(picture_set.stored_shape, range(len(picture_set)))
+        ]
         self._edges = np.cumsum([0, *sizes], dtype=np.int64).tolist()
-        self._pixels = torch.empty(self._edges[-1], dtype=torch.uint8, device=device)
+        dtype = torch.uint8 if picture_set.form.bit_depth == 8 else torch.uint16
+        self._pixels = torch.empty(self._edges[-1], dtype=dtype, device=device)
         first = 0
         while first < len(picture_set):
             last = first + 1
@@ -162,11 +166,12 @@ class _Resident:
             first = last
 
     def read(self, indices: list[int], windows: list[Window]) -> Tensor:
-        """Return the windows of some pictures, not mirrored yet: (B, H, W, 3) uint8, on the device."""
+        """Return the windows of some pictures, not mirrored yet: (B, H, W, C), on the device."""
         shape = self._picture_set.one_shape(indices)
+        shapes = [(*self._picture_set.stored_shape(index), self._channels) for index in indices]
         images = [
-            self._pixels[self._edges[index] : self._edges[index + 1]].view(*self._picture_set.stored_shape(index), 3)
-            for index in indices
+            self._pixels[self._edges[index] : self._edges[index + 1]].view(stored)
+            for index, stored in zip(indices, shapes, strict=True)
         ]
         return torch.stack([image[window.slices(shape)] for image, window in zip(images, windows, strict=True)])
 

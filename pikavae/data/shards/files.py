@@ -1,4 +1,4 @@
-"""Reads and writes the files of a prepared set: shards of 8-bit pictures, and the index of the used ones.
+"""Reads and writes the files of a prepared set: shards of pictures, and the index of the used ones.
 
 Both are Arrow IPC streams: pyarrow alone maps them into memory, and `datasets.Dataset.from_file` reads them as well.
 The same rows give the same bytes. This module imports neither torch nor `datasets`, because worker processes import it.
@@ -16,6 +16,7 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
+from pikavae.data.pictures.form import PLAIN, PixelForm
 from pikavae.errors import DamagedFileError
 
 INDEX_NAME = "index.arrow"
@@ -41,10 +42,10 @@ _OF_SOURCES = [
 ]
 SHARD_SCHEMA = pa.schema(
     [
-        ("pixels", pa.large_binary()),  # height * width * 3 bytes: RGB, row by row
+        ("pixels", pa.large_binary()),  # height * width pixels of the set's form, row by row, channels innermost
         *_OF_PICTURES,
         ("perceptual_hash", pa.uint64()),
-        ("thumbnail", pa.binary(192)),  # 8 x 8 x 3
+        ("thumbnail", pa.binary(192)),  # 8 x 8 x 3, as the picture is shown
         *_OF_SOURCES,
     ]
 )
@@ -70,8 +71,8 @@ class ShardWriter:
     Use it as a context manager. If the block fails, the file is closed without its end, and readers refuse it.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, form: PixelForm = PLAIN) -> None:
+        self.path, self.form = path, form
         self.num_rows = 0
         self._pixels: list[np.ndarray] = []
         self._rows: list[dict[str, Any]] = []
@@ -95,18 +96,20 @@ class ShardWriter:
         """Add a picture.
 
         Args:
-            pixels: (H, W, 3) uint8, which the caller must not change afterwards.
+            pixels: (H, W, C) of the writer's form, which the caller must not change afterwards.
             columns: a value for every column of `SHARD_SCHEMA` except those in `DERIVED`.
 
         Raises:
             ValueError: the pixels are of another shape or type, or the columns are not those of the schema.
         """
-        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-            raise ValueError(f"pixels of shape {pixels.shape} and type {pixels.dtype}: (H, W, 3) uint8 is stored")
+        count = len(self.form.channels)
+        if pixels.dtype != self.form.dtype or pixels.ndim != 3 or pixels.shape[2] != count:
+            expected = f"(H, W, {count}) {self.form.dtype}"
+            raise ValueError(f"pixels of shape {pixels.shape} and type {pixels.dtype}: {expected} is stored")
         if differing := columns.keys() ^ (set(SHARD_SCHEMA.names) - DERIVED):
             raise ValueError(f"columns that are missing, or unknown to a shard: {', '.join(sorted(differing))}")
         height, width = pixels.shape[:2]
-        flat = np.ascontiguousarray(pixels).reshape(-1)
+        flat = np.ascontiguousarray(pixels).reshape(-1).view(np.uint8)
         sha256 = hashlib.sha256(flat.data).hexdigest()
         self._pixels.append(flat)
         self._rows.append({"height": height, "width": width, "sha256": sha256, **columns})

@@ -23,7 +23,9 @@ from pikavae.data.files.memo import HashMemo
 from pikavae.data.files.rows import Chunk, SourcePicture
 from pikavae.data.pictures import plugins
 from pikavae.data.pictures.decode import UnreadablePictureError, bucket_of, decode, to_cover, to_shorter
+from pikavae.data.pictures.form import PLAIN, PixelForm, Pixels
 from pikavae.data.pictures.looks import perceptual_hash, thumbnail
+from pikavae.data.pictures.pixels import decode_pixels, fit_pixels, look_of
 from pikavae.data.shards.files import ShardWriter
 from pikavae.errors import TransientError
 from pikavae.workspace.disks import path_in_errors
@@ -41,25 +43,34 @@ class Recipe:
 
     Attributes:
         image_size: the field of this name in `DataConfig`; the others likewise.
+        form: the form in which pixels are stored.
     """
 
     image_size: int
     crop: str
     background: tuple[int, int, int]
     max_pixels: int
+    form: PixelForm = PLAIN
 
     @classmethod
     def of(cls, config: DataConfig) -> Recipe:
         """Return the recipe of a configuration."""
-        return cls(config.image_size, config.crop, config.background, config.max_pixels)
+        return cls(config.image_size, config.crop, config.background, config.max_pixels, PixelForm.of(config))
+
+    def content(self) -> dict[str, Any]:
+        """Return the settings as JSON values; the form only if it is not that of earlier versions, 8-bit RGB."""
+        settings = asdict(self)
+        if self.form.is_plain:
+            del settings["form"]
+        return settings
 
     @property
     def chunk_size(self) -> int:
         """Return the number of pictures in a chunk: 64 MiB of square pictures, but 1 to 256."""
-        return max(1, min(MAX_PICTURES, SHARD_BYTES // (3 * self.image_size**2)))
+        return max(1, min(MAX_PICTURES, SHARD_BYTES // (self.form.pixel_bytes * self.image_size**2)))
 
     def fit(self, image: Image.Image) -> Image.Image:
-        """Scale and crop a picture to the form in which it is stored."""
+        """Scale and crop a picture to the size at which it is stored."""
         if self.crop == "random":
             return to_shorter(image, self.image_size)
         if self.crop == "buckets":
@@ -100,7 +111,7 @@ def processing() -> dict[str, Any]:
 
 def shard_key(chunk: Chunk, recipe: Recipe, versions: dict[str, Any]) -> str:
     """Hash what a shard is made from: pictures, settings and `versions`, as `processing` returns them."""
-    return content_hash({"chunk": dict(chunk.content), "recipe": asdict(recipe), **versions})
+    return content_hash({"chunk": dict(chunk.content), "recipe": recipe.content(), **versions})
 
 
 class ShardCache:
@@ -163,7 +174,7 @@ def make_shard(job: ShardJob) -> Shard:
         UserError: the chunk cannot be read.
     """
     temporary, unreadable, count = job.workspace / f"{job.key}.{os.getpid()}", [], 0
-    with path_in_errors(temporary), ShardWriter(temporary) as writer:
+    with path_in_errors(temporary), ShardWriter(temporary, job.recipe.form) as writer:
         for picture in job.chunk.pictures():
             if picture.transient:
                 raise TransientError(f"{picture.name}: {picture.problem}; run the command again")
@@ -188,27 +199,35 @@ def _pairs(values: Any) -> tuple[tuple[str, str], ...]:
 
 
 def describe(picture: SourcePicture, recipe: Recipe) -> tuple[np.ndarray, dict[str, Any]]:
-    """Return a picture's part of a shard: its pixels, (H, W, 3) uint8, and the other columns.
+    """Return a picture's part of a shard: its pixels, (H, W, C) of the recipe's form, and the other columns.
 
     Raises:
         UnreadablePictureError: it is not a picture, or does not decode.
     """
     if picture.content is None:
         raise UnreadablePictureError(picture.problem)
-    decoded = decode(picture.content, recipe.background, recipe.max_pixels)
-    image = recipe.fit(decoded.image)
-    pixels = np.frombuffer(image.tobytes(), np.uint8).reshape(image.height, image.width, 3)
+    pixels: Pixels
+    if recipe.form.is_plain:
+        decoded = decode(picture.content, recipe.background, recipe.max_pixels)
+        look = recipe.fit(decoded.image)
+        pixels = np.frombuffer(look.tobytes(), np.uint8).reshape(look.height, look.width, 3)
+        identity, size, changes = identity_of(decoded.image), decoded.size, decoded.changes
+    else:
+        found = decode_pixels(picture.content, recipe.form, recipe.background, recipe.max_pixels)
+        pixels = fit_pixels(found.pixels, recipe.fit)
+        look = look_of(pixels, recipe.form)
+        identity, size, changes = found.identity(recipe.form), found.size, found.changes
     caption = clean_caption(picture.caption)
     return pixels, {
         "name": picture.name,
         "caption": caption.text,
         "note": caption.note,
-        "identity": identity_of(decoded.image),
-        "perceptual_hash": perceptual_hash(image),
-        "thumbnail": thumbnail(image).tobytes(),
-        "source_width": decoded.size[0],
-        "source_height": decoded.size[1],
-        "changes": list(decoded.changes),
+        "identity": identity,
+        "perceptual_hash": perceptual_hash(look),
+        "thumbnail": thumbnail(look).tobytes(),
+        "source_width": size[0],
+        "source_height": size[1],
+        "changes": list(changes),
     }
 
 

@@ -57,15 +57,22 @@ def open_source(name: str, config: DataConfig, field: str, memo: HashMemo | None
 
 def _open(name: str, config: DataConfig, field: str, memo: HashMemo | None) -> tuple[Source, Source | None]:
     """Open the source, and that of its validation pictures if the folder has them apart."""
+    if name == SPRITES and not isinstance(config.channels, str):
+        raise UserError(
+            f"data.channels {' '.join(config.channels)}: sprites are drawn in rgb, rgba or grey; name the pictures in "
+            f"{field}"
+        )
     if name == SPRITES:
-        return Sprites(config.sprites_seed, config.sprites_count), None
+        return Sprites(config.sprites_seed, config.sprites_count, cut_out=config.channels == "rgba"), None
     if name.startswith(HUB):
         return HubSource(name.removeprefix(HUB), config, field), None
     where = f"{field} {name!r}"
     try:
         path = expand_user(name, field)
         splits = saved_splits(path) if path.is_dir() else None
-        listing = list_folder(path, config.exclude, config.links_into) if path.is_dir() and splits is None else None
+        listing = None
+        if path.is_dir() and splits is None:
+            listing = list_folder(path, config.exclude, config.links_into, arrays=not config.is_plain)
         root, files = (path.parent, [path]) if path.exists() else _matching(path)
     except (OSError, ValueError, RuntimeError) as error:  # no permission, too long, an invalid pattern
         raise UserError(f"{where}: cannot be opened: {' '.join(str(error).split())}") from None
@@ -149,7 +156,7 @@ def _open_archives(
     is_folder = beside is not None or len(files) > 1
     by_side = _by_side(files, others)
     train = by_side.get("train", files)
-    listing = list_archives(root, train, config.exclude, memo, is_folder=is_folder)
+    listing = list_archives(root, train, config.exclude, memo, arrays=not config.is_plain, is_folder=is_folder)
     if not listing.pictures:
         listed = ", ".join(train[:3]) + (f" and {len(train) - 3} more" if len(train) > 3 else "")
         hint = f"; left out: {count_kinds(listing.set_aside)}" if listing.set_aside else ""
@@ -167,7 +174,11 @@ def _open_archives(
     validation = by_side.get("validation") if "train" in by_side else None
     return (
         Folder(listing, config.caption_column, memo),
-        Folder(list_archives(root, validation, config.exclude, memo, is_folder=True), config.caption_column, memo)
+        Folder(
+            list_archives(root, validation, config.exclude, memo, arrays=not config.is_plain, is_folder=True),
+            config.caption_column,
+            memo,
+        )
         if validation
         else None,
     )

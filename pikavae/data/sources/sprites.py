@@ -23,11 +23,13 @@ class SpriteChunk:
     seed: int
     start: int
     stop: int
+    cut_out: bool = False
 
     @property
     def content(self) -> Mapping[str, Any]:
-        """The seed, the range, and the hash of the drawing code."""
-        return {"sprites": {"seed": self.seed, "range": [self.start, self.stop], "code": _drawing()}}
+        """The seed, the range, the hash of the drawing code, and if they are cut out."""
+        how = {"cut_out": True} if self.cut_out else {}
+        return {"sprites": {"seed": self.seed, "range": [self.start, self.stop], "code": _drawing(), **how}}
 
     @property
     def count(self) -> int:
@@ -39,7 +41,7 @@ class SpriteChunk:
         from pikavae.data.sprites.draw import draw_sprite
 
         for index in range(self.start, self.stop):
-            sprite = draw_sprite(self.seed, index)
+            sprite = draw_sprite(self.seed, index, cut_out=self.cut_out)
             yield SourcePicture(sprite.name, sprite.image, sprite.caption)
 
 
@@ -51,14 +53,16 @@ class Sprites:
     loaded_warnings: Sequence[str] = ()
     captions: Mapping[str, int] = MappingProxyType({})
 
-    def __init__(self, seed: int, count: int) -> None:
-        self.seed, self.number = seed, count
+    def __init__(self, seed: int, count: int, *, cut_out: bool = False) -> None:
+        """Take the seed and the number of characters, which are RGBA pictures if they are cut out."""
+        self.seed, self.number, self.cut_out = seed, count, cut_out
         self.columns: Mapping[str, str | None] = {}
         self.ignored: Mapping[str, int] = {}
 
     def content(self) -> Mapping[str, Any]:
-        """Return the seed, the count, and the hash of the drawing code."""
-        return {"sprites": {"seed": self.seed, "count": self.number, "code": _drawing()}}
+        """Return the seed, the count, the hash of the drawing code, and if they are cut out."""
+        how = {"cut_out": True} if self.cut_out else {}
+        return {"sprites": {"seed": self.seed, "count": self.number, "code": _drawing(), **how}}
 
     def count(self) -> int:
         """Return the configured number."""
@@ -67,4 +71,4 @@ class Sprites:
     def chunks(self, size: int) -> Iterator[SpriteChunk]:
         """Yield chunks of `size` characters, in the order of their numbers."""
         for start in range(0, self.number, size):
-            yield SpriteChunk(self.seed, start, min(start + size, self.number))
+            yield SpriteChunk(self.seed, start, min(start + size, self.number), self.cut_out)

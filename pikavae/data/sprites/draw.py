@@ -11,12 +11,15 @@ import re
 from dataclasses import dataclass
 from random import Random
 
+import numpy as np
 from PIL import Image
 
 from pikavae.data.sprites.figures import ACCESSORIES, FIGURES, Look
 from pikavae.data.sprites.parts import BACKGROUNDS, COLOURS, INK, PATTERNS, WHITE, Colour, Pen
 
 SUPERSAMPLING = 3
+BLACK, BRIGHT = (0, 0, 0), (255, 255, 255)
+"""What is behind a figure that is cut out; no figure has pixels of both."""
 POSES = {"standing": 0.0, "jumping": -0.14, "crouching": 0.14, "leaning left": 0.0, "leaning right": 0.0}
 EYES = ("round", "small", "sleepy", "happy")
 MOUTHS = ("smile", "open", "flat", "beaked")
@@ -28,7 +31,7 @@ class Sprite:
     """Holds a drawn character.
 
     Attributes:
-        image: the picture, RGB, square.
+        image: the picture, square: RGB, or RGBA if it is cut out.
         caption: what is drawn.
         name: its name, unique in its set.
     """
@@ -55,8 +58,8 @@ class Design:
     background_colours: tuple[str, str]
     outline: str | None
 
-    def caption(self) -> str:
-        """Return a sentence that names what is drawn."""
+    def caption(self, *, cut_out: bool = False) -> str:
+        """Return a sentence that names what is drawn, without the background if the figure is cut out."""
         looks = (
             f"a {self.pattern} {self.body} and {self.second}" if self.pattern else f"a {self.body} and {self.second}"
         )
@@ -66,7 +69,8 @@ class Design:
         a, b = self.background_colours
         behind = BACKGROUNDS[self.background][1].format(a=a, b=b)
         mood = f"{MOODS[self.mouth]} " if self.figure in FACED else ""
-        sentence = f"{looks} {mood}{self.figure}{wears}, {self.pose}, in front of {behind}"
+        ground = "" if cut_out else f", in front of {behind}"
+        sentence = f"{looks} {mood}{self.figure}{wears}, {self.pose}{ground}"
         return re.sub(r"\ba (?=orange)", "an ", sentence)
 
 
@@ -74,8 +78,10 @@ FACED = {"pear monster", "fish", "robot", "flower", "fox"}
 """The figures whose mouth is visible; a beetle's is not."""
 
 
-def draw_sprite(seed: int, index: int, size: int = 128) -> Sprite:
+def draw_sprite(seed: int, index: int, size: int = 128, *, cut_out: bool = False) -> Sprite:
     """Draw the sprite number `index` of the set `seed`, as a square of `size` pixels.
+
+    If it is `cut_out`, the same figure is in front of nothing: an RGBA picture with smooth edges.
 
     Raises:
         ValueError: seed or index is negative, or the size is under 8.
@@ -85,8 +91,9 @@ def draw_sprite(seed: int, index: int, size: int = 128) -> Sprite:
     digest = hashlib.sha256(f"sprite|{seed}|{index}".encode()).digest()
     rng = Random(int.from_bytes(digest, "big"))
     design = invent(rng)
-    large = render(design, rng, size * SUPERSAMPLING)
-    return Sprite(large.reduce(SUPERSAMPLING), design.caption(), f"sprite-{index:05d}")
+    large = (_cut_out if cut_out else render)(design, rng, size * SUPERSAMPLING)
+    image = large.reduce(SUPERSAMPLING)
+    return Sprite(image.convert("RGBA") if cut_out else image, design.caption(cut_out=cut_out), f"sprite-{index:05d}")
 
 
 def invent(rng: Random) -> Design:
@@ -120,11 +127,28 @@ def _brightness(colour: Colour) -> float:
     return 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
 
 
-def render(design: Design, rng: Random, size: int) -> Image.Image:
-    """Draw a design as an RGB square; `rng` decides what the design leaves open (places, sizes, angles)."""
+def _cut_out(design: Design, rng: Random, size: int) -> Image.Image:
+    """Draw a design without its background, as a square of mode RGBa: colours multiplied by alpha."""
+    state, layers = rng.getstate(), []
+    for ground in (BLACK, BRIGHT):
+        rng.setstate(state)
+        layers.append(render(design, rng, size, ground=ground))
+    on_black, on_bright = map(np.asarray, layers)
+    alpha = np.where((on_black == on_bright).all(axis=-1), 255, 0).astype(np.uint8)  # edges are not smoothed yet
+    layers[0].putalpha(Image.fromarray(alpha))
+    return layers[0].convert("RGBa")
+
+
+def render(design: Design, rng: Random, size: int, *, ground: Colour | None = None) -> Image.Image:
+    """Draw a design as an RGB square; `rng` decides what the design leaves open (places, sizes, angles).
+
+    A `ground` is the one colour that replaces the background.
+    """
     image = Image.new("RGB", (size, size))
     a, b = (COLOURS[name] for name in design.background_colours)
     BACKGROUNDS[design.background][0](Pen(image), a, b, rng)
+    if ground is not None:
+        image.paste(ground, (0, 0, size, size))
     lean = {"leaning left": -0.3, "leaning right": 0.3}.get(design.pose, 0.0)
     pen = Pen(
         image,

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from pikavae.config import EvaluationConfig, ModelConfig
+from pikavae.data.pictures.form import RGB
 from pikavae.data.sprites.draw import draw_sprite
 from pikavae.evaluation.evaluate import measure, measurements_of
 from pikavae.evaluation.measure.measurement import MeasuredBatch, images_of
@@ -50,6 +51,11 @@ class Sprites:
     def captions(self) -> list[str]:
         """Return an empty caption for each picture."""
         return [""] * len(self.content)
+
+    @property
+    def channels(self) -> Sequence[str]:
+        """Return the names of a picture's channels."""
+        return RGB
 
     @property
     def image_size(self) -> int:

@@ -13,8 +13,11 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from pikavae.config import EvaluationConfig, why_size_does_not_fit
+from pikavae.data.pictures.form import GREY, RGB
+from pikavae.data.prepared.shown import shown
 from pikavae.errors import UserError
 from pikavae.evaluation.measure.baselines import Baselines
+from pikavae.evaluation.measure.channels import ChannelScores
 from pikavae.evaluation.measure.chosen import Chooser, ChosenPicture, draw_panels
 from pikavae.evaluation.measure.codecs import Codecs
 from pikavae.evaluation.measure.distribution import Distribution
@@ -26,6 +29,7 @@ from pikavae.evaluation.measure.measurement import (
     Sample,
     Study,
     images_of,
+    shown_of,
 )
 from pikavae.evaluation.measure.overall import overall, protocol
 from pikavae.evaluation.measure.posteriors import Posteriors
@@ -48,13 +52,14 @@ def measurements_of(
     model: AutoencoderKL, picture_set: EvaluationSet, config: EvaluationConfig, device: torch.device
 ) -> list[Measurement]:
     """Return the measurements, which see every picture; a report has their findings in this order."""
-    factor = model.config.downsampling_factor
+    factor, channels = model.config.downsampling_factor, tuple(picture_set.channels)
     return [
         Scores(len(picture_set)),
+        *([ChannelScores(len(picture_set), channels)] if channels != RGB else []),
         Baselines(picture_set, factor, config.batch_size),
-        Codecs(len(picture_set)),
-        Perceptual(len(picture_set), config.lpips_weights, device),
-        Distribution(len(picture_set), config.inception_weights, device),
+        *([Codecs(len(picture_set))] if channels in (RGB, GREY) else []),  # no others have alpha, or many channels
+        Perceptual(len(picture_set), config.lpips_weights, device, channels),
+        Distribution(len(picture_set), config.inception_weights, device, channels),
     ]
 
 
@@ -97,7 +102,7 @@ def measure(
     chooser = Chooser(config.panel_images)
     with torch.inference_mode(), exact_float32():
         posteriors = Posteriors(picture_set.names, model.config.latent_channels)
-        viewer = LatentViewer(model.decode, posteriors.statistics, config.panel_images)
+        viewer = LatentViewer(model.decode, posteriors.statistics, config.panel_images, picture_set.channels)
         measurements = [*measurements_of(model, picture_set, config, device), posteriors, viewer]
         for batch in _reconstruct(model, picture_set, config.batch_size, device):
             chooser.update(batch)
@@ -119,6 +124,7 @@ def measure(
         latent_view=_only(one.latent_view for one in measured),
         precision={name: half for one in measured for name, half in one.precision.items()},
         sizes=_only(one.sizes for one in measured),
+        channels={name: numbers for one in measured for name, numbers in one.channels.items()},
         protocol={
             **protocol(image_size=picture_set.image_size, batch_size=config.batch_size, device_type=device.type),
             **{name: words for one in measured for name, words in one.protocol.items()},
@@ -141,6 +147,11 @@ def _check(model: AutoencoderKL, picture_set: EvaluationSet) -> None:
         raise UserError(
             "data.source: the evaluation set holds no pictures; raise data.validation_fraction or add pictures"
         )
+    if len(picture_set.channels) != (count := model.config.image_channels):
+        raise UserError(
+            f"data.channels: the pictures have {len(picture_set.channels)} ({' '.join(picture_set.channels)}), and the "
+            f"model reads {count}; set --data.channels for the model's, or name another model"
+        )
     if reason := why_size_does_not_fit(picture_set.image_size, model.config.downsampling_factor):
         raise UserError(reason)
 
@@ -152,7 +163,7 @@ def _reconstruct(
     for indices in picture_set.batches(batch_size):
         images = images_of(picture_set, indices).to(device)
         posterior = model.encode(images)
-        yield MeasuredBatch(indices, images, model.decode(posterior.mode()), posterior)
+        yield MeasuredBatch(indices, images, model.decode(posterior.mode()), posterior, picture_set.channels)
 
 
 def _sample(chooser: Chooser, picture_set: EvaluationSet, device: torch.device) -> Sample:
@@ -190,8 +201,8 @@ def _chosen_pictures(chooser: Chooser, picture_set: EvaluationSet, psnr: Tensor)
                 picture_set.names[i],
                 picture_set.captions[i],
                 finite(psnr[i].item()),
-                images_of(picture_set, [i])[0],
-                chooser.kept[i],
+                shown_of(picture_set, [i])[0],
+                shown(chooser.kept[i][None], picture_set.channels)[0],
             )
             for i in indices
         ]

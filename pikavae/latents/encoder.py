@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pikavae.data.prepared.dataset import PictureSet
+from pikavae.data.prepared.dataset import PictureSet, to_float
 from pikavae.errors import PikavaeError
 from pikavae.latents.shards import LatentShard
 from pikavae.model.autoencoder import AutoencoderKL, DiagonalGaussian
@@ -64,7 +64,7 @@ class RowEncoder:
         return DiagonalGaussian(posterior.mean[place], posterior.logvar[place])
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Decode latents, as `posteriors` gives them, to pictures (B, 3, H, W)."""
+        """Decode latents, as `posteriors` gives them, to pictures (B, C, H, W)."""
         return self.model.decode(self.model.restore(latents.to(self.device)))
 
     def _batches(self, shard: LatentShard) -> Iterator[range]:
@@ -73,7 +73,7 @@ class RowEncoder:
             yield range(start, min(start + self.batch_size, shard.stop))
 
     def _posterior(self, picture_set: PictureSet, rows: range) -> DiagonalGaussian:
-        images = picture_set.pixels(rows).contiguous().float().div_(127.5).sub_(1.0)  # (B, 3, H, W)
+        images = to_float(picture_set.pixels(rows).contiguous())  # (B, C, H, W)
         with self._computing():
             posterior = self.model.normalise(self.model.encode(images.to(self.device)))
         return DiagonalGaussian(posterior.mean.float().cpu(), posterior.logvar.float().cpu())

@@ -59,7 +59,7 @@ class Delivery:
         self, workspace: Workspace, folder: Path, run: RunLog, validation: PictureSet, num_preview_images: int
     ) -> None:
         self._workspace, self._folder, self._run = workspace, folder, run
-        self._originals = validation.batch(validation.first_alike(num_preview_images))["pixel_values"]
+        self._originals = validation.shown(validation.first_alike(num_preview_images))
         self._waiting: list[Event] = []
         self._offset = 0
         self._finish, self._done = threading.Event(), threading.Event()
@@ -210,7 +210,7 @@ def moments(folder: Path, validation: PictureSet) -> list[tuple[str, Tensor]]:
     Returns:
         The label of each, and (N, 3, H, W) float32 in [-1, 1], N at most four; nothing if there is no preview.
     """
-    originals = validation.batch(validation.first_alike(MOSAIC))["pixel_values"]
+    originals = validation.shown(validation.first_alike(MOSAIC))
     paths = sorted((folder / "previews").glob("step-*.png"))
     found = []
     for path in [paths[i] for i in choose_evenly(len(paths), FILMSTRIP_FRAMES)]:

@@ -27,10 +27,10 @@ class PatchDiscriminator(nn.Module):
     and several processes give the gradients that one process gives on their joint batch.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, image_channels: int = 3) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(3, 64, 4, stride=2, padding=1),
+            nn.Conv2d(image_channels, 64, 4, stride=2, padding=1),
             nn.LeakyReLU(0.2),
             *_conv_norm_relu(64, 128, stride=2),
             *_conv_norm_relu(128, 256, stride=2),
@@ -39,7 +39,7 @@ class PatchDiscriminator(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits (B, 1, H/8 - 2, W/8 - 2), high for real, of pictures (B, 3, H, W) in [-1, 1], H and W >= 24."""
+        """Return logits (B, 1, H/8 - 2, W/8 - 2), high for real, of pictures (B, C, H, W) in [-1, 1], H and W >= 24."""
         logits: Tensor = self.layers(images)
         return logits
 
@@ -53,13 +53,13 @@ def _conv_norm_relu(in_channels: int, out_channels: int, *, stride: int) -> list
 
 
 @torch.no_grad()
-def new_discriminator(seed: int) -> PatchDiscriminator:
+def new_discriminator(seed: int, image_channels: int = 3) -> PatchDiscriminator:
     """Return a discriminator on the CPU with pix2pix's initial weights, a function of the seed alone.
 
     Convolutions are N(0, 0.02^2), the norms' weights N(1, 0.02^2), biases 0. The global generator is not used.
     """
     with torch.device("meta"):
-        discriminator = PatchDiscriminator()
+        discriminator = PatchDiscriminator(image_channels)
     discriminator.to_empty(device="cpu")
     digest = hashlib.sha256(f"discriminator|{seed}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))

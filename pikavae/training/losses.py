@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -10,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pikavae.config import LossConfig
+from pikavae.data.pictures.form import RGB
+from pikavae.data.prepared.shown import as_rgb
 from pikavae.errors import UserError
 from pikavae.evaluation.metrics.similarity import MS_SSIM_EXPONENTS, MS_SSIM_SMALLEST_SIDE
 from pikavae.features import lpips
@@ -32,8 +35,8 @@ def reconstruction_loss(kind: str, reconstructions: Tensor, images: Tensor) -> T
 
     Args:
         kind: `mse`, `l1` or `charbonnier`.
-        reconstructions: (B, 3, H, W) of any floating dtype.
-        images: (B, 3, H, W) in [-1, 1].
+        reconstructions: (B, C, H, W) of any floating dtype.
+        images: (B, C, H, W) in [-1, 1].
     """
     difference = reconstructions.float() - images.float()
     if kind == "mse":
@@ -55,8 +58,8 @@ def ms_ssim_loss(reconstructions: Tensor, images: Tensor) -> Tensor:
     untrained model, every other picture would give no gradient.
 
     Args:
-        reconstructions: (B, 3, H, W) of any floating dtype.
-        images: (B, 3, H, W) in [-1, 1].
+        reconstructions: (B, C, H, W) of any floating dtype.
+        images: (B, C, H, W) in [-1, 1].
 
     Raises:
         UserError: a side below 176 pixels.
@@ -69,7 +72,7 @@ def ms_ssim_loss(reconstructions: Tensor, images: Tensor) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
         for scale in range(len(MS_SSIM_EXPONENTS)):
             if scale:
-                x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)  # (B, 3, H/2^scale, W/2^scale)
+                x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)  # (B, C, H/2^scale, W/2^scale)
             similarity, contrast = structural_similarity_index_measure(
                 x, y, data_range=2.0, reduction="none", return_contrast_sensitivity=True
             )  # (B,) each
@@ -123,6 +126,7 @@ def autoencoder_terms(
     posterior: DiagonalGaussian,
     progress: float,
     perceptual: nn.Module | None,
+    channels: Sequence[str] = RGB,
 ) -> dict[str, Term]:
     """Return the terms of the autoencoder's loss by name, without the adversarial one; the loss sums their `weighted`.
 
@@ -131,11 +135,12 @@ def autoencoder_terms(
 
     Args:
         config: the kinds and weights.
-        images: (B, 3, H, W) in [-1, 1], the target of the reconstructions.
-        reconstructions: (B, 3, H, W) of any floating dtype.
+        images: (B, C, H, W) in [-1, 1], the target of the reconstructions.
+        reconstructions: (B, C, H, W) of any floating dtype.
         posterior: the posterior of the encoded pictures.
         progress: the share of the run that is done, in [0, 1].
         perceptual: returns each pair's LPIPS of reconstructions and images; needed with `perceptual_weight`.
+        channels: the names of the pictures' channels; LPIPS gets them as `as_rgb` makes them.
 
     Raises:
         UserError: pictures too small for a term.
@@ -147,7 +152,10 @@ def autoencoder_terms(
     if config.perceptual_weight > 0:
         assert perceptual is not None, "loss.perceptual_weight needs the network"
         _require_side("perceptual_weight", images)
-        terms["lpips"] = Term(perceptual(reconstructions, images).mean(), config.perceptual_weight)
+        seen, truth = as_rgb(reconstructions, channels), as_rgb(images, channels)
+        assert seen is not None, f"LPIPS of {channels}"  # the configuration refuses it
+        assert truth is not None, f"LPIPS of {channels}"  # the configuration refuses it
+        terms["lpips"] = Term(perceptual(seen, truth).mean(), config.perceptual_weight)
     if not isinstance(posterior, PointPosterior):
         terms["kl_nats_per_image"] = Term(kl_sum_mean(posterior), kl_weight_at(config, progress))
     return terms

@@ -96,7 +96,7 @@ def estimate(config: Config) -> Memory:
                 for parameter in trained:
                     parameter.grad = torch.empty_like(parameter)
             before = live.now
-            images = torch.empty(count, 3, config.data.image_size, config.data.image_size)
+            images = torch.empty(count, config.model.image_channels, config.data.image_size, config.data.image_size)
             images = images.contiguous(memory_format=choose_layout(device_type, training.channels_last))
             saved = SavedTensors()
             with saved.kept():
@@ -133,7 +133,9 @@ class _Networks:
             self.model.encoder.requires_grad_(False)
             self.model.quant_conv.requires_grad_(False)
         self._perceptual = LPIPS.unloaded() if config.loss.perceptual_weight else None
-        self._discriminator = PatchDiscriminator() if config.loss.adversarial_weight else None
+        self._discriminator = (
+            PatchDiscriminator(config.model.image_channels) if config.loss.adversarial_weight else None
+        )
 
     def others(self) -> int:
         """Return the bytes of the discriminator's gradients and moments."""
@@ -145,7 +147,8 @@ class _Networks:
         dtype = AUTOCAST_DTYPES.get(precision)
         with torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None):
             reconstructions, posterior = self.model(images)
-        terms = autoencoder_terms(loss, images, reconstructions, posterior, 1.0, self._perceptual)
+        channels = self._config.data.channel_names
+        terms = autoencoder_terms(loss, images, reconstructions, posterior, 1.0, self._perceptual, channels)
         total = torch.stack([term.weighted for term in terms.values()]).sum()
         if self._discriminator is not None:
             self._discriminator.requires_grad_(False)

@@ -31,6 +31,7 @@ from pikavae.errors import DamagedFileError
 from pikavae.model.autoencoder import AutoencoderKL
 from pikavae.model.fold import unfold, with_padding
 from pikavae.model.grow import NEW_LOGVAR, grow_latents
+from pikavae.model.picture_channels import can_take_over, take_over
 from pikavae.model.sizes import CONFIG_NAME, RUN_CONFIG_NAME, refuse_other_sizes, scaling_in, sizes_of
 from pikavae.model.tiny import build_autoencoder
 from pikavae.training.adversarial import PatchDiscriminator, new_discriminator
@@ -61,7 +62,7 @@ class Adversary:
     @classmethod
     def fresh(cls, config: Config, device: torch.device) -> Adversary:
         """Return the discriminator before its first step, made from the seed."""
-        network = new_discriminator(config.training.seed).to(device)
+        network = new_discriminator(config.training.seed, config.model.image_channels).to(device)
         rate = config.loss.discriminator_learning_rate
         return cls(network, Adam(network.parameters(), lr=rate, betas=(0.5, 0.9), fused=True))
 
@@ -238,12 +239,16 @@ class StateCopy:
 def starting_weights(snapshot: Path, config: Config) -> AutoencoderKL:
     """Return a snapshot's weights in a model to train, with the shortcuts and the padding of the configuration.
 
-    With `training.grow_latents`, latent channels are added.
+    With `training.grow_latents`, latent channels are added. A model of RGB pictures is made one of grey or RGBA ones.
 
     Raises:
         UserError: the snapshot cannot be read, or has other sizes; the message names them.
     """
     model, sizes = read_snapshot(snapshot), config.model
+    if model.config.image_channels != sizes.image_channels and can_take_over(
+        model.config.image_channels, config.data.channel_names
+    ):
+        model = take_over(model, config.data.channel_names)
     if config.training.grow_latents:
         logvar = NEW_LOGVAR if sizes.initial_logvar is None else sizes.initial_logvar
         model = grow_latents(model, sizes.latent_channels, logvar=logvar, seed=config.training.seed)

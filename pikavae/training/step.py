@@ -172,7 +172,15 @@ class Stepper:
                 reconstructions, posterior = self.model(images, noise, transform and transform.of_latent, *taught)
             if transform is not None:
                 images = transform.of_picture(images, config.model.downsampling_factor)
-            terms = autoencoder_terms(config.loss, images, reconstructions, posterior, progress, self.perceptual)
+            terms = autoencoder_terms(
+                config.loss,
+                images,
+                reconstructions,
+                posterior,
+                progress,
+                self.perceptual,
+                config.data.channel_names,
+            )
             if taught:
                 terms["latent"] = Term(latent_loss(posterior.mean, taught[0]), config.loss.latent_weight)
             overflow = None
@@ -221,7 +229,7 @@ class Stepper:
         torch.autograd.backward(self.state.scaler.scale(loss / self.config.training.accumulation))
 
     def _next_batch(self, loader: Loader) -> tuple[Tensor, Tensor, Transform | None]:
-        """Return this process's share of the next batch: (B, 3, H, W) in [-1, 1], noise (B, Z, H/f, W/f), transform."""
+        """Return this process's share of the next batch: (B, C, H, W) in [-1, 1], noise (B, Z, H/f, W/f), transform."""
         state, config = self.state, self.config
         assert loader.position == state.images_seen, "the loader was opened at another position of the stream"
         images, factor, share = next(loader), config.model.downsampling_factor, loader.share

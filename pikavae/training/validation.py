@@ -8,6 +8,7 @@ from torch import Tensor
 from pikavae.config import Config
 from pikavae.data.prepared.dataset import PictureSet, to_float
 from pikavae.data.prepared.loader import memory_of
+from pikavae.data.prepared.shown import shown
 from pikavae.evaluation.metrics.similarity import psnr, ssim
 from pikavae.model.autoencoder import AutoencoderKL, PointPosterior
 from pikavae.model.inference import exact_float32
@@ -49,10 +50,10 @@ class Validation:
 
     @torch.inference_mode()
     def preview(self, model: AutoencoderKL) -> Tensor:
-        """Return the reconstructions of the first pictures: (N, 3, H, W) float32 on the CPU."""
+        """Return the reconstructions of the first pictures as people see them: (N, 3, H, W) float32 on the CPU."""
         with exact_float32():
             images = self._images(self._set.pixels(self._shown).to(self._device))
-            return model.decode(model.encode(images).mode()).cpu()
+            return shown(model.decode(model.encode(images).mode()), self._set.channels)
 
     def look(self, model: AutoencoderKL, *, measure: bool, show: bool) -> tuple[dict[str, float], Tensor | None]:
         """Measure all pictures, or show the first ones, or both in one pass: what is not asked for is empty or None."""
@@ -94,7 +95,7 @@ class Validation:
             return means, None
         if len(found) < len(wanted):  # another process had some of them
             return means, self.preview(model)
-        return means, torch.stack([found[index] for index in self._shown]).cpu()
+        return means, shown(torch.stack([found[index] for index in self._shown]), self._set.channels)
 
     def _means(self, measured: dict[int, dict[str, Tensor]]) -> dict[str, float]:
         """Return the means over the batches of all processes; the device is waited for only here."""
@@ -104,7 +105,7 @@ class Validation:
         return {name: torch.cat([batch[name] for batch in ordered]).double().mean().item() for name in ordered[0]}
 
     def _pixels(self, number: int) -> Tensor:
-        """Return a batch on the device, (B, 3, H, W) uint8."""
+        """Return a batch on the device, (B, C, H, W) as they are stored."""
         if (kept := self._kept.get(number)) is not None:
             return kept
         pixels = self._set.pixels(self._batches[number]).to(self._device)

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from pikavae.config import EvaluationConfig, ModelConfig
+from pikavae.data.pictures.form import RGB
 from pikavae.errors import UserError
 from pikavae.evaluation.evaluate import measure
 from pikavae.evaluation.measure.baselines import bicubic
@@ -28,8 +29,9 @@ NEED_WEIGHTS = {"lpips", "rfid", "kid", "kid_deviation"}
 @dataclass
 class Pictures:
     content: Tensor
-    """(N, 3, H, W) uint8."""
+    """(N, C, H, W) uint8."""
     digest: str = "d1"
+    channels: Sequence[str] = RGB
 
     @property
     def names(self) -> list[str]:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pikavae.data.prepared.shown import shown
 from pikavae.evaluation.compare.comparison import Comparison, PictureChange
-from pikavae.evaluation.measure.measurement import EvaluationSet, images_of
+from pikavae.evaluation.measure.measurement import EvaluationSet, images_of, shown_of
 from pikavae.evaluation.report.report import Report
 from pikavae.model.autoencoder import AutoencoderKL
 from pikavae.model.inference import exact_float32, prepare_for_use
@@ -18,7 +19,7 @@ from pikavae.model.inference import exact_float32, prepare_for_use
 
 @dataclass(frozen=True)
 class ComparedPicture:
-    """Holds a picture in [-1, 1] and its reconstructions by two models in about [-1, 1]: each (3, H, W) float32."""
+    """Holds a picture and its reconstructions by two models, as people see them: (3, H, W) in about [-1, 1] each."""
 
     change: PictureChange
     original: Tensor
@@ -52,10 +53,10 @@ def reconstruct_by_all(
             prepare_for_use(model, device)
             for i in chosen:
                 image = images_of(picture_set, [i]).to(device)
-                reconstruction = model.decode(model.encode(image).mode())[0].cpu()
+                reconstruction = shown(model.decode(model.encode(image).mode()), picture_set.channels)[0]
                 made[i].append((label, reconstruction, known.get(picture_set.names[i])))
     return [
-        BesidePicture(picture_set.captions[i] or picture_set.names[i], images_of(picture_set, [i])[0], made[i])
+        BesidePicture(picture_set.captions[i] or picture_set.names[i], shown_of(picture_set, [i])[0], made[i])
         for i in chosen
     ]
 
@@ -92,8 +93,9 @@ def reconstruct_by_both(
     with torch.inference_mode(), exact_float32():
         for change in {change.name: change for some in chosen.values() for change in some}.values():
             original = images_of(picture_set, [index[change.name]])
-            a, b = (model.decode(model.encode(original.to(device)).mode()).cpu() for model in models)
-            made[change.name] = ComparedPicture(change, original[0], a[0], b[0])
+            decoded = [model.decode(model.encode(original.to(device)).mode()) for model in models]
+            seen, a, b = (shown(one, picture_set.channels)[0] for one in (original, *decoded))
+            made[change.name] = ComparedPicture(change, seen, a, b)
     return {title: [made[change.name] for change in some] for title, some in chosen.items()}
 
 

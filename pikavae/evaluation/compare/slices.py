@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from pikavae.data.page.word_counts import count_words, words_of
-from pikavae.evaluation.measure.measurement import EvaluationSet
+from pikavae.evaluation.measure.measurement import EvaluationSet, shown_of
+from pikavae.evaluation.report.panels import to_uint8
 
 DARK_BELOW = 64
 """The mean luma, of 255, below which a picture is dark."""
@@ -64,7 +65,7 @@ def slices_of(picture_set: EvaluationSet, batch_size: int) -> dict[str, list[boo
     dark, flat = [False] * len(picture_set), [False] * len(picture_set)
     shapes = [""] * len(picture_set)
     for indices in picture_set.batches(batch_size):
-        pixels = picture_set.pixels(indices)
+        pixels = to_uint8(shown_of(picture_set, indices))
         size = f"size {pixels.shape[3]}x{pixels.shape[2]}"
         for i, one_dark, one_flat in zip(indices, is_dark(pixels).tolist(), is_flat(pixels).tolist(), strict=True):
             dark[i], flat[i], shapes[i] = one_dark, one_flat, size

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pikavae.data.prepared.dataset import HALVES
 from pikavae.evaluation.measure.measurement import Columns, EvaluationSet, Measured, MeasuredBatch
 from pikavae.evaluation.measure.posteriors import BYTES
 from pikavae.evaluation.metrics.similarity import psnr, psnr_of_mse, ssim
@@ -18,21 +19,21 @@ ORIGINAL_BAR_MSE = 0.045
 
 
 def mean_colour(batches: Iterable[Tensor]) -> Tensor:
-    """Return the mean colour of batches (B, 3, H, W) uint8 of pictures of one size: (3,) float64 in [-1, 1]."""
-    total, count = torch.zeros(3, dtype=torch.int64), 0  # sums of bytes are exact, whatever the batches
+    """Return the mean colour of batches (B, C, H, W) uint8 or uint16: (C,) float64 in [-1, 1]."""
+    total, count, half = torch.zeros(1, dtype=torch.int64), 0, 1.0  # sums of integers are exact, whatever the batches
     for pixels in batches:
-        total += pixels.sum(dim=(0, 2, 3), dtype=torch.int64)
-        count += pixels.shape[0] * pixels.shape[2] * pixels.shape[3]
-    return total.double() / count / 127.5 - 1.0
+        total = total + pixels.sum(dim=(0, 2, 3), dtype=torch.int64)
+        count, half = count + pixels.shape[0] * pixels.shape[2] * pixels.shape[3], HALVES[pixels.dtype]
+    return total.double() / count / half - 1.0
 
 
 def constant(images: Tensor, colour: Tensor) -> Tensor:
-    """Replace each picture by one colour (3,), the whole set's mean, in the shape and dtype of `images`."""
+    """Replace each picture by one colour (C,), the whole set's mean, in the shape and dtype of `images`."""
     return colour.to(images)[None, :, None, None].expand_as(images)
 
 
 def bicubic(images: Tensor, factor: int) -> Tensor:
-    """Scale pictures (B, 3, H, W) down to the latent's H/factor x W/factor and back, by Pillow's BICUBIC.
+    """Scale pictures (B, C, H, W) down to the latent's H/factor x W/factor and back, by Pillow's BICUBIC.
 
     `antialias` selects Pillow's kernel (Keys 1981, a = -0.5, widened when scaling down); torch's own has a = -0.75.
     The result is float32 and may leave [-1, 1] at edges.
@@ -69,7 +70,8 @@ class Baselines:
 
     def result(self) -> Measured:
         """Return the means, and bicubic's PSNR of each picture."""
-        sizes = {"bicubic": 3 * BYTES * self._pixels / self.factor**2 / self.num_images, "constant": 3.0 * BYTES}
+        pixel = len(self.colour) * BYTES
+        sizes = {"bicubic": pixel * self._pixels / self.factor**2 / self.num_images, "constant": float(pixel)}
         means = {
             baseline: Baseline(
                 **{name: values.mean().item() for name, values in scores.values.items()}, bytes=sizes[baseline]

@@ -20,7 +20,7 @@ FRAME = 0.85
 
 @dataclass(frozen=True)
 class ChosenPicture:
-    """Holds a picture of a report in [-1, 1] and its reconstruction in about [-1, 1]: both (3, H, W) float32."""
+    """Holds a picture of a report and its reconstruction, as people see them: (3, H, W) in about [-1, 1] each."""
 
     name: str
     caption: str
@@ -45,7 +45,7 @@ class Chooser:
         self.add(batch.indices, batch.reconstructions, psnr_of_mse(batch.mse))
 
     def add(self, indices: Sequence[int], reconstructions: Tensor, scores: Tensor) -> None:
-        """Look at a batch: (B, 3, H, W) reconstructions of the pictures `indices` and their PSNR (B,)."""
+        """Look at a batch: (B, C, H, W) reconstructions of the pictures `indices` and their PSNR (B,)."""
         self.kept.update((i, one.clone()) for i, one in zip(indices, reconstructions.cpu(), strict=True))
         self._scores.update(zip(indices, scores.nan_to_num(nan=-math.inf).tolist(), strict=True))
         keep = {i for chosen in self.indices().values() for i in chosen}

@@ -46,10 +46,11 @@ class Codecs:
             return
         images = batch.images[places]
         limit = BYTES * batch.posterior.mean[0].numel()
-        pixels = to_uint8(images).permute(0, 2, 3, 1).numpy()
+        pixels = to_uint8(images).permute(0, 2, 3, 1).squeeze(-1).numpy()
         for codec in CODECS:
             files = [encode_within(Image.fromarray(one), codec, limit) for one in pixels]
-            shown = torch.cat([decode_file(file) for file in files]).to(images)
+            mode = "L" if images.shape[1] == 1 else "RGB"
+            shown = torch.cat([decode_file(file, mode) for file in files]).to(images)
             sizes = torch.tensor([len(file) for file in files])
             scores = {"psnr": psnr(shown, images), "ssim": ssim(shown, images)}
             numbers = {**scores, "bytes": sizes, "too_large": sizes > limit}
@@ -85,9 +86,9 @@ def encode_within(picture: Image.Image, codec: str, limit: int) -> bytes:
     return best
 
 
-def decode_file(file: bytes) -> Tensor:
-    """Decode a file to its picture: (1, 3, H, W) float32 in [-1, 1]."""
-    pixels = np.array(Image.open(io.BytesIO(file)).convert("RGB"))  # (H, W, 3)
+def decode_file(file: bytes, mode: str = "RGB") -> Tensor:
+    """Decode a file to its picture: (1, 3, H, W) float32 in [-1, 1], or (1, 1, H, W) in mode L."""
+    pixels = np.atleast_3d(np.array(Image.open(io.BytesIO(file)).convert(mode)))  # (H, W, C)
     return torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 127.5 - 1.0
 
 

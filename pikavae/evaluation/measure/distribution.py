@@ -8,12 +8,16 @@ no FID is reported. KID (Binkowski et al. 2018, arXiv:1801.01401) is unbiased fo
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pikavae.config import CHANNELS
+from pikavae.data.pictures.form import RGB
+from pikavae.data.prepared.shown import as_rgb, describe_rgb, why_no_rgb
 from pikavae.evaluation.measure.measurement import Measured, MeasuredBatch
 from pikavae.evaluation.report.panels import to_uint8
 from pikavae.features.inception import NUM_FEATURES, InceptionFeatures
@@ -103,18 +107,23 @@ class Distribution:
     Both sets' features are kept until the end: 16 KiB per picture.
     """
 
-    def __init__(self, num_images: int, weights: str | None, device: torch.device) -> None:
-        """Read the weights.
+    def __init__(
+        self, num_images: int, weights: str | None, device: torch.device, channels: Sequence[str] = RGB
+    ) -> None:
+        """Read the weights, unless the pictures' channels are no colours.
 
         Args:
             num_images: the number of pictures in the set.
             weights: the file that `evaluation.inception_weights` names; if None, the file in torch's cache.
             device: where to compute the features.
+            channels: the names of a picture's channels.
 
         Raises:
             UserError: the named file is missing, or a file holds something else.
         """
-        path = INCEPTION.find(weights, INCEPTION_FIELD)
+        is_defined, self._seen = tuple(channels) in CHANNELS.values(), describe_rgb(channels)
+        self._why_not = INCEPTION.absence(INCEPTION_FIELD) if is_defined else why_no_rgb(channels)
+        path = INCEPTION.find(weights, INCEPTION_FIELD) if is_defined else None
         self._device = device
         self._network = InceptionFeatures(path, INCEPTION_FIELD).to(device) if path else None
         self._described = INCEPTION.describe(path) if path else ""
@@ -124,7 +133,12 @@ class Distribution:
         """Take in a batch."""
         if self._network is None:
             return
-        both = torch.stack([to_uint8(batch.images), to_uint8(batch.reconstructions)], dim=1).to(self._device)
+        made, truth = (
+            as_rgb(images, batch.channels) for images in (batch.reconstructions.clamp(-1.0, 1.0), batch.images)
+        )
+        assert made is not None, batch.channels
+        assert truth is not None, batch.channels
+        both = torch.stack([to_uint8(truth), to_uint8(made)], dim=1).to(self._device)
         # One pair at a time: the batch's size then decides neither the numbers nor the memory.
         for index, pair, error in zip(batch.indices, both, batch.mse, strict=True):
             if not error.isnan():
@@ -133,8 +147,7 @@ class Distribution:
     def result(self) -> Measured:
         """Return the distances, or the reason why there are none, such as a reconstruction that is not finite."""
         if self._network is None:
-            absent = INCEPTION.absence(INCEPTION_FIELD)
-            return Measured(metrics=dict.fromkeys(METRICS, math.nan), reasons=dict.fromkeys(METRICS, absent))
+            return Measured(metrics=dict.fromkeys(METRICS, math.nan), reasons=dict.fromkeys(METRICS, self._why_not))
         found = Measured(metrics=dict.fromkeys(METRICS, math.nan))
         if not self._features.isnan().any():
             found = distances(*self._features.double().numpy())
@@ -144,7 +157,8 @@ class Distribution:
         count = self._features.shape[1]
         return {
             "rfid": f"Heusel et al. 2017 by torch-fidelity, {self._described}, {NUM_FEATURES} features after the last "
-            f"pooling, pictures rounded to 8 bits, bilinear to 299 x 299 without antialiasing (as TensorFlow 1)",
+            f"pooling, pictures rounded to 8 bits, bilinear to 299 x 299 without antialiasing (as TensorFlow 1)"
+            + (f", {self._seen}" if self._seen else ""),
             "kid": f"Binkowski et al. 2018, kernel (x.y / {NUM_FEATURES} + 1)^3 on the same features; U-statistic over "
             f"different pictures, mean of {SUBSETS} subsets of {subset_size(count):,} (seed {SEED})",
             "kid_deviation": "standard deviation of KID over the subsets",

@@ -15,9 +15,13 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor
 
+from pikavae.data.pictures.form import RGB
+from pikavae.data.prepared.dataset import to_float
+from pikavae.data.prepared.shown import shown
 from pikavae.evaluation.metrics.similarity import mse
 from pikavae.evaluation.report.sections import (
     Baseline,
+    ChannelNumbers,
     HalfPrecision,
     LatentNumbers,
     LatentViewNumbers,
@@ -48,18 +52,27 @@ class EvaluationSet(Protocol):
     def image_size(self) -> int:
         """Return the size that the pictures were prepared at, in pixels."""
 
+    @property
+    def channels(self) -> Sequence[str]:
+        """Return the names of a picture's channels, in order."""
+
     def __len__(self) -> int: ...
 
     def pixels(self, indices: Sequence[int]) -> Tensor:
-        """Return the pictures of these indices, which have one shape: (B, 3, H, W) uint8."""
+        """Return the pictures of these indices, which have one shape: (B, C, H, W) uint8 or uint16."""
 
     def batches(self, size: int) -> Iterator[list[int]]:
         """Yield all indices, one shape after the other, at most `size` at a time."""
 
 
 def images_of(picture_set: EvaluationSet, indices: Sequence[int]) -> Tensor:
-    """Return the pictures of these indices, (B, 3, H, W) float32 in [-1, 1], on the CPU."""
-    return picture_set.pixels(indices).float() / 127.5 - 1.0
+    """Return the pictures of these indices, (B, C, H, W) float32 in [-1, 1], on the CPU."""
+    return to_float(picture_set.pixels(indices))
+
+
+def shown_of(picture_set: EvaluationSet, indices: Sequence[int]) -> Tensor:
+    """Return the pictures of these indices as people see them, (B, 3, H, W) float32 in [-1, 1], on the CPU."""
+    return shown(images_of(picture_set, indices), picture_set.channels)
 
 
 @dataclass(frozen=True)
@@ -68,15 +81,17 @@ class MeasuredBatch:
 
     Attributes:
         indices: the pictures' indices in their set.
-        images: (B, 3, H, W) float32 in [-1, 1].
+        images: (B, C, H, W) float32 in [-1, 1].
         reconstructions: decoded from the posteriors' modes: the same shape, about [-1, 1], not clamped.
         posterior: the pictures' posteriors.
+        channels: the names of a picture's channels.
     """
 
     indices: Sequence[int]
     images: Tensor
     reconstructions: Tensor
     posterior: DiagonalGaussian
+    channels: Sequence[str] = RGB
 
     @property
     def latents(self) -> Tensor:
@@ -102,6 +117,7 @@ class Measured:
         baselines: rows of the report's section `baselines`, by name.
         latents: the report's section of this name, which one measurement adds; `latent_view` and `sizes` likewise.
         precision: the report's section `precision`, by format.
+        channels: the report's section `channels`, by name.
         protocol: what decided the numbers besides the metrics' own protocols, in words for people and JSON values.
     """
 
@@ -114,6 +130,7 @@ class Measured:
     latent_view: LatentViewNumbers | None = None
     precision: Mapping[str, HalfPrecision] = field(default_factory=dict)
     sizes: OtherSizes | None = None
+    channels: Mapping[str, ChannelNumbers] = field(default_factory=dict)
     protocol: Mapping[str, JsonValue] = field(default_factory=dict)
 
 
@@ -132,7 +149,7 @@ class Sample:
     """Holds pictures for studies: half of them the first of the set, half the worst.
 
     Attributes:
-        images: (1, 3, H, W) float32 in [-1, 1] each, on the CPU; one picture each because shapes may differ.
+        images: (1, C, H, W) float32 in [-1, 1] each, on the CPU; one picture each because shapes may differ.
         reconstructions: decoded from the posteriors' modes in float32, in the same form, not clamped.
         device: where the model is.
     """

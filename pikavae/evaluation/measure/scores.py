@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from pikavae.config import CHANNELS
+from pikavae.data.pictures.form import RGB
+from pikavae.data.prepared.shown import as_rgb, describe_rgb, why_no_rgb
 from pikavae.evaluation.measure.measurement import Columns, Measured, MeasuredBatch
 from pikavae.evaluation.metrics.definitions import COMPUTED
 from pikavae.evaluation.metrics.similarity import psnr_of_mse
@@ -53,18 +57,23 @@ def worst_tenth_psnr(psnr: Tensor) -> float:
 class Perceptual:
     """Measures LPIPS with VGG16's weights, or reports what is missing without them."""
 
-    def __init__(self, num_images: int, weights: str | None, device: torch.device) -> None:
-        """Read the weights.
+    def __init__(
+        self, num_images: int, weights: str | None, device: torch.device, channels: Sequence[str] = RGB
+    ) -> None:
+        """Read the weights, unless the pictures' channels are no colours.
 
         Args:
             num_images: the number of pictures in the set.
             weights: the file that `evaluation.lpips_weights` names; if None, the file in torch's cache.
             device: where to compute.
+            channels: the names of a picture's channels.
 
         Raises:
             UserError: the named file is missing, or a file holds something else.
         """
-        path = VGG16.find(weights, LPIPS_FIELD)
+        self._is_defined, self._seen = tuple(channels) in CHANNELS.values(), describe_rgb(channels)
+        self._why_not = VGG16.absence(LPIPS_FIELD) if self._is_defined else why_no_rgb(channels)
+        path = VGG16.find(weights, LPIPS_FIELD) if self._is_defined else None
         self._network = LPIPS(path, LPIPS_FIELD).to(device) if path else None
         self._described = VGG16.describe(path) if path else ""
         self._scores = Columns(num_images)
@@ -78,19 +87,21 @@ class Perceptual:
         """Return LPIPS of each picture (B,), NaN for small pictures and for reconstructions that are not finite."""
         if min(batch.images.shape[-2:]) < SMALLEST_SIDE:
             return torch.full_like(batch.mse, math.nan)
-        shown = batch.reconstructions.float().clamp(-1.0, 1.0)
+        made, truth = (
+            as_rgb(images, batch.channels) for images in (batch.reconstructions.float().clamp(-1.0, 1.0), batch.images)
+        )
+        assert made is not None, batch.channels
+        assert truth is not None, batch.channels
         # One pair at a time: the batch's size then decides neither the numbers nor the memory.
-        pairs = zip(shown, batch.images, strict=True)
+        pairs = zip(made, truth, strict=True)
         distances = torch.cat([network(reconstruction[None], image[None]) for reconstruction, image in pairs])
         return distances.masked_fill(batch.mse.isnan(), math.nan)
 
     def result(self) -> Measured:
         """Return LPIPS of each picture, or why there is none."""
         if self._network is None:
-            return Measured(metrics={"lpips": math.nan}, reasons={"lpips": VGG16.absence(LPIPS_FIELD)})
+            return Measured(metrics={"lpips": math.nan}, reasons={"lpips": self._why_not})
+        words = f"Zhang et al. 2018, version 0.1, {self._described}; float32, neither resized nor rounded"
         return Measured(
-            scores=self._scores.values,
-            protocol={
-                "lpips": f"Zhang et al. 2018, version 0.1, {self._described}; float32, neither resized nor rounded"
-            },
+            scores=self._scores.values, protocol={"lpips": f"{words}, {self._seen}" if self._seen else words}
         )

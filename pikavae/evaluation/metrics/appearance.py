@@ -8,6 +8,7 @@ NaN. A result is also NaN if the original lacks what a function measures; the fu
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,7 @@ HIGH_FREQUENCY = 0.25
 """Cycles per pixel above which a frequency is high: half of the Nyquist frequency."""
 HIGH_FREQUENCY_FLOOR = LEVEL / math.sqrt(12.0)
 """The deviation of rounding to 8 bits: an original with less in the band has no high frequencies of its own."""
+COLOURS = ("red", "green", "blue")
 LUMA = (0.299, 0.587, 0.114)
 """The weights of gamma-encoded R, G, B in the luma (ITU-R BT.601)."""
 
@@ -35,11 +37,11 @@ def colour_shift(reconstructions: Tensor, images: Tensor) -> Tensor:
     """Measure how much too bright each colour is: mean of the reconstruction minus mean of the original, on [-1, 1].
 
     Args:
-        reconstructions: (B, 3, H, W) of any floating dtype; clamped here.
+        reconstructions: (B, C, H, W) of any floating dtype; clamped here.
         images: the same shape, in [-1, 1].
 
     Returns:
-        (B, 3) float64 for R, G, B.
+        (B, C) float64 for each channel.
 
     Raises:
         ValueError: the shapes differ.
@@ -64,7 +66,7 @@ def flat_noise(reconstructions: Tensor, images: Tensor) -> Tensor:
     if min(truth.shape[-2:]) < FLAT_WINDOW:
         return torch.full_like(truth[:, 0, 0, 0], math.nan)
     short = truth.float()  # half the bytes, and 8-bit pictures lose nothing
-    spread = _window_max(short) + _window_max(-short)  # (B, 3, H - 6, W - 6), the largest minus the smallest
+    spread = _window_max(short) + _window_max(-short)  # (B, C, H - 6, W - 6), the largest minus the smallest
     flat = (spread <= FLAT_RANGE).all(dim=1, keepdim=True)
     error = shown - truth
     error = error - error.mean(dim=(2, 3), keepdim=True)  # leaves more digits for the deviation
@@ -73,8 +75,10 @@ def flat_noise(reconstructions: Tensor, images: Tensor) -> Tensor:
     return (_mean_where(flat, variance) * size / (size - 1)).sqrt()
 
 
-def high_frequency_ratio(reconstructions: Tensor, images: Tensor) -> Tensor:
+def high_frequency_ratio(reconstructions: Tensor, images: Tensor, channels: Sequence[str] = COLOURS) -> Tensor:
     """Divide the reconstruction's high-frequency energy by the original's: under 1 is blurred, over 1 is noisy.
+
+    Without red, green and blue among the `channels`, the mean of the channels takes the place of luma.
 
     The energy is sum |FFT(w * luma)|^2 over the frequencies with sqrt(fx^2 + fy^2) > 1/4 cycle per pixel, half of the
     Nyquist frequency. The Hann window w (Harris 1978) excludes the jump from each border to the opposite one.
@@ -84,7 +88,7 @@ def high_frequency_ratio(reconstructions: Tensor, images: Tensor) -> Tensor:
         (B,) float64; NaN if the original's deviation in the band is below that of rounding to 8 bits.
     """
     shown, truth = comparable(reconstructions, images)
-    energy, own = _high_frequency_energy(shown), _high_frequency_energy(truth)
+    energy, own = (_high_frequency_energy(one, luma_weights(channels)) for one in (shown, truth))
     return (energy / own).masked_fill(own < HIGH_FREQUENCY_FLOOR**2, math.nan)
 
 
@@ -107,7 +111,7 @@ def border_and_inside_mse(reconstructions: Tensor, images: Tensor, width: int) -
     """Measure the mean squared error on the frame of the outer `width` pixels, and inside it, on [-1, 1].
 
     Args:
-        reconstructions: (B, 3, H, W) of any floating dtype; clamped here.
+        reconstructions: (B, C, H, W) of any floating dtype; clamped here.
         images: the same shape, in [-1, 1].
         width: of the frame, in pixels; the model's downsampling factor gives those of the latent's outermost positions.
 
@@ -146,18 +150,30 @@ def psnr_foreground(reconstructions: Tensor, images: Tensor) -> Tensor:
     return psnr_of_mse(_mean_where(~background | (share <= 0.5), (shown - truth).square()))
 
 
-def appearance(reconstructions: Tensor, images: Tensor, *, factor: int) -> dict[str, Tensor]:
+def luma_weights(channels: Sequence[str]) -> list[float]:
+    """Return the weight of each channel in the luma: those of R, G, B, or equal ones if not all three are there."""
+    if all(colour in channels for colour in COLOURS):
+        return [LUMA[COLOURS.index(name)] if name in COLOURS else 0.0 for name in channels]
+    return [1.0 / len(channels)] * len(channels)
+
+
+def appearance(
+    reconstructions: Tensor, images: Tensor, *, factor: int, channels: Sequence[str] = COLOURS
+) -> dict[str, Tensor]:
     """Compute all of this module's numbers, (B,) float64 each, by their names in a report.
 
     Args:
-        reconstructions: (B, 3, H, W) of any floating dtype; clamped here.
+        reconstructions: (B, C, H, W) of any floating dtype; clamped here.
         images: the same shape, in [-1, 1].
         factor: the model's downsampling factor.
+        channels: the names of the channels; a shift of red, green or blue without such a channel is NaN.
 
     Raises:
         ValueError: the shapes differ.
     """
-    red, green, blue = colour_shift(reconstructions, images).unbind(dim=1)
+    shifts = dict(zip(channels, colour_shift(reconstructions, images).unbind(dim=1), strict=True))
+    absent = torch.full_like(shifts[channels[0]], math.nan)
+    red, green, blue = (shifts.get(name, absent) for name in COLOURS)
     border, inside = border_and_inside_mse(reconstructions, images, factor).unbind(dim=1)
     return {
         "psnr_foreground": psnr_foreground(reconstructions, images),
@@ -165,7 +181,7 @@ def appearance(reconstructions: Tensor, images: Tensor, *, factor: int) -> dict[
         "colour_shift_green": green,
         "colour_shift_blue": blue,
         "flat_noise": flat_noise(reconstructions, images),
-        "high_frequency_ratio": high_frequency_ratio(reconstructions, images),
+        "high_frequency_ratio": high_frequency_ratio(reconstructions, images, channels),
         "edge_error": edge_error(reconstructions, images),
         "border_mse": border,
         "inside_mse": inside,
@@ -173,7 +189,7 @@ def appearance(reconstructions: Tensor, images: Tensor, *, factor: int) -> dict[
 
 
 def _mean_where(mask: Tensor, values: Tensor) -> Tensor:
-    """Average values (B, 3, h, w) where the mask (B, 1, h, w) is set: (B,), NaN for a picture without a set position.
+    """Average values (B, C, h, w) where the mask (B, 1, h, w) is set: (B,), NaN for a picture without a set position.
 
     A NaN anywhere in a picture, inside the mask or not, makes its mean NaN.
     """
@@ -181,7 +197,7 @@ def _mean_where(mask: Tensor, values: Tensor) -> Tensor:
 
 
 def _window_max(x: Tensor) -> Tensor:
-    """Return the maximum of each window of 7 x 7: (B, 3, H, W) to (B, 3, H - 6, W - 6)."""
+    """Return the maximum of each window of 7 x 7: (B, C, H, W) to (B, C, H - 6, W - 6)."""
     # The maximum of two neighbours, then of two pairs, then of two fours, which may overlap: cheaper than pooling.
     for dim in (-2, -1):
         for step in FLAT_STEPS:
@@ -195,10 +211,10 @@ def _window_mean(x: Tensor) -> Tensor:
     return F.avg_pool2d(F.avg_pool2d(x, (FLAT_WINDOW, 1), stride=1), (1, FLAT_WINDOW), stride=1)
 
 
-def _high_frequency_energy(images: Tensor) -> Tensor:
-    """Compute the mean square of the windowed luma's part above `HIGH_FREQUENCY`: (B, 3, H, W) to (B,)."""
+def _high_frequency_energy(images: Tensor, weights: Sequence[float]) -> Tensor:
+    """Compute the mean square of the windowed luma's part above `HIGH_FREQUENCY`: (B, C, H, W) to (B,)."""
     height, width = images.shape[-2:]
-    luma = (images * images.new_tensor(LUMA).view(3, 1, 1)).sum(dim=1)
+    luma = (images * images.new_tensor(weights).view(-1, 1, 1)).sum(dim=1)
     down, across = (torch.hann_window(side, dtype=images.dtype, device=images.device) for side in (height, width))
     window = down[:, None] * across
     power = torch.fft.fft2(luma * window).abs().square()  # (B, H, W)
@@ -210,7 +226,7 @@ def _high_frequency_energy(images: Tensor) -> Tensor:
 
 
 def _squared_gradient(images: Tensor) -> Tensor:
-    """Compute the squared Sobel gradient of each pixel and colour: (B, 3, H, W) to (B, 3, H - 2, W - 2)."""
+    """Compute the squared Sobel gradient of each pixel and colour: (B, C, H, W) to (B, C, H - 2, W - 2)."""
     across = images[..., :-2, :] + 2.0 * images[..., 1:-1, :] + images[..., 2:, :]
     down = images[..., :-2] + 2.0 * images[..., 1:-1] + images[..., 2:]
     gx, gy = across[..., 2:] - across[..., :-2], down[..., 2:, :] - down[..., :-2, :]

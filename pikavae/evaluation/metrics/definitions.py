@@ -25,7 +25,8 @@ def _likeness(batch: Reconstructed) -> Mapping[str, Tensor]:
 def _appearance(batch: Reconstructed) -> Mapping[str, Tensor]:
     from pikavae.evaluation.metrics.appearance import appearance
 
-    return appearance(batch.reconstructions, batch.images, factor=batch.images.shape[2] // batch.latents.shape[2])
+    factor = batch.images.shape[2] // batch.latents.shape[2]
+    return appearance(batch.reconstructions, batch.images, factor=factor, channels=batch.channels)
 
 
 def _spectrum(batch: Reconstructed) -> Mapping[str, Tensor]:
@@ -110,6 +111,7 @@ METRICS: Mapping[str, Metric] = {
                 protocol_name="colour_shift",
                 better=0.0,
                 compute=_appearance,
+                needs=f"has a channel named {colour}",
                 tolerance="colour_shift_tolerance",
             )
             for colour in ("red", "green", "blue")

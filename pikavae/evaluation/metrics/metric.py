@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -15,7 +15,11 @@ class Reconstructed(Protocol):
 
     @property
     def images(self) -> Tensor:
-        """Return the pictures: (B, 3, H, W) float32 in [-1, 1]."""
+        """Return the pictures: (B, C, H, W) float32 in [-1, 1]."""
+
+    @property
+    def channels(self) -> Sequence[str]:
+        """Return the names of their channels."""
 
     @property
     def reconstructions(self) -> Tensor:

@@ -197,7 +197,7 @@ def _kind(config: Config) -> str:
             f"A tiny autoencoder of TAESD's kind (diffusers' `{TINY}`): one latent cell of {model.latent_channels} "
             f"numbers for {model.downsampling_factor} x {model.downsampling_factor} pixels, {model.channels[0]} "
             f"channels throughout, no distribution of latents. Any height and width that {model.downsampling_factor} "
-            f"divides."
+            f"divides.{_pictures(config)}"
         )
     maker = "FLUX.2" if model.latent_norm else "Stable Diffusion v1"
     channels = ", ".join(map(str, model.channels))
@@ -206,8 +206,25 @@ def _kind(config: Config) -> str:
     return (
         f"A variational autoencoder of {maker}'s kind (diffusers' `{class_of(config)}`): one latent cell of "
         f"{model.latent_channels} numbers for {model.downsampling_factor} x {model.downsampling_factor} pixels, "
-        f"channels {channels}. Any height and width that {model.downsampling_factor} divides.{_padding(config)}"
+        f"channels {channels}. Any height and width that {model.downsampling_factor} divides.{_pictures(config)}"
+        f"{_padding(config)}"
     )
+
+
+def _pictures(config: Config) -> str:
+    """Describe pictures that are not 8-bit RGB, which other programs take for granted; empty for those."""
+    data = config.data
+    if data.is_plain:
+        return ""
+    names = ", ".join(map(one_line, data.channel_names))
+    text = f"\n\n**Its pictures are not 8-bit RGB.** Their channels are {names}."
+    if data.channels == "rgba":
+        text += " Colours are multiplied by alpha before they are encoded, and divided by it after they are decoded."
+    if data.bit_depth != 8:
+        text += f" Each was prepared with {data.bit_depth} bits."
+    if data.range is not None:
+        text += f" -1 and 1 stand for the values {data.range[0]:g} and {data.range[1]:g}."
+    return text
 
 
 def _padding(config: Config) -> str:
@@ -359,10 +376,11 @@ def _use(config: Config) -> str:
     lines = PLAIN if padding == "zeros" else PADDED
     loading = lines.format(kind=class_of(config), padding=padding, pad=PADS.get(padding))
     latents = "latents" if config.model.kind == "tiny" else "latent_dist.mode()"
+    shape = f"(B, {config.model.image_channels}, H, W)"
     return f"""\
 ```python
 {loading}
-latents = vae.encode(images).{latents}  # images: (B, 3, H, W) float32 in [-1, 1], {factor} divides H and W
+latents = vae.encode(images).{latents}  # images: {shape} float32 in [-1, 1], {factor} divides H and W
 reconstructions = vae.decode(latents).sample
 ```
 

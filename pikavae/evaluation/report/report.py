@@ -15,7 +15,14 @@ from pydantic import Field, JsonValue
 
 from pikavae.errors import DamagedFileError, UserError
 from pikavae.evaluation.metrics.definitions import METRICS, OF_PICTURE
-from pikavae.evaluation.report.sections import Baseline, HalfPrecision, LatentNumbers, LatentViewNumbers, OtherSizes
+from pikavae.evaluation.report.sections import (
+    Baseline,
+    ChannelNumbers,
+    HalfPrecision,
+    LatentNumbers,
+    LatentViewNumbers,
+    OtherSizes,
+)
 from pikavae.evaluation.report.table import BYTES, COLOUR_SHIFT, TableRow, align, markdown
 from pikavae.workspace.files import write_atomically
 from pikavae.workspace.records import Record, read_object
@@ -71,6 +78,8 @@ class Report(Record):
     precision: Mapping[str, HalfPrecision] = {}
     """Verdicts on the model's use in `bf16` and `fp16`."""
     sizes: OtherSizes = OtherSizes()
+    channels: Mapping[str, ChannelNumbers] = {}
+    """The scores of each channel, by its name; empty for RGB."""
     protocol: Mapping[str, JsonValue]
     """Everything that decides the numbers apart from the model and the pictures."""
     num_images: int

@@ -35,6 +35,20 @@ class Baseline(Record):
     coded: float | None = None
 
 
+class ChannelNumbers(Record):
+    """Holds the scores of one channel, means over the pictures.
+
+    Attributes:
+        psnr: in dB.
+        ssim: of this channel alone.
+        shift: the mean of the reconstruction minus that of the original, on [-1, 1], absolute value.
+    """
+
+    psnr: float | None
+    ssim: float | None
+    shift: float | None
+
+
 class LatentNumbers(Record):
     """Holds statistics of the posteriors' modes.
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from pikavae.data.pictures.form import RGB
+from pikavae.data.prepared.shown import shown
 from pikavae.evaluation.measure.latent_statistics import LatentStatistics
 from pikavae.evaluation.measure.measurement import Measured, MeasuredBatch
 from pikavae.evaluation.report.sections import LatentViewNumbers
@@ -43,7 +45,7 @@ NO_VARIANCE = 1e-12
 
 
 class Walk(NamedTuple):
-    """Holds the way from one viewed picture to another: their indices, and (3, H, W) on the CPU for each frame."""
+    """Holds the way from one viewed picture to another: their indices, and (C, H, W) on the CPU for each frame."""
 
     first: int
     second: int
@@ -58,13 +60,23 @@ class LatentView:
         components: the latents as colours.
         smoothness: None if the latents do not vary or are not finite.
         walks: on straight lines between the latents of pairs of one shape.
-        noise: decoded noise of the latents' mean and deviation: (3, H, W) on the CPU; empty if these are not finite.
+        noise: decoded noise of the latents' mean and deviation: (C, H, W) on the CPU; empty if these are not finite.
     """
 
     components: Components
     smoothness: Smoothness | None
     walks: list[Walk]
     noise: list[Tensor]
+
+    def seen(self, channels: Sequence[str]) -> LatentView:
+        """Return the view with its decoded pictures, of these channels, as people see them: (3, H, W) each."""
+
+        def see(pictures: Sequence[Tensor]) -> list[Tensor]:
+            return [shown(picture[None], channels)[0] for picture in pictures]
+
+        walks = [walk._replace(frames=see(walk.frames)) for walk in self.walks]
+        noised = self.smoothness and replace(self.smoothness, examples=see(self.smoothness.examples))
+        return LatentView(self.components, noised, walks, see(self.noise))
 
     def numbers(self) -> LatentViewNumbers:
         """Return the numbers for a report."""
@@ -75,9 +87,9 @@ class LatentView:
 class LatentViewer:
     """Keeps the posteriors of the first pictures, and decodes pictures that show how their latents are laid out."""
 
-    def __init__(self, decode: Decode, statistics: LatentStatistics, limit: int) -> None:
-        """View at most `limit` pictures. `statistics` must cover all pictures before `result` is called."""
-        self.decode = decode
+    def __init__(self, decode: Decode, statistics: LatentStatistics, limit: int, channels: Sequence[str] = RGB) -> None:
+        """View at most `limit` pictures, of these channels. `statistics` must cover all pictures before `result`."""
+        self.decode, self.channels = decode, channels
         self.statistics = statistics
         self.limit = min(limit, VIEWED_PICTURES)
         self.view = LatentView(Components([], []), None, [], [])
@@ -94,7 +106,7 @@ class LatentViewer:
     def result(self) -> Measured:
         """Decode the view and return its numbers."""
         posteriors = [self._posteriors[index] for index in sorted(self._posteriors)]
-        self.view = view_latents(self.decode, posteriors, self.statistics)
+        self.view = view_latents(self.decode, posteriors, self.statistics).seen(self.channels)
         return Measured(latent_view=self.view.numbers(), protocol=PROTOCOL)
 
 

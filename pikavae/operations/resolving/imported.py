@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from pikavae.config import Config, DataConfig, ModelConfig, content_hash
+from pikavae.config import Config, DataConfig, ModelConfig, channels_for, content_hash
 from pikavae.errors import DamagedFileError
 from pikavae.model.sizes import (
     CONFIG_NAME,
@@ -128,7 +128,8 @@ def write_imported(folder: Path, published: Published, image_size: int, *, sourc
         model = build_autoencoder(published.config)
     model.load_state_dict(published.state, assign=True)
     size = published.image_size or image_size
-    settings = Config(data=DataConfig(image_size=size), model=published.config)
+    channels = channels_for(published.config.image_channels)
+    settings = Config(data=DataConfig(image_size=size, channels=channels), model=published.config)
     text = IMPORTED_MARK + settings.to_yaml()
     with folder_atomically(folder) as temporary:
         write_snapshot(temporary, model, image_size=size, config=text, scaling=published.scaling)

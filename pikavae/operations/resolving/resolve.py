@@ -12,6 +12,7 @@ from typing import Any
 
 from pikavae.config import Config, ModelConfig, RegistryConfig
 from pikavae.errors import DamagedFileError, OtherSizesError, UserError
+from pikavae.model.picture_channels import can_take_over
 from pikavae.model.sizes import (
     CONFIG_NAME,
     RUN_CONFIG_NAME,
@@ -90,7 +91,8 @@ def resolve(workspace: Workspace, name: str, config: Config) -> ResolvedModel:
 def starting_weights(workspace: Workspace, config: Config) -> ResolvedModel | None:
     """Return the model that `training.start` names, whole and of the sizes in section `model`; None if it names none.
 
-    With `training.grow_latents` it has fewer latent channels, which the training adds. A teacher is checked too.
+    If pictures are grey or RGBA, it may be a model of RGB pictures, which the training makes one of theirs. With
+    `training.grow_latents` it has fewer latent channels, which the training adds. A teacher is checked too.
 
     Raises:
         UserError: there is no such model, it cannot be read whole, or its sizes differ; nothing was written.
@@ -103,6 +105,22 @@ def starting_weights(workspace: Workspace, config: Config) -> ResolvedModel | No
         return None
     required = sizes_of(config.model)
     try:
+        return _resolve_start(workspace, start, config, required)
+    except OtherSizesError as error:
+        before, _ = error.sizes.get("image_channels", (0, 0))
+        if not can_take_over(before, config.data.channel_names):
+            raise
+        if config.training.trainable == "decoder" and config.data.channels == "rgba":
+            raise UserError(
+                f"training.trainable decoder: the weights of training.start {start!r} are of RGB pictures, and their "
+                f"encoder must learn to read alpha; set training.trainable all"
+            ) from None
+        return _resolve_start(workspace, start, config, required | {"image_channels": before})
+
+
+def _resolve_start(workspace: Workspace, start: str, config: Config, required: Mapping[str, Any]) -> ResolvedModel:
+    """Return the model that `training.start` names, of the required sizes apart from latents that are to grow."""
+    try:
         model = _resolve_whole(workspace, start, config, field="training.start", required=required)
     except OtherSizesError as error:
         before, wanted = error.sizes.get("latent_channels", (0, 0))
@@ -110,7 +128,7 @@ def starting_weights(workspace: Workspace, config: Config) -> ResolvedModel | No
             raise
         if not config.training.grow_latents:
             raise UserError(f"{error}; training.grow_latents true adds the latent channels that are missing") from None
-        fewer = required | {"latent_channels": before}
+        fewer = {**required, "latent_channels": before}
         model = _resolve_whole(workspace, start, config, field="training.start", required=fewer)
         _refuse_other_padding(model, config)
         return model
@@ -141,6 +159,11 @@ def teacher_model(workspace: Workspace, config: Config) -> ResolvedModel | None:
         raise UserError(
             f"training.teacher {name!r}: its latents are packed and normalised (model.latent_norm), which a tiny "
             f"autoencoder cannot take over; name another model"
+        )
+    if theirs.image_channels != wanted.image_channels:
+        raise UserError(
+            f"training.teacher {name!r}: it reads pictures of {theirs.image_channels} channels, and data.channels has "
+            f"{wanted.image_channels} ({' '.join(config.data.channel_names)}); name a teacher for such pictures"
         )
     flags = []
     if len(theirs.channels) != len(wanted.channels):

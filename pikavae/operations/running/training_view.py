@@ -67,7 +67,7 @@ class TrainingView:
     ) -> None:
         self.run_id, self.name, self.url = run.run_id, name, url
         self._folder = run.path
-        self._originals = validation.batch(validation.first_alike(num_preview_images))["pixel_values"]
+        self._originals = validation.shown(validation.first_alike(num_preview_images))
         self._offset = 0
         self._scores: dict[int, float] = {}
         self._picture: tuple[int, bytes] | None = None

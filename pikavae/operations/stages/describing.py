@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pikavae.config import Config
+from pikavae.config import Config, DataConfig, channels_for
 from pikavae.data.files.left_out import lost_of, missing_counts, missing_line
 from pikavae.data.prepare import PAGE_NAME
 from pikavae.data.prepared.dataset import PreparedSet
@@ -145,7 +145,9 @@ def card_of(
         is_imported = _is_marked(settings)
         config, training = load_config(settings), None if is_imported else training_of(workspace, snapshot)
     else:
-        config, training, is_imported = Config(model=model_config(read_object(sizes), where=str(sizes))), None, True
+        model = model_config(read_object(sizes), where=str(sizes))
+        data = DataConfig(channels=channels_for(model.image_channels))
+        config, training, is_imported = Config(data=data, model=model), None, True
     return model_card(
         report,
         config,

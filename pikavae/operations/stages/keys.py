@@ -56,6 +56,7 @@ LATER_FIELDS: dict[str, Any] = {
     "model.kind": "kl",
     "loss.latent_weight": 1.0,
     "model.padding": "zeros",
+    "model.image_channels": 3,
     "model.latent_norm": False,
     "model.decoder_channels": None,
     "training.grow_latents": False,

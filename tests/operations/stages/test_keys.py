@@ -2,6 +2,8 @@
 
 import pytest
 
+from pikavae.data.prepare import prepare_inputs
+from pikavae.data.shards.make import Recipe
 from pikavae.errors import UserError
 from pikavae.features.published import OF_EVALUATION
 from pikavae.operations.stages import keys as stages
@@ -42,6 +44,16 @@ def test_the_sizes_of_flux2_are_inputs_only_of_models_that_have_them():
     assert not {"model.latent_norm", "model.decoder_channels"} & plain.keys()
     flux2 = load_config("demo", {"model.latent_norm": True, "model.decoder_channels": [8, 16, 32]})
     assert stages.train_inputs(flux2, "f").keys() - plain.keys() == {"model.latent_norm", "model.decoder_channels"}
+
+
+def test_channels_are_inputs_only_where_they_are_not_rgb():
+    plain, alpha = load_config("demo"), load_config("demo", {"data.channels": ["rgba"]})
+    assert stages.train_inputs(alpha, "f").keys() - stages.train_inputs(plain, "f").keys() == {"model.image_channels"}
+    fields = {"data.channels", "data.bit_depth", "data.range"}
+    assert not fields & prepare_inputs(plain.data).keys()
+    assert fields & prepare_inputs(alpha.data).keys() == {"data.channels"}
+    assert Recipe.of(plain.data).content().keys() == {"image_size", "crop", "background", "max_pixels"}
+    assert Recipe.of(alpha.data).content()["form"]["channels"] == ("red", "green", "blue", "alpha")
 
 
 def test_the_pictures_move_the_training_key():

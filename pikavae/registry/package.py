@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import re
 import shutil
 import tempfile
@@ -39,8 +40,9 @@ REQUIREMENTS = ("mlflow", "numpy", "pillow", "pydantic", "pyyaml", "safetensors"
 def build_package(snapshot: Path, out: Path, *, image_size: int, metadata: Mapping[str, Any]) -> None:
     """Write the MLflow model of a snapshot to the folder `out`, which must not exist yet.
 
-    The model takes (B, 3, H, W) float32 in [-1, 1], any B, H and W, and returns reconstructions by the posterior's
-    mode, clamped to [-1, 1]. It also takes picture files, a sixteenth of that size in a request, and returns PNG files.
+    The model takes (B, C, H, W) float32 in [-1, 1], C its pictures' channels, any B, H and W, and returns
+    reconstructions by the posterior's mode, clamped to [-1, 1]. It also takes picture files, a sixteenth of that size
+    in a request, and returns PNG files; or .npy files, where PNG cannot hold the channels.
     An MLflow signature that allows both says little, so the model checks its input. Only the three files of a snapshot
     are copied.
 
@@ -56,6 +58,7 @@ def build_package(snapshot: Path, out: Path, *, image_size: int, metadata: Mappi
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
+    channels = json.loads((snapshot / CONFIG_NAME).read_text(encoding="utf-8")).get("in_channels", 3)
     anything = Schema([TensorSpec(np.dtype(object), (-1,))])
     with tempfile.TemporaryDirectory() as temporary:
         code = _carry_code(Path(temporary))
@@ -69,7 +72,7 @@ def build_package(snapshot: Path, out: Path, *, image_size: int, metadata: Mappi
             python_model=str(Path(__file__).with_name("serving.py")),
             code_paths=[str(code)],
             artifacts={"snapshot": str(files)},
-            input_example=np.zeros((1, 3, 8, 8), np.float32),
+            input_example=np.zeros((1, channels, 8, 8), np.float32),
             signature=ModelSignature(inputs=anything, outputs=anything),
             pip_requirements=[f"{name}=={_release(name)}" for name in REQUIREMENTS],
             model_config={"code": code.name},

@@ -19,17 +19,19 @@ import mlflow
 import numpy as np
 import numpy.typing as npt
 import torch
+import yaml
 from mlflow.exceptions import INVALID_PARAMETER_VALUE, MlflowException
 from PIL import Image
 
 MAX_PIXELS = 64 * 1024 * 1024
 BACKGROUND = (255, 255, 255)
 EXPECTED = (
-    "expected (B, 3, H, W) float32 in [-1, 1] (of pixels in 0 to 255: pixels / 127.5 - 1), or picture files: their "
+    "expected (B, C, H, W) float32 in [-1, 1] (of pixels in 0 to 255: pixels / 127.5 - 1), or picture files: their "
     "bytes, or those as base64 text or data URIs"
 )
 MAX_OVERSHOOT = 0.05
 """How far a value may be outside [-1, 1], because rounding and interpolation overshoot. Another range is refused."""
+FORM_FIELDS = ("channels", "bit_depth", "range")
 DATA_URI = re.compile(r"data:[^,]*,", re.IGNORECASE)
 URL_SAFE = str.maketrans("-_", "+/")
 
@@ -46,18 +48,23 @@ class Reconstruction(mlflow.pyfunc.PythonModel):
         self.tiling = importlib.import_module(f"{code}.model.tiling")
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         prepare_for_use = importlib.import_module(f"{code}.model.inference").prepare_for_use
-        self.model = prepare_for_use(read_snapshot(Path(context.artifacts["snapshot"])), device)
+        snapshot = Path(context.artifacts["snapshot"])
+        self.model = prepare_for_use(read_snapshot(snapshot), device)
+        self.pixels = importlib.import_module(f"{code}.data.pictures.pixels")
+        self.form = _form_of(snapshot, importlib.import_module(f"{code}.config"), self.pixels, self.model)
 
     def predict(self, model_input: np.ndarray) -> np.ndarray:
         """Reconstruct pictures of any height and width.
 
         Args:
-            model_input: (B, 3, H, W) float32 in [-1, 1]; or picture files (B,), each as its bytes or as text that
-                `_content` takes. Files are turned upright and laid over white. MLflow makes such an array from a data
+            model_input: (B, C, H, W) float32 in [-1, 1], C the channels of the model's pictures; or picture files (B,),
+                each as its bytes or as text that `_content` takes. Files are turned upright, and laid over white unless
+                the model has alpha. MLflow makes such an array from a data
                 frame's column.
 
         Returns:
-            The same shape, clamped to [-1, 1]; or PNG files, as bytes for bytes and as base64 text for text.
+            The same shape, clamped to [-1, 1]; or PNG files, as bytes for bytes and as base64 text for text. Where PNG
+            cannot hold the channels, .npy files.
 
         Raises:
             MlflowException: the input is something else, or a file is not a readable picture; a server answers with
@@ -65,33 +72,43 @@ class Reconstruction(mlflow.pyfunc.PythonModel):
         """
         if model_input.ndim == 1:
             return np.array(self._files(model_input.tolist()), dtype=object)
-        return self._reconstruct(_tensor(model_input))
+        return self._reconstruct(_tensor(model_input, len(self.form.channels)))
 
     def _files(self, files: Sequence[Any]) -> list[Any]:
         """Reconstruct picture files one after the other, and return PNG files."""
         results: list[Any] = []
         for number, file in enumerate(files, 1):
             pixels = self._reconstruct(self._decode(file, number))[0].transpose(1, 2, 0)
-            buffer = io.BytesIO()
-            Image.fromarray(np.round((pixels + 1.0) * 127.5).astype(np.uint8)).save(buffer, format="PNG")
-            png = buffer.getvalue()
-            results.append(base64.b64encode(png).decode("ascii") if isinstance(file, str) else png)
+            made = self._encode(pixels)
+            results.append(base64.b64encode(made).decode("ascii") if isinstance(file, str) else made)
         return results
 
+    def _encode(self, pixels: npt.NDArray[np.float32]) -> bytes:
+        """Return a picture (H, W, C) in [-1, 1] as a PNG file, or as an .npy file where PNG cannot hold it."""
+        shares = (pixels.astype(np.float64) + 1.0) / 2.0
+        buffer = io.BytesIO()
+        values = self.pixels.as_stated(shares, self.form)
+        if self.pixels.fits_png(self.form):
+            Image.fromarray(values).save(buffer, format="PNG")
+        else:
+            np.save(buffer, values)
+        return buffer.getvalue()
+
     def _decode(self, file: Any, number: int) -> npt.NDArray[np.float32]:
-        """Return a picture file as (1, 3, H, W) float32 in [-1, 1]."""
+        """Return a picture file as (1, C, H, W) float32 in [-1, 1]."""
         if not isinstance(file, bytes | str):
             raise _refusal(f"picture {number} is a {type(file).__name__}; {EXPECTED}")
         content = _content(file, number) if isinstance(file, str) else file
         try:
             with self.decoding:
-                picture = self.pictures.decode(content, BACKGROUND, MAX_PIXELS).image
+                picture = self.pixels.decode_pixels(content, self.form, BACKGROUND, MAX_PIXELS).pixels
         except self.pictures.UnreadablePictureError as error:
             raise _refusal(f"picture {number}: {error}") from None
-        return np.asarray(picture, np.float32).transpose(2, 0, 1)[None] / np.float32(127.5) - np.float32(1.0)
+        half = np.float32(self.form.largest / 2)
+        return np.asarray(picture, np.float32).transpose(2, 0, 1)[None] / half - np.float32(1.0)
 
     def _reconstruct(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return reconstructions of the same shape, (B, 3, H, W).
+        """Return reconstructions of the same shape, (B, C, H, W).
 
         `reconstruct_any_size` describes how it treats odd sides and large pictures.
         """
@@ -116,10 +133,22 @@ def _content(text: str, number: int) -> bytes:
         raise _refusal(f"picture {number}: its text is not base64") from None
 
 
-def _tensor(images: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+def _form_of(snapshot: Path, config: Any, pixels: Any, model: Any) -> Any:
+    """Return the form of a model's pictures: that of its configuration, or by its number of channels."""
+    count = model.config.image_channels
+    settings = snapshot / "pikavae.yaml"
+    tree = yaml.safe_load(settings.read_text(encoding="utf-8")) if settings.is_file() else None
+    given = (tree or {}).get("data", {})
+    data = config.DataConfig(**{name: given[name] for name in FORM_FIELDS if name in given})
+    if len(data.channel_names) != count:
+        data = config.DataConfig(channels=config.channels_for(count))
+    return pixels.PixelForm.of(data)
+
+
+def _tensor(images: npt.NDArray[Any], channels: int) -> npt.NDArray[np.float32]:
     """Return the pictures as float32. A server passes JSON's numbers as objects, because the signature allows any."""
-    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
-        raise _refusal(f"shape {images.shape}; {EXPECTED}")
+    if images.ndim != 4 or images.shape[1] != channels or 0 in images.shape:
+        raise _refusal(f"shape {images.shape}, of pictures with {channels} channels; {EXPECTED}")
     if images.dtype == object:
         try:
             images = images.astype(np.float32)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pikavae.operations.using.pictures import read_picture
+from pikavae.operations.using.picture_formats import read_picture
 from tests.support.commands import run_cli
 from tests.support.places import ROOT
 

@@ -29,7 +29,7 @@ from pikavae.operations.stages.runtime import choose_device, use_threads
 from pikavae.operations.using.exchange import EXPORTED_CARD, export_target
 from pikavae.operations.using.exported_files import WRITTEN_SUFFIX
 from pikavae.operations.using.picture_files import find_pictures
-from pikavae.operations.using.pictures import read_picture
+from pikavae.operations.using.picture_formats import form_of, read_picture
 from pikavae.tracker.client import Workspace
 from pikavae.weights.published import read_snapshot
 from pikavae.weights.rescale import rescale
@@ -119,7 +119,8 @@ def half_safe(
     if out.suffix.lower() == WRITTEN_SUFFIX:
         raise UserError(f"--out {out}: a folder is written; `pikavae export {out.stem} {out}` makes it one file")
     out = export_target(out, field="--out")
-    pictures = [read_picture(given.path) for given in find_pictures(images)]
+    form = form_of(model.folder)
+    pictures = [read_picture(given.path, form) for given in find_pictures(images, arrays=not form.is_plain)]
     use_threads(config)
     device = choose_device(config)
     given = prepare_for_use(read_snapshot(model.folder), device)

@@ -6,13 +6,11 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from pikavae.config import Config, DataConfig, content_hash
-from pikavae.data.pictures.decode import UnreadablePictureError, decode
+from pikavae.config import Config, content_hash
+from pikavae.data.pictures.form import PixelForm
 from pikavae.data.side import Side
 from pikavae.errors import UserError
 from pikavae.evaluation.studies.decoding import between, draws, noise_latents
@@ -27,22 +25,20 @@ from pikavae.operations.running.pipeline import prepare
 from pikavae.operations.stages.describing import has_the_latents_of_others, newest_report
 from pikavae.operations.stages.runtime import choose_device, use_threads
 from pikavae.operations.using.picture_files import find_pictures, is_file_name, name_targets
+from pikavae.operations.using.picture_formats import form_of, picture_bytes, read_picture, suffixes_for
 from pikavae.tracker.client import Workspace
 from pikavae.weights.published import read_snapshot
 from pikavae.workspace import runs
 from pikavae.workspace.files import write_atomically
 from pikavae.workspace.records import read_object
 
-MAX_PIXELS = DataConfig().max_pixels
-
-
-WHITE = (255, 255, 255)
-
 LAST_SEED = 2**63 - 1
 
 
 def reconstruct(model: ResolvedModel, images: list[Path], out: Path, config: Config) -> list[Path]:
-    """Encode and decode picture files at their own size, and write PNG files of the same stem to `out`.
+    """Encode and decode picture files at their own size, and write files of the same stem to `out`.
+
+    They are PNG files, or arrays (.npy) where PNG cannot hold the model's pictures, as `picture_formats` says.
 
     For a folder, all its pictures are used and keep their paths below it. A single picture may be written to the file
     that `out` names.
@@ -54,15 +50,17 @@ def reconstruct(model: ResolvedModel, images: list[Path], out: Path, config: Con
         UserError: a file is not there or is no picture, or two files would have the same name in `out`.
     """
     loaded = _load(model, config)
-    given = find_pictures(images)
-    targets = name_targets(out, [picture.name for picture in given])
-    check_pictures([picture.path for picture in given], targets)
+    form = form_of(model.folder)
+    given = find_pictures(images, arrays=not form.is_plain)
+    targets = name_targets(out, [picture.name for picture in given], suffixes_for(form))
+    check_pictures([picture.path for picture in given], targets, form)
     for picture, target in zip(given, targets, strict=True):
-        write_atomically(target, png_bytes(reconstruct_any_size(loaded, read_picture(picture.path))))
+        made = reconstruct_any_size(loaded, read_picture(picture.path, form))
+        write_atomically(target, picture_bytes(made, form, target.suffix.lower()))
     return targets
 
 
-def check_pictures(images: list[Path], targets: list[Path]) -> None:
+def check_pictures(images: list[Path], targets: list[Path], form: PixelForm) -> None:
     """Check that all picture files can be read and that no target overwrites one. One picture is in memory at a time.
 
     Raises:
@@ -72,36 +70,7 @@ def check_pictures(images: list[Path], targets: list[Path]) -> None:
     if lost := [target for target in targets if target.resolve() in given]:
         raise UserError(f"--out {lost[0].parent}: {lost[0].name} there is one of the pictures; name another folder")
     for path in images:
-        read_picture(path)
-
-
-def read_picture(path: Path) -> Tensor:
-    """Read a picture file as (1, 3, H, W) float32 in [-1, 1], upright, transparency over white.
-
-    Raises:
-        UserError: the file does not exist, or is not a readable picture.
-    """
-    if path.is_dir():
-        raise UserError(f"IMAGE {path}: a folder; name a picture file")
-    try:
-        image = decode(path.read_bytes(), WHITE, MAX_PIXELS).image
-    except OSError as error:
-        raise UserError(f"IMAGE {path}: {error.strerror}") from None
-    except UnreadablePictureError as error:
-        raise UserError(f"IMAGE {path}: {error}") from None
-    pixels = torch.from_numpy(np.asarray(image).copy())  # (H, W, 3)
-    return pixels.permute(2, 0, 1)[None].float() / 127.5 - 1.0
-
-
-def png_bytes(image: Tensor) -> bytes:
-    """Return one picture, (1, 3, H, W) in about [-1, 1], as the bytes of an 8-bit PNG file."""
-    from io import BytesIO
-
-    from pikavae.evaluation.report.panels import to_uint8
-
-    buffer = BytesIO()
-    Image.fromarray(to_uint8(image)[0].permute(1, 2, 0).numpy()).save(buffer, format="PNG")
-    return buffer.getvalue()
+        read_picture(path, form)
 
 
 def encode(
@@ -194,16 +163,17 @@ def interpolate(
 ) -> list[Path]:
     """Decode the straight line between the latents of two picture files of equal size, of any height and width.
 
-    The frames are written to `out` as PNG files, named by both pictures and their place on the line. The first and the
-    last are the pictures' reconstructions.
+    The frames are written to `out` as `reconstruct` does, named by both pictures and their place on the line. The first
+    and the last are the pictures' reconstructions.
 
     Raises:
         UserError: a file does not exist or is not a picture, the sizes differ, or `frames` is under 2.
     """
     if frames < 2:
         raise UserError(f"--frames {frames}: expected at least 2, since both ends are frames")
-    targets = name_targets(out, _number_names(f"{first.stem}-{second.stem}", frames))
-    pictures = [read_picture(path) for path in (first, second)]
+    form = form_of(model.folder)
+    targets = name_targets(out, _number_names(f"{first.stem}-{second.stem}", frames), suffixes_for(form))
+    pictures = [read_picture(path, form) for path in (first, second)]
     sizes = [f"{picture.shape[3]}x{picture.shape[2]}" for picture in pictures]
     if sizes[0] != sizes[1]:
         raise UserError(
@@ -213,7 +183,7 @@ def interpolate(
     start, end = (_encode(loaded, picture).mode() for picture in pictures)
     size = pictures[0].shape[2:]
     line = between(start, end, frames)
-    return _write(targets, (_decode(loaded, latent, size) for latent in line))
+    return _write(targets, (_decode(loaded, latent, size) for latent in line), form)
 
 
 @torch.inference_mode()
@@ -230,7 +200,7 @@ def sample(
         workspace: the state folder and its store.
         model: the model.
         images: picture files of any size.
-        out: the folder for PNG files, named by the picture, or `noise`, and a number.
+        out: the folder for the pictures, named by the picture, or `noise`, and a number.
         config: the device, and the registry.
         count: how many pictures to write, for each file or in all.
         seed: the seed of the draws. Equal seeds give equal draws; a larger `count` begins with the same ones.
@@ -243,23 +213,25 @@ def sample(
         raise UserError(f"--count {count}: expected at least 1")
     if not 0 <= seed <= LAST_SEED:
         raise UserError(f"--seed {seed}: expected a whole number from 0 to {LAST_SEED}")
+    form = form_of(model.folder)
     if not images:
-        return _sample_noise(workspace, model, name_targets(out, _number_names("noise", count)), config, seed=seed)
-    given = find_pictures(images)
+        targets = name_targets(out, _number_names("noise", count), suffixes_for(form))
+        return _sample_noise(workspace, model, targets, config, form, seed=seed)
+    given = find_pictures(images, arrays=not form.is_plain)
     names = [name for picture in given for name in _number_names(picture.name, count)]
-    targets = name_targets(out, names)
-    check_pictures([picture.path for picture in given], targets)
+    targets = name_targets(out, names, suffixes_for(form))
+    check_pictures([picture.path for picture in given], targets, form)
     loaded = _load(model, config)
     for place, named in enumerate(given):
-        picture = read_picture(named.path)
+        picture = read_picture(named.path, form)
         latents = draws(_encode(loaded, picture), count, seed=seed)
         own = targets[place * count : (place + 1) * count]
-        _write(own, (_decode(loaded, latent, picture.shape[2:]) for latent in latents))
+        _write(own, (_decode(loaded, latent, picture.shape[2:]) for latent in latents), form)
     return targets
 
 
 def _sample_noise(
-    workspace: Workspace, model: ResolvedModel, targets: list[Path], config: Config, *, seed: int
+    workspace: Workspace, model: ResolvedModel, targets: list[Path], config: Config, form: PixelForm, *, seed: int
 ) -> list[Path]:
     """Decode noise of the latents' measured mean and deviation, and write the pictures."""
     report = newest_report(workspace, model.folder)
@@ -276,7 +248,7 @@ def _sample_noise(
     shape = (1, loaded.config.latent_channels, side, side)
     size = torch.Size((report.image_size, report.image_size))
     noise = noise_latents(shape, len(targets), mean=mean, std=std, seed=seed)
-    return _write(targets, (_decode(loaded, latent, size) for latent in noise))
+    return _write(targets, (_decode(loaded, latent, size) for latent in noise), form)
 
 
 def _load(model: ResolvedModel, config: Config) -> AutoencoderKL:
@@ -284,12 +256,12 @@ def _load(model: ResolvedModel, config: Config) -> AutoencoderKL:
 
 
 def _encode(model: AutoencoderKL, picture: Tensor) -> DiagonalGaussian:
-    """Return the posterior of a picture (1, 3, H, W) of any size."""
+    """Return the posterior of a picture (1, C, H, W) of any size."""
     return tiled_encode(model, pad(picture, model.config.downsampling_factor))
 
 
 def _decode(model: AutoencoderKL, latent: Tensor, size: torch.Size) -> Tensor:
-    """Return the picture (1, 3, H, W) of a latent, cropped to `size`."""
+    """Return the picture (1, C, H, W) of a latent, cropped to `size`."""
     return tiled_decode(model, latent)[:, :, : size[0], : size[1]]
 
 
@@ -299,8 +271,8 @@ def _number_names(name: str, count: int) -> list[str]:
     return [f"{name}-{number:0{digits}d}" for number in range(count)]
 
 
-def _write(targets: list[Path], pictures: Iterable[Tensor]) -> list[Path]:
-    """Write pictures (1, 3, H, W), one in memory at a time, and return their paths."""
+def _write(targets: list[Path], pictures: Iterable[Tensor], form: PixelForm) -> list[Path]:
+    """Write pictures (1, C, H, W), one in memory at a time, and return their paths."""
     for target, picture in zip(targets, pictures, strict=True):
-        write_atomically(target, png_bytes(picture))
+        write_atomically(target, picture_bytes(picture, form, target.suffix.lower()))
     return targets

@@ -32,11 +32,11 @@ def check(condition: bool, complaint: str) -> None:
         sys.exit(complaint)
 
 
-def use(model: mlflow.pyfunc.PyFuncModel) -> dict[str, np.ndarray]:
+def use(model: mlflow.pyfunc.PyFuncModel, channels: int = 3) -> dict[str, np.ndarray]:
     """Reconstruct each size alone, in a batch, and in the same batch again; return the batch's result by its name."""
     outputs = {}
     for height, width in SIZES:
-        one, several = (pictures(count, height, width) for count in BATCH_SIZES)
+        one, several = (pictures(count, height, width, channels) for count in BATCH_SIZES)
         what = f"{len(several)} pictures of {height}x{width}"
         together, again, alone = (np.asarray(model.predict(images)) for images in (several, several, one))
         check(together.shape == several.shape, f"{what} came back as {together.shape}")
@@ -69,8 +69,8 @@ def compare_with_diffusers(snapshot: Path, outputs: dict[str, np.ndarray]) -> fl
     factor = 2 ** (len(model.config.block_out_channels) - 1)
     largest = 0.0
     for what, expected in outputs.items():
-        count, _, height, width = expected.shape
-        images = torch.from_numpy(pictures(count, height, width))
+        count, channels, height, width = expected.shape
+        images = torch.from_numpy(pictures(count, height, width, channels))
         images = F.pad(images, (0, -width % factor, 0, -height % factor), mode="replicate")
         with torch.inference_mode():
             encoded = model.encode(images.to(device))
@@ -99,9 +99,9 @@ def pad_as_stated(model: Any, sizes: dict[str, Any]) -> None:
             down.padding, down.conv = 1, torch.nn.Sequential(pads[padding]((0, 1, 0, 1)), down.conv)
 
 
-def pictures(count: int, height: int, width: int) -> np.ndarray:
-    """Return fixed noise (count, 3, height, width) float32 in [-1, 1]. The first picture is the same for any count."""
-    return np.random.default_rng(0).uniform(-1, 1, (count, 3, height, width)).astype(np.float32)
+def pictures(count: int, height: int, width: int, channels: int = 3) -> np.ndarray:
+    """Return fixed noise (count, channels, height, width) float32 in [-1, 1]; the first is the same for any count."""
+    return np.random.default_rng(0).uniform(-1, 1, (count, channels, height, width)).astype(np.float32)
 
 
 if __name__ == "__main__":
@@ -112,7 +112,8 @@ if __name__ == "__main__":
     sys.pycache_prefix = str(folder / "compiled")  # Python ignores any compiled code beside the files
     loaded = mlflow.pyfunc.load_model(address, dst_path=str(files))
     sys.pycache_prefix = None
-    outputs = use(loaded)
+    sizes = json.loads((files / SNAPSHOT_FOLDER / "config.json").read_text(encoding="utf-8"))
+    outputs = use(loaded, sizes.get("in_channels", 3))
     facts: dict[str, object] = {
         "means": {what: float(output.mean()) for what, output in outputs.items()},
         "differs_from_diffusers_by": compare_with_diffusers(files / SNAPSHOT_FOLDER, outputs),

@@ -11,7 +11,7 @@ from pikavae.config import ModelConfig
 from pikavae.evaluation.report.panels import to_uint8
 from pikavae.model.autoencoder import AutoencoderKL
 from pikavae.model.snapshot import RUN_CONFIG_NAME, write_snapshot
-from pikavae.operations.using.pictures import png_bytes, read_picture
+from pikavae.operations.using.picture_formats import picture_bytes, read_picture
 from pikavae.presets import parse_config
 from pikavae.weights.published import read_snapshot
 from pikavae.workspace.home import home
@@ -77,7 +77,7 @@ def test_between_the_ends_the_latent_is_the_weighted_mean(run, model, tmp_path):
     images = torch.randint(0, 256, (2, 3, 16, 16), generator=torch.Generator().manual_seed(0)) / 127.5 - 1
     paths = [tmp_path / f"{name}.png" for name in "ab"]
     for image, path in zip(images, paths, strict=True):
-        path.write_bytes(png_bytes(image[None]))
+        path.write_bytes(picture_bytes(image[None]))
     frames, _ = run("interpolate", model, *paths, "--frames", "5")
     loaded = read_snapshot(model)
     first, second = (loaded.encode(image[None]).mode() for image in images)
@@ -125,7 +125,7 @@ def test_a_folder_of_another_maker_will_do_and_equal_ends_have_one_picture(run, 
 def test_mistakes_are_told_in_one_line_and_nothing_is_written(mistake, model, folder_of_pictures, tmp_path):
     first, second = folder_of_pictures / "00.png", folder_of_pictures / "01.png"
     other, broken = tmp_path / "other.png", tmp_path / "broken.png"
-    other.write_bytes(png_bytes(torch.zeros(1, 3, 8, 30)))
+    other.write_bytes(picture_bytes(torch.zeros(1, 3, 8, 30)))
     broken.write_bytes(b"no picture")
     twin = tmp_path / "00.png"
     twin.write_bytes(first.read_bytes())
@@ -150,7 +150,7 @@ def nested(tmp_path):
     for place, name in enumerate(("one.png", "a/one.png", "a/b/two.png")):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(png_bytes(torch.full((1, 3, 8, 8), place / 4)))
+        path.write_bytes(picture_bytes(torch.full((1, 3, 8, 8), place / 4)))
     (folder / "a" / "notes.txt").write_text("no picture")
     return folder
 

@@ -26,8 +26,8 @@ from PIL import Image
 MAX_PIXELS = 64 * 1024 * 1024
 BACKGROUND = (255, 255, 255)
 EXPECTED = (
-    "expected (B, C, H, W) float32 in [-1, 1] (of pixels in 0 to 255: pixels / 127.5 - 1), or picture files: their "
-    "bytes, or those as base64 text or data URIs"
+    "expected (B, {channels}, H, W) float32 in [-1, 1] (of pixels in 0 to 255: pixels / 127.5 - 1), or picture files: "
+    "their bytes, or those as base64 text or data URIs"
 )
 MAX_OVERSHOOT = 0.05
 """How far a value may be outside [-1, 1], because rounding and interpolation overshoot. Another range is refused."""
@@ -97,7 +97,8 @@ class Reconstruction(mlflow.pyfunc.PythonModel):
     def _decode(self, file: Any, number: int) -> npt.NDArray[np.float32]:
         """Return a picture file as (1, C, H, W) float32 in [-1, 1]."""
         if not isinstance(file, bytes | str):
-            raise _refusal(f"picture {number} is a {type(file).__name__}; {EXPECTED}")
+            expected = EXPECTED.format(channels=len(self.form.channels))
+            raise _refusal(f"picture {number} is a {type(file).__name__}; {expected}")
         content = _content(file, number) if isinstance(file, str) else file
         try:
             with self.decoding:
@@ -124,7 +125,7 @@ def _content(text: str, number: int) -> bytes:
     head = DATA_URI.match(text.lstrip())
     if head is not None:
         if not head[0].lower().rstrip(", ").endswith(";base64"):
-            raise _refusal(f"picture {number}: a data URI that is not in base64; {EXPECTED}")
+            raise _refusal(f"picture {number}: a data URI that is not in base64; encode its bytes in base64")
         text = unquote(text.lstrip()[head.end() :])
     digits = "".join(text.split()).translate(URL_SAFE).rstrip("=")
     try:
@@ -147,20 +148,21 @@ def _form_of(snapshot: Path, config: Any, pixels: Any, model: Any) -> Any:
 
 def _tensor(images: npt.NDArray[Any], channels: int) -> npt.NDArray[np.float32]:
     """Return the pictures as float32. A server passes JSON's numbers as objects, because the signature allows any."""
+    expected = EXPECTED.format(channels=channels)
     if images.ndim != 4 or images.shape[1] != channels or 0 in images.shape:
-        raise _refusal(f"shape {images.shape}, of pictures with {channels} channels; {EXPECTED}")
+        raise _refusal(f"shape {images.shape}; {expected}")
     if images.dtype == object:
         try:
             images = images.astype(np.float32)
         except (TypeError, ValueError):
-            raise _refusal(f"not all are numbers; {EXPECTED}") from None
+            raise _refusal(f"not all are numbers; {expected}") from None
     if images.dtype != np.float32:
-        raise _refusal(f"dtype {images.dtype}; {EXPECTED}")
+        raise _refusal(f"dtype {images.dtype}; {expected}")
     if not np.isfinite(images).all():
-        raise _refusal(f"NaN or infinite numbers; {EXPECTED}")
+        raise _refusal(f"NaN or infinite numbers; {expected}")
     low, high = float(images.min()), float(images.max())
     if max(-low, high) > 1.0 + MAX_OVERSHOOT:
-        raise _refusal(f"values from {low:g} to {high:g}; {EXPECTED}")
+        raise _refusal(f"values from {low:g} to {high:g}; {expected}")
     return images
 
 

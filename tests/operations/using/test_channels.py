@@ -79,7 +79,7 @@ def test_a_run_of_cut_out_sprites_is_measured_registered_and_served_with_alpha(c
     with Image.open(io.BytesIO(served)) as again:
         assert again.mode == "RGBA"
         np.testing.assert_allclose(np.asarray(again).astype(int), made, atol=2)
-    with pytest.raises(Exception, match="of pictures with 4 channels"):
+    with pytest.raises(Exception, match=r"expected \(B, 4, H, W\)"):
         loaded.predict(np.zeros((1, 3, 16, 16), np.float32))
 
 

@@ -155,7 +155,7 @@ def parse_options(kind: type[Own], values: Mapping[str, Any]) -> Own:
     try:
         return TypeAdapter(kind).validate_python(dict(values))
     except ValidationError as error:
-        raise UserError(f"--{explain(error)}") from None
+        raise UserError(as_flag(explain(error))) from None
 
 
 def override(base: Config, settings: Mapping[str, Any]) -> Config:
@@ -176,4 +176,10 @@ def override(base: Config, settings: Mapping[str, Any]) -> Config:
     except ValidationError as error:
         message = NUMBER_IN_QUOTES.sub(r"\1 \2:", explain(error))
         is_flag = any(message.startswith((f"{name} ", f"{name}.")) for name in settings)
-        raise UserError(f"--{message}" if is_flag else message) from None
+        raise UserError(as_flag(message) if is_flag else message) from None
+
+
+def as_flag(message: str) -> str:
+    """Return a message about a field, which begins with its dotted name, as one about its flag."""
+    field, space, rest = message.partition(" ")
+    return f"--{field.replace('_', '-')}{space}{rest}"

@@ -124,7 +124,7 @@ def flags_for(config: ModelConfig, required: Mapping[str, Any]) -> list[str]:
         return [f"--model.like {families[-1]}"]
     absent = NOT_IN_TINY if config.kind == "tiny" else ()
     return [
-        f"--model.{name} {_words(sizes[name])}"
+        f"--model.{name.replace('_', '-')} {_words(sizes[name])}"
         for name, value in required.items()
         if sizes[name] != value and name not in absent
     ]

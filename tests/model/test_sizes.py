@@ -45,7 +45,7 @@ def test_other_sizes_are_set_one_by_one(required):
     assert with_flags(flags_for(SMALL, required), sizes_of(required)) == SMALL
     plain = ModelConfig(channels=(8, 16), norm_groups=4)
     flags = flags_for(plain, SMALL)
-    assert " ".join(flags).endswith("--model.latent_norm false --model.decoder_channels none")
+    assert " ".join(flags).endswith("--model.latent-norm false --model.decoder-channels none")
     assert with_flags(flags, sizes_of(SMALL)) == plain
 
 

@@ -169,7 +169,7 @@ def teacher_model(workspace: Workspace, config: Config) -> ResolvedModel | None:
     if len(theirs.channels) != len(wanted.channels):
         flags.append(f"--model.channels {' '.join([str(wanted.channels[0])] * len(theirs.channels))}")
     if theirs.latent_channels != wanted.latent_channels:
-        flags.append(f"--model.latent_channels {theirs.latent_channels}")
+        flags.append(f"--model.latent-channels {theirs.latent_channels}")
     if flags:
         raise UserError(
             f"training.teacher {name!r}: a latent cell of {theirs.latent_channels} numbers for "
@@ -262,7 +262,7 @@ def number_of(workspace: Workspace, name: str, config: Config) -> int:
     if name in {CHAMPION, PREVIOUS}:
         of_model, number = candidate_of(versions.get_by_alias(workspace.client, PRODUCTION_NAME, name))
         if of_model != model_name:
-            raise UserError(f"{name}: version {number} of {of_model!r}; add --registry.model_name {of_model}")
+            raise UserError(f"{name}: version {number} of {of_model!r}; add --registry.model-name {of_model}")
         return number
     digest = resolve(workspace, name, config).digest
     for version in versions.list_versions(workspace.client, model_name):

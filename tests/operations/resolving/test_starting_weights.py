@@ -149,7 +149,7 @@ def test_latent_channels_are_added_only_where_that_is_asked_for(tmp_path):
     path = str(write_form("LDM file", tmp_path / "theirs"))
     more = SIZES.model_copy(update={"latent_channels": 16})
     own = SIZES.latent_channels
-    expected = rf"instead of 16; set --model.latent_channels {own}; training.grow_latents true adds the latent"
+    expected = rf"instead of 16; set --model.latent-channels {own}; training.grow_latents true adds the latent"
     with pytest.raises(UserError, match=expected):
         commands.starting_weights(configured(more, start=path))
     assert not (home() / "imported").exists()

@@ -28,7 +28,7 @@ def test_a_version_teaches_a_tiny_autoencoder(tmp_path):
     for changed, said in (
         (
             {"model.latent_channels": 3},
-            "a latent cell of 4 numbers for 2 pixels, .* has 3 for 2; set --model.latent_channels 4$",
+            "a latent cell of 4 numbers for 2 pixels, .* has 3 for 2; set --model.latent-channels 4$",
         ),
         ({"model.channels": [8] * 3}, "and section model has 4 for 4; set --model.channels 8 8$"),
         ({"training.teacher": "7"}, "training.teacher '7': version 7 of 'pikavae': no such version"),

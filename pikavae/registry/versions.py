@@ -24,6 +24,8 @@ from pikavae.tracker.tags import (
     PACKAGE_NAME,
     REGISTER_KEY_TAG,
     RUN_TAG,
+    read_version_tags,
+    version_tag,
 )
 from pikavae.workspace.files import folder_atomically
 
@@ -151,11 +153,14 @@ def publish(
             model_id=model.model_id,
             description=description,
             tags={
-                **tags,
-                REGISTER_KEY_TAG: key,
-                MODEL_ID_TAG: model.model_id,
-                METRICS_TAG: as_tag(metrics),
-                MANIFEST_TAG: as_tag(manifest or file_hashes(package)),
+                version_tag(name): value
+                for name, value in {
+                    **tags,
+                    REGISTER_KEY_TAG: key,
+                    MODEL_ID_TAG: model.model_id,
+                    METRICS_TAG: as_tag(metrics),
+                    MANIFEST_TAG: as_tag(manifest or file_hashes(package)),
+                }.items()
             },
         )
     undo.callback(client.delete_model_version, model_name, made.version)
@@ -184,7 +189,7 @@ def add_scores(
     _log_scores(client, version.run_id, version.model_id, step, metrics)
     client.update_model_version(version.name, str(version.version), description)
     for key, value in {**tags, METRICS_TAG: json.dumps(dict(metrics))}.items():  # last: it shows that all is there
-        client.set_model_version_tag(version.name, str(version.version), key, value)
+        client.set_model_version_tag(version.name, str(version.version), version_tag(key), value)
 
 
 def find_version(client: MlflowClient, model_name: str, key: str) -> Version | None:
@@ -365,7 +370,7 @@ def as_tag(values: Mapping[str, Any]) -> str:
 
 def manifest_of(made: ModelVersion) -> dict[str, str]:
     """Return the SHA-256 of each file of a version, by the path in the package; empty if the tag was removed."""
-    return _from_tag(made.tags.get(MANIFEST_TAG, "{}"), str)
+    return _from_tag(read_version_tags(made.tags).get(MANIFEST_TAG, "{}"), str)
 
 
 def _from_tag(text: str, kind: type | UnionType) -> dict[str, Any]:
@@ -380,7 +385,7 @@ def _from_tag(text: str, kind: type | UnionType) -> dict[str, Any]:
 
 
 def _version(made: ModelVersion, aliases: Mapping[str, Any]) -> Version:
-    tags = dict(made.tags)
+    tags = read_version_tags(made.tags)
     return Version(
         name=made.name,
         version=int(made.version),

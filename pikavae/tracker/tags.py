@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 CHAMPION = "champion"
 """The alias of the version in production."""
 PREVIOUS = "previous"
@@ -110,6 +112,34 @@ CANDIDATE_TAG = "pikavae.candidate"
 """The candidate that became a production version, and in the next the registered model of the candidate."""
 CANDIDATE_MODEL_TAG = "pikavae.candidate_model"
 STORE_TAG = "pikavae.store"
+
+HIDDEN_ON_VERSIONS = frozenset(
+    {
+        CONFIG_HASH_TAG,
+        DIRTY_TAG,
+        MANIFEST_TAG,
+        METRICS_TAG,
+        MODEL_ID_TAG,
+        REGISTER_KEY_TAG,
+        REPORT_SHA256_TAG,
+        RUN_TAG,
+        SNAPSHOT_TAG,
+        STORE_TAG,
+    }
+)
+"""Tags of versions that only programs read. In MLflow their names begin with `HIDDEN`, because its list of versions has
+a line for each tag. Earlier versions of pikavae wrote them as they are named here."""
+
+
+def version_tag(name: str) -> str:
+    """Return the name in MLflow of a version's tag."""
+    return f"{HIDDEN}{name.removeprefix('pikavae.')}" if name in HIDDEN_ON_VERSIONS else name
+
+
+def read_version_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return a version's tags, as MLflow has them, by the names that the code uses."""
+    hidden = {name: tags[written] for name in HIDDEN_ON_VERSIONS if (written := version_tag(name)) in tags}
+    return {**{name: value for name, value in tags.items() if not name.startswith(HIDDEN)}, **hidden}
 
 
 def move_tag(action: str, part: str) -> str:

@@ -12,7 +12,7 @@ import pytest
 from pikavae.errors import DamagedFileError, UserError
 from pikavae.registry import versions
 from pikavae.registry.package import file_hashes
-from pikavae.tracker import run_log
+from pikavae.tracker import run_log, tags
 from pikavae.tracker.client import Workspace
 from pikavae.tracker.mlflow_files import local_folder
 from pikavae.weights.published import read_snapshot
@@ -55,6 +55,21 @@ def test_a_version_has_its_run_scores_tags_and_whole_files(client, run, snapshot
     assert {metric.key: metric.value for metric in package.metrics} == {"val/psnr": 21.5}
     assert file_hashes(local_folder(package.artifact_location)) == made.manifest
     assert len(client.get_metric_history(run.run_id, "val/psnr")) == 1
+
+
+def test_mlflows_list_of_versions_shows_the_tags_that_a_person_reads(client, run, snapshot, name):
+    register(client, run, snapshot, name, tags={"pikavae.fingerprint": "abc", tags.SNAPSHOT_TAG: "weights"})
+    shown = [tag for tag in client.get_model_version(name, "1").tags if not tag.startswith("mlflow.")]
+    assert shown == ["pikavae.fingerprint"]
+
+
+def test_the_tags_of_a_version_that_was_registered_before_they_were_hidden_are_read(client, run, snapshot, name):
+    made = register(client, run, snapshot, name, tags={"pikavae.fingerprint": "abc", tags.SNAPSHOT_TAG: "weights"})
+    for tag, value in client.get_model_version(name, "1").tags.items():
+        client.delete_model_version_tag(name, "1", tag)
+        client.set_model_version_tag(name, "1", tag.replace(tags.HIDDEN, "pikavae."), value)
+    assert tags.MANIFEST_TAG in client.get_model_version(name, "1").tags
+    assert versions.get_version(client, name, 1) == made
 
 
 def test_registering_makes_no_store_where_one_stands(client, run, snapshot, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pikavae.latents.record import LatentRecord
+from pikavae.model.sizes import FACTORS, in_digits
 
 ORIGIN = (
     "model",
@@ -16,6 +17,7 @@ ORIGIN = (
     "pikavae",
 )
 
+BY_CHANNEL = "`(latent - latents_mean) * scaling_factor / latents_std` by channel"
 PACKED = (
     "`latent` is the posterior's mean, not sampled: each 2x2 cell of a channel is four channels, which are normalised "
     "by the model's statistics. `torch.nn.functional.pixel_shuffle(latent * (vae.bn.running_var + 1e-4).sqrt()"
@@ -31,8 +33,8 @@ def card(record: LatentRecord) -> str:
     """
     splits = [f"  - split: {side}\n    path: {side}-*.parquet" for side in record.num_images]
     published = [
-        f"{name.replace('_', ' ')} {value:.8g}"
-        for name in ("scaling_factor", "shift_factor")
+        f"{name.replace('_', ' ')} {in_digits(value, 8)}"
+        for name in FACTORS
         if (value := getattr(record, f"published_{name}")) is not None
     ]
     counts = ", ".join(f"{count} {side}" for side, count in record.num_images.items())
@@ -71,7 +73,8 @@ def card(record: LatentRecord) -> str:
                 if record.distance
                 else ""
             )
-            + (f" Diffusion models for the published weights use {', '.join(published)}." if published else ""),
+            + (f" Diffusion models for the published weights use {', '.join(published)}" if published else "")
+            + (f", as {BY_CHANNEL}." if record.published_latents_std else "." if published else ""),
             "",
             "| channel | mean | std |",
             "| --- | --- | --- |",

@@ -48,6 +48,7 @@ from pikavae.latents.shards import (
 )
 from pikavae.model.autoencoder import AutoencoderKL, DiagonalGaussian
 from pikavae.model.inference import exact_float32, prepare_for_use
+from pikavae.model.sizes import Factors
 from pikavae.workspace.files import exclusive, folder_atomically, sha256_of, write_atomically
 from pikavae.workspace.provenance import code_of
 
@@ -96,7 +97,7 @@ def encode_set(
     precision: Precision = "float32",
     provenance: Mapping[str, str],
     tokenizer_folder: Path | None,
-    published: Mapping[str, float] | None = None,
+    published: Factors | None = None,
     rows_per_shard: int = ROWS_PER_SHARD,
     progress: Progress | None = None,
 ) -> LatentSet:
@@ -346,7 +347,7 @@ def _record(
     shards: list[LatentShard],
     settings: LatentSettings,
     statistics: LatentStatistics,
-    published: Mapping[str, float],
+    published: Factors,
     distance: Distance | None,
 ) -> LatentRecord:
     """Return the content of `latents.json`."""

@@ -23,6 +23,8 @@ class LatentNumbers(Record):
     """Says of what these are the statistics."""
     published_scaling_factor: float | None = None
     published_shift_factor: float | None = None
+    published_latents_mean: Sequence[float] | None = None
+    published_latents_std: Sequence[float] | None = None
     """The factors that the model's weights were published with, which diffusion models for them use instead."""
     distance: Distance | None = None
     """How far the latents are from those in float32; None if they are in float32."""

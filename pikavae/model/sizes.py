@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from pydantic import ValidationError
@@ -19,6 +19,11 @@ RUN_CONFIG_NAME = "pikavae.yaml"
 STABLE_DIFFUSION_SCALING_FACTOR = 0.18215
 SCALING = ("scaling_factor", "shift_factor")
 """The fields of a `config.json` for the latents: a diffusion model gets `(latent - shift_factor) * scaling_factor`."""
+BY_CHANNEL = ("latents_mean", "latents_std")
+"""The same by channel: it gets `(latent - latents_mean) * scaling_factor / latents_std`."""
+FACTORS = (*SCALING, *BY_CHANNEL)
+Factors = Mapping[str, float | list[float]]
+"""What a file states about its latents, by the names of `FACTORS`."""
 
 SIZES = (
     "kind",
@@ -140,9 +145,17 @@ def is_normalised(sizes: Mapping[str, Any]) -> bool:
     return bool(sizes.get("_class_name") == KL_OF_FLUX2)
 
 
-def scaling_in(sizes: Mapping[str, Any]) -> dict[str, float]:
+def scaling_in(sizes: Mapping[str, Any]) -> Factors:
     """Return what a `config.json` states about the latents that a diffusion model gets, by diffusers' names."""
-    return {name: sizes[name] for name in SCALING if sizes.get(name) is not None}
+    stated = {name: sizes[name] for name in FACTORS if sizes.get(name) is not None}
+    return {name: list(value) if name in BY_CHANNEL else value for name, value in stated.items()}
+
+
+def in_digits(factor: float | Sequence[float], digits: int) -> str:
+    """Return a factor of latents for a person: `0.18215`, or `[0.1, 0.2]` by channel."""
+    if isinstance(factor, Sequence):
+        return f"[{', '.join(in_digits(number, digits) for number in factor)}]"
+    return f"{factor:.{digits}g}"
 
 
 def diffusers_config(config: ModelConfig, image_size: int) -> dict[str, Any]:

@@ -8,7 +8,6 @@ pikavae.yaml                         the whole configuration of the run; absent 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -16,13 +15,13 @@ from safetensors.torch import save_file
 
 from .autoencoder import AutoencoderKL
 from .fold import fold
-from .sizes import CONFIG_NAME, RUN_CONFIG_NAME, WEIGHTS_NAME, diffusers_config
+from .sizes import CONFIG_NAME, RUN_CONFIG_NAME, WEIGHTS_NAME, Factors, diffusers_config
 
 __all__ = ["CONFIG_NAME", "RUN_CONFIG_NAME", "WEIGHTS_NAME", "diffusers_config", "write_snapshot"]
 
 
 def write_snapshot(
-    folder: Path, model: AutoencoderKL, *, image_size: int, config: str, scaling: Mapping[str, float] | None = None
+    folder: Path, model: AutoencoderKL, *, image_size: int, config: str, scaling: Factors | None = None
 ) -> None:
     """Write the three files of a snapshot into the existing `folder`; shortcuts are folded in first.
 

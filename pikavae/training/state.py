@@ -32,7 +32,7 @@ from pikavae.model.autoencoder import AutoencoderKL
 from pikavae.model.fold import unfold, with_padding
 from pikavae.model.grow import NEW_LOGVAR, grow_latents
 from pikavae.model.picture_channels import can_take_over, take_over
-from pikavae.model.sizes import CONFIG_NAME, RUN_CONFIG_NAME, refuse_other_sizes, scaling_in, sizes_of
+from pikavae.model.sizes import CONFIG_NAME, RUN_CONFIG_NAME, Factors, refuse_other_sizes, scaling_in, sizes_of
 from pikavae.model.tiny import build_autoencoder
 from pikavae.training.adversarial import PatchDiscriminator, new_discriminator
 from pikavae.training.optimizers import build_optimizer, load_moments
@@ -100,7 +100,7 @@ class TrainState:
     scores: dict[int, float] = field(default_factory=dict)
     processes: int = 1
     threads: int | None = None
-    scaling: dict[str, float] | None = None
+    scaling: Factors | None = None
 
     @classmethod
     def fresh(cls, config: Config, device: torch.device, start: Path | None = None) -> TrainState:
@@ -205,7 +205,7 @@ class StateCopy:
     weights: dict[str, dict[str, Tensor]]
     moments: dict[str, Any]
     counters: Counters
-    scaling: dict[str, float] | None
+    scaling: Factors | None
 
     @property
     def step(self) -> int:

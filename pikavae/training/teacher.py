@@ -27,12 +27,24 @@ class Teacher:
 
     def __init__(self, record: TeacherRecord, device: torch.device) -> None:
         self._model = prepare_for_use(read_snapshot(Path(record.folder)), device).requires_grad_(False)
-        self._factor, self._shift = record.scaling_factor, record.shift_factor
+        self._factor, self._shift = (number.to(device) for number in factor_and_shift(record))
 
     @torch.no_grad()
     def latents(self, images: Tensor) -> Tensor:
-        """Return `(mode - shift) * factor` of the posteriors of `images`, (B, Z, H/f, W/f) float32."""
+        """Return `(mode - shift) * factor` of the posteriors of `images`, (B, Z, H/f, W/f) float32.
+
+        Both may differ by channel.
+        """
         return (self._model.encode(images).mode() - self._shift) * self._factor
+
+
+def factor_and_shift(record: TeacherRecord) -> tuple[Tensor, Tensor]:
+    """Return what latents are multiplied by after the shift is subtracted: scalars, or (Z, 1, 1), float32."""
+    factor, shift = torch.tensor(record.scaling_factor), torch.tensor(record.shift_factor)
+    if record.latents_std is None or record.latents_mean is None:
+        return factor, shift
+    mean, std = (torch.tensor(numbers).view(-1, 1, 1) for numbers in (record.latents_mean, record.latents_std))
+    return factor / std, mean + shift
 
 
 def latent_loss(latents: Tensor, target: Tensor) -> Tensor:

@@ -7,10 +7,8 @@ state dict, and a tiny autoencoder in diffusers' form or in its author's two fil
 
 from __future__ import annotations
 
-import contextlib
 import math
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -24,12 +22,15 @@ from pikavae.config import ModelConfig
 from pikavae.errors import UserError
 from pikavae.model.autoencoder import AutoencoderKL
 from pikavae.model.sizes import (
+    BY_CHANNEL,
     CONFIG_NAME,
+    FACTORS,
     KINDS,
     POST_QUANT_CONV,
     RUN_CONFIG_NAME,
     SCALING,
     STABLE_DIFFUSION_SCALING_FACTOR,
+    Factors,
     checked_padding,
     diffusers_config,
     model_config,
@@ -40,6 +41,7 @@ from pikavae.model.sizes import (
 from pikavae.model.tiny import build_autoencoder
 from pikavae.model.tiny_sizes import NO_SCALING as OF_TINY
 from pikavae.model.tiny_sizes import short
+from pikavae.weights.factors import StatedFactors, checked_factors, factors_of_metadata
 from pikavae.weights.fitting import checked_weights, refuse_mismatch, sizes_of_shapes
 from pikavae.weights.keymaps import Naming, naming_of
 from pikavae.weights.parts import Part, choose_part, split_part
@@ -54,9 +56,9 @@ NO_SCALING_OF_16 = (
     "no scaling_factor is stated, and sizes cannot tell SD3 (scaling_factor 1.5305, shift_factor 0.0609) from FLUX.1 "
     "(0.3611, 0.1159): place the config.json of the family's vae folder beside the weights"
 )
-GROUPS_KEY, SCALING_KEY, SHIFT_KEY = "pikavae.norm_groups", "pikavae.scaling_factor", "pikavae.shift_factor"
-PADDING_KEY = "pikavae.padding"
-"""The keys that `pikavae export` writes to a file's metadata of safetensors."""
+PREFIX = "pikavae."
+GROUPS_KEY, PADDING_KEY = f"{PREFIX}norm_groups", f"{PREFIX}padding"
+"""The keys that `pikavae export` writes to a file's metadata of safetensors, beside the factors of latents."""
 FORMS: dict[Naming, str] = {
     "diffusers": "diffusers file",
     "LDM": "LDM single file",
@@ -65,9 +67,7 @@ FORMS: dict[Naming, str] = {
 }
 PAIR_FORM = "two files of TAESD"
 SNAPSHOT_FORM = "pikavae snapshot"
-LARGEST = sys.float_info.max
-BY_CHANNEL = ("latents_mean", "latents_std")
-NEUTRAL = {"block_out_channels", "force_upcast", "use_quant_conv", POST_QUANT_CONV, *SCALING, *BY_CHANNEL}
+NEUTRAL = {"block_out_channels", "force_upcast", "use_quant_conv", POST_QUANT_CONV, *FACTORS}
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,8 @@ class Published:
             "two files of TAESD" or "pikavae snapshot".
         scaling_factor: the factor of latents for a diffusion model; None if it is unknown.
         shift_factor: what is subtracted from latents before they are scaled; None if nothing is stated.
+        latents_mean: what is subtracted from each channel; None if nothing is stated, and so for `latents_std`.
+        latents_std: what each channel is divided by, besides the scaling.
         notes: a line for each thing that was assumed, converted or ignored.
         image_size: the side, in pixels, that it was trained at by its `config.json`; None if it is unknown.
     """
@@ -93,9 +95,11 @@ class Published:
     notes: tuple[str, ...]
     image_size: int | None = None
     shift_factor: float | None = None
+    latents_mean: tuple[float, ...] | None = None
+    latents_std: tuple[float, ...] | None = None
 
     @property
-    def scaling(self) -> dict[str, float]:
+    def scaling(self) -> Factors:
         """Return the stated factors of the latents in the form of a `config.json`."""
         return scaling_in(vars(self))
 
@@ -105,8 +109,7 @@ class _Description:
     """Holds what a `config.json`, or a file of weights, states besides the weights."""
 
     config: ModelConfig
-    scaling_factor: float | None
-    shift_factor: float | None
+    factors: StatedFactors
     image_size: int | None = None
     notes: tuple[str, ...] = ()
 
@@ -146,11 +149,10 @@ def read_published(path: Path, *, expected: ModelConfig | None = None, norm_grou
     refuse_other_families(weights, source)
     form = PAIR_FORM if is_pair else FORMS[naming]
     if described is None:
-        scaling_factor = _stated_in_file(metadata, SCALING_KEY, source) or _ldm_scaling_factor(tensors)
-        shift_factor = _stated_in_file(metadata, SHIFT_KEY, source)
         padding = checked_padding(metadata.get(PADDING_KEY, "zeros"), f"{source}: {PADDING_KEY}")
         sizes = sizes_of_shapes(weights, naming, groups, source).model_copy(update={"padding": padding})
-        described = _Description(sizes, *_factors_of_kind(sizes, scaling_factor, shift_factor))
+        stated = {"scaling_factor": _ldm_scaling_factor(tensors)} | factors_of_metadata(metadata, PREFIX)
+        described = _Description(sizes, _factors_of_kind(sizes, stated, source))
         if GROUPS_KEY not in metadata and sizes.kind == "kl":
             notes += [f"norm_groups {groups} is assumed: the file does not state it"]
     elif path.is_dir():
@@ -160,7 +162,7 @@ def read_published(path: Path, *, expected: ModelConfig | None = None, norm_grou
     else:
         notes += [*described.notes, f"sizes are those of {CONFIG_NAME} beside it"]
     config = described.config
-    if described.scaling_factor is None and not config.latent_norm:  # a tiny model always has one
+    if described.factors.scaling_factor is None and not config.latent_norm:  # a tiny model always has one
         notes += [NO_SCALING_OF_16 if config.latent_channels == 16 and not config.quant_conv else NO_SCALING]
     state, converted = checked_weights(weights, naming, config, source)
     if expected is not None:
@@ -169,23 +171,31 @@ def read_published(path: Path, *, expected: ModelConfig | None = None, norm_grou
         config,
         state,
         form,
-        described.scaling_factor,
-        (*notes, *part.notes, *converted),
-        described.image_size,
-        described.shift_factor,
+        notes=(*notes, *part.notes, *converted),
+        image_size=described.image_size,
+        **vars(described.factors),
     )
 
 
-def _factors_of_kind(
-    sizes: ModelConfig, scaling_factor: float | None, shift_factor: float | None
-) -> tuple[float | None, float | None]:
-    """Return the factors of latents that were stated, as the kind of model has them."""
+def _factors_of_kind(sizes: ModelConfig, stated: Mapping[str, Any], where: Path) -> StatedFactors:
+    """Return the factors of latents that were stated, as the kind of model has them.
+
+    Raises:
+        UserError: as `checked_factors`, or there are numbers by channel and this kind has none.
+    """
+    is_kl = sizes.kind == "kl" and not sizes.latent_norm
+    for name in () if is_kl else BY_CHANNEL:
+        if stated.get(name) not in (None, 0):
+            raise UserError(
+                f"{where}: {name} is {short(stated[name])}, and only a plain AutoencoderKL has it; remove it"
+            )
     if sizes.latent_norm:
-        return None, None
-    if sizes.kind == "kl":
-        return scaling_factor, shift_factor
-    own = OF_TINY["scaling_factor"] if scaling_factor is None else scaling_factor
-    return own, OF_TINY["shift_factor"] if shift_factor is None else shift_factor
+        return StatedFactors()
+    factors = checked_factors(stated, sizes.latent_channels, where)
+    if is_kl:
+        return factors
+    given = {name: value for name in SCALING if (value := getattr(factors, name)) is not None}
+    return StatedFactors(**{**OF_TINY, **given})
 
 
 def published_files(path: Path) -> list[Path]:
@@ -239,34 +249,15 @@ def _describes(description: Path, weights: Path) -> bool:
 def _read_config(path: Path) -> _Description:
     """Return what a `config.json` states, with a note on unknown fields."""
     sizes = read_json(path)
-    for key in BY_CHANNEL:
-        if sizes.get(key) not in (None, 0):
-            raise UserError(
-                f"{path}: {key} is {short(sizes[key])}; pikavae reads models with one scaling_factor and one "
-                f"shift_factor for all channels of the latent"
-            )
     config = model_config(sizes, where=str(path))
     known = {*diffusers_config(config, 0), *(NEUTRAL - set(SCALING) if config.latent_norm else NEUTRAL)}
     strangers = sorted(key for key in sizes if key not in known and not key.startswith("_"))
-    stated = (None if config.latent_norm else _factor(sizes.get(name), name, path) for name in SCALING)
     return _Description(
         config,
-        *_factors_of_kind(config, *stated),
+        _factors_of_kind(config, sizes, path),
         _picture_size(sizes.get("sample_size"), config),
         (f"unknown fields: {', '.join(strangers)}",) if strangers else (),
     )
-
-
-def _factor(value: Any, name: str, path: Path) -> float | None:
-    """Return a scaling factor, which is above 0, or a shift factor, which is any finite number."""
-    if value is None:
-        return None
-    is_scaling = name == "scaling_factor"
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (is_number and -LARGEST <= value <= LARGEST) or (is_scaling and value <= 0):
-        expected = "a number above 0" if is_scaling else "a finite number"
-        raise UserError(f"{path}: {name} is {short(value)}; expected {expected}")
-    return float(value)
 
 
 def _picture_size(value: Any, config: ModelConfig) -> int | None:
@@ -298,15 +289,6 @@ def _norm_groups_of(metadata: Mapping[str, str], where: Path) -> int | None:
     if stated is not None and not re.fullmatch(r"[1-9]\d{0,5}", stated):
         raise UserError(f"{where}: {GROUPS_KEY} is {short(stated)}; expected a whole number")
     return None if stated is None else int(stated)
-
-
-def _stated_in_file(metadata: Mapping[str, str], key: str, where: Path) -> float | None:
-    """Return a factor of the latents that `pikavae export` wrote into a file."""
-    stated = metadata.get(key)
-    number: float | str | None = stated
-    with contextlib.suppress(TypeError, ValueError):
-        number = float(stated or "")
-    return _factor(number, key.removeprefix("pikavae."), where)
 
 
 def _fits(part: Part, *, groups: int, where: Path) -> bool:

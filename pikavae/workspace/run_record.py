@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pikavae.workspace.records import Inputs, Record
@@ -36,6 +36,9 @@ class TeacherRecord(Record):
     """Its snapshot folder."""
     scaling_factor: float
     shift_factor: float
+    latents_mean: Sequence[float] | None = None
+    latents_std: Sequence[float] | None = None
+    """One number for each channel; None if all channels have the same."""
 
 
 class JobRecord(Record):

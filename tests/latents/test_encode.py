@@ -158,6 +158,18 @@ def test_the_factors_that_weights_were_published_with_are_recorded_beside_the_me
     assert said in (result.path / "README.md").read_text()
 
 
+def test_published_factors_by_channel_are_recorded_too(tmp_path):
+    scaling = {"scaling_factor": 0.5, "latents_mean": [0.25, -1.0, 0.0], "latents_std": [2.0, 0.5, 1.0]}
+    result = encode(tmp_path, published=scaling)
+    record = json.loads((result.path / "latents.json").read_text())
+    assert {name: record[f"published_{name}"] for name in scaling} == scaling
+    said = (
+        "use scaling factor 0.5, latents mean [0.25, -1, 0], latents std [2, 0.5, 1], as `(latent - latents_mean) * "
+        "scaling_factor / latents_std` by channel."
+    )
+    assert said in (result.path / "README.md").read_text()
+
+
 def test_latents_that_a_model_normalises_are_stored_as_its_diffusion_model_takes_them(tmp_path):
     torch.manual_seed(0)
     subject = AutoencoderKL(ModelConfig(channels=(8, 16), norm_groups=4, latent_channels=CHANNELS, latent_norm=True))

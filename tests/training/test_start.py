@@ -4,9 +4,11 @@ import json
 
 import pytest
 import torch
+from diffusers import AutoencoderKL as DiffusersAutoencoderKL
 
 from pikavae.errors import UserError
 from pikavae.model.autoencoder import AutoencoderKL
+from pikavae.model.sizes import scaling_in
 from pikavae.model.snapshot import write_snapshot
 from pikavae.training.loop import train
 from pikavae.training.state import TrainState
@@ -65,14 +67,24 @@ def test_weights_of_other_sizes_are_refused_by_name(snapshot, override, said):
         TrainState.fresh(make_config(**override), CPU, snapshot)
 
 
-@pytest.mark.parametrize(("trainable", "kept"), [("decoder", True), ("all", False)])
-def test_a_decoder_without_quant_conv_learns_and_the_scaling_of_its_latents_remains(
-    tmp_path, prepared, trainable, kept
+BY_CHANNEL = {"latents_mean": [0.5] * 16, "latents_std": [2.0] * 16}
+
+
+@pytest.mark.parametrize(
+    ("trainable", "scaling"),
+    [
+        ("decoder", {"scaling_factor": 0.3611, "shift_factor": 0.1159}),
+        ("decoder", {"scaling_factor": 0.5, **BY_CHANNEL}),
+        ("all", {"scaling_factor": 0.3611, **BY_CHANNEL}),
+    ],
+)
+def test_ten_steps_of_flux1s_form_are_read_by_diffusers_and_a_decoder_alone_keeps_the_scaling(
+    tmp_path, prepared, trainable, scaling
 ):
+    kept = trainable == "decoder"
     own = {"model.quant_conv": False, "model.latent_channels": 16, "training.trainable": trainable}
-    config = make_config(**own, **{"training.steps": 2})
+    config = make_config(**own, **{"training.steps": 10})
     (tmp_path / "start").mkdir()
-    scaling = {"scaling_factor": 0.3611, "shift_factor": 0.1159}
     model = AutoencoderKL(config.model)
     write_snapshot(tmp_path / "start", model, image_size=16, config="", scaling=scaling)
     result = train(config, prepared, tmp_path / "run", CPU, start=tmp_path / "start")
@@ -83,8 +95,10 @@ def test_a_decoder_without_quant_conv_learns_and_the_scaling_of_its_latents_rema
     assert moved == ({"decoder"} if kept else {"encoder", "decoder"})
     sizes = json.loads((result.snapshot / "config.json").read_text())
     assert (sizes["use_quant_conv"], sizes["use_post_quant_conv"], sizes["latent_channels"]) == (False, False, 16)
-    stated = {name: sizes[name] for name in ("scaling_factor", "shift_factor") if name in sizes}
-    assert stated == (scaling if kept else {"scaling_factor": 0.18215})
+    theirs = DiffusersAutoencoderKL.from_pretrained(result.snapshot, local_files_only=True).state_dict()
+    assert theirs.keys() == after.state_dict().keys()
+    assert all(torch.equal(value, after.state_dict()[name]) for name, value in theirs.items())
+    assert scaling_in(sizes) == (scaling if kept else {"scaling_factor": 0.18215})
 
 
 def test_weights_without_quant_conv_are_refused_by_a_model_with_it(snapshot):

@@ -105,7 +105,7 @@ def test_a_configuration_beside_a_single_file_says_its_family(tmp_path):
         ({"shift_factor": True}, "shift_factor is True; expected a finite number"),
         ({"shift_factor": 10**400}, "expected a finite number"),
         ({"scaling_factor": float("inf")}, "scaling_factor is inf; expected a number above 0"),
-        ({"latents_mean": [0.1] * 16}, "one scaling_factor and one shift_factor for all channels"),
+        ({"latents_mean": [0.1] * 16}, "latents_mean without latents_std"),
         ({"latent_channels": 4}, r"4 latent channels without quant_conv: 3 other shapes: encoder\.conv_out\.weight"),
         ({"use_quant_conv": True, "use_post_quant_conv": True}, r"4 missing: quant_conv\.weight"),
     ],

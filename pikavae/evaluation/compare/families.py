@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from pikavae.config import FAMILIES, ModelConfig
 from pikavae.model.sizes import SCALING, sizes_of
@@ -19,7 +20,7 @@ OF_ANY_LATENT = {"taesd": {"latent_channels"}}
 """Sizes that differ inside a family: TAESD's author has one network for 4 and for 16 latent channels."""
 
 
-def family_of(config: ModelConfig, scaling: Mapping[str, float | None]) -> str:
+def family_of(config: ModelConfig, scaling: Mapping[str, Any]) -> str:
     """Return the name of the family with these sizes, as `model.like` has them; `own` if there is none.
 
     Families of the same sizes are told apart by their factors; if they do not decide, all are named: `sd3 or flux1`.

@@ -17,7 +17,7 @@ from pikavae.config import Config
 from pikavae.evaluation.metrics.definitions import METRICS
 from pikavae.evaluation.report.report import Report
 from pikavae.html.text import shown_number
-from pikavae.model.sizes import KL, KL_OF_FLUX2
+from pikavae.model.sizes import KL, KL_OF_FLUX2, Factors, in_digits
 from pikavae.model.tiny_sizes import TINY
 
 CARD_NAME = "model_card.md"
@@ -99,7 +99,7 @@ def model_card(
     training: Training | None = None,
     scaling: Scaling | None = None,
     written: bool = False,
-    came_with: Mapping[str, float] | None = None,
+    came_with: Factors | None = None,
 ) -> str:
     """Write the card as Markdown.
 
@@ -320,14 +320,16 @@ def _scores(report: Report) -> str:
     )
 
 
-def _about_latents(config: Config, scaling: Scaling | None, *, written: bool, came_with: Mapping[str, float]) -> str:
+def _about_latents(config: Config, scaling: Scaling | None, *, written: bool, came_with: Factors) -> str:
     if config.model.kind == "tiny":
         return POINT
     return NORMALISED if config.model.latent_norm else _latents(scaling, written=written, came_with=came_with)
 
 
-def _latents(scaling: Scaling | None, *, written: bool, came_with: Mapping[str, float]) -> str:
-    own = "".join(f", {name.replace('_', ' ')} {value:.6g}" for name, value in came_with.items())
+def _latents(scaling: Scaling | None, *, written: bool, came_with: Factors) -> str:
+    own = "".join(f", {name.replace('_', ' ')} {in_digits(value, 6)}" for name, value in came_with.items())
+    if "latents_std" in came_with:
+        own += "; by channel, a diffusion model gets `(latent - latents_mean) * scaling_factor / latents_std`"
     if scaling is None:
         return f"Their deviation was not measured: `config.json` has what the weights came with{own}."
     where = (

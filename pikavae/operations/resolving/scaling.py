@@ -60,7 +60,7 @@ def scaling_of(workspace: Workspace, snapshot: Path, report: Report | None, conf
     if picture_set is not None and len(picture_set):
         return _of_pictures(workspace, snapshot, picture_set, config)
     came_with = sizes.get("scaling_factor")
-    keeps_its_own = came_with not in (None, STABLE_DIFFUSION_SCALING_FACTOR)
+    keeps_its_own = came_with not in (None, STABLE_DIFFUSION_SCALING_FACTOR) or sizes.get("latents_std") is not None
     return None if report is None or keeps_its_own else scaling_of_report(report)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pikavae.model.sizes import CONFIG_NAME, STABLE_DIFFUSION_SCALING_FACTOR, scaling_in
 from pikavae.operations.resolving.resolve import ResolvedModel, teacher_model
@@ -41,16 +42,21 @@ class ResolvedTeacher:
 
     def record(self, workspace: Workspace, config: Config) -> TeacherRecord:
         """Return what the training needs of it; the scaling is measured, unless it was before."""
-        folder, factors = self.model.folder, {"scaling_factor": STABLE_DIFFUSION_SCALING_FACTOR, "shift_factor": 0.0}
+        folder = self.model.folder
+        factors: dict[str, Any] = {"scaling_factor": STABLE_DIFFUSION_SCALING_FACTOR, "shift_factor": 0.0}
         factors |= scaling_in(read_object(folder / CONFIG_NAME))
         source = f"by its {CONFIG_NAME}"
         if self.scaling is not None and (measured := scaling_of(workspace, folder, None, config)) is not None:
-            factors, source = measured.factors, f"measured on {measured.source}"
-        logger.info(
-            "the teacher %s: its latents are scaled as (latent - %.5g) * %.5g, %s",
-            *(self.model.name, factors["shift_factor"], factors["scaling_factor"], source),
-        )
+            factors, source = {**measured.factors}, f"measured on {measured.source}"
+        logger.info("the teacher %s: its latents are scaled as %s, %s", self.model.name, formula(factors), source)
         return TeacherRecord(folder=str(folder), **factors)
+
+
+def formula(factors: Mapping[str, Any]) -> str:
+    """Return how latents are scaled, for a person."""
+    if "latents_std" in factors:
+        return f"(latent - mean) * {factors['scaling_factor']:.5g} / std, by channel"
+    return f"(latent - {factors['shift_factor']:.5g}) * {factors['scaling_factor']:.5g}"
 
 
 def teacher_of(workspace: Workspace, config: Config) -> ResolvedTeacher | None:

@@ -181,14 +181,14 @@ def about_of(workspace: Workspace, snapshot: Path, moments: Sequence[tuple[str, 
 def has_the_latents_of_others(snapshot: Path) -> bool:
     """Return True if a snapshot's latents are those of published weights, which existing diffusion models can use.
 
-    That holds for imported weights that state a scaling factor or normalise their latents, for weights whose decoder
+    That holds for imported weights that state the scaling of their latents or normalise them, for weights whose decoder
     alone was trained, and for tiny autoencoders. They keep the scaling that they came with.
     """
     settings, sizes = snapshot / RUN_CONFIG_NAME, read_object(snapshot / CONFIG_NAME)
     if sizes.get("_class_name") == TINY:
         return True
     if not settings.is_file() or _is_marked(settings):
-        return "scaling_factor" in sizes or is_normalised(sizes)
+        return bool(scaling_in(sizes)) or is_normalised(sizes)
     return load_config(settings).training.trainable == "decoder"
 
 

@@ -12,11 +12,12 @@ from pikavae.config import Config, content_hash
 from pikavae.errors import DamagedFileError, UserError
 from pikavae.model.sizes import (
     CONFIG_NAME,
+    FACTORS,
     PADDING,
     RUN_CONFIG_NAME,
-    SCALING,
     THEIR_NAMES,
     WEIGHTS_NAME,
+    scaling_in,
     sizes_of,
 )
 from pikavae.operations.resolving.imported import SNAPSHOT_FILES
@@ -233,8 +234,8 @@ def _same_model(workspace: Workspace, name: str, job: _Import) -> Version | None
     own = read_object(job.model.folder / CONFIG_NAME)
     for one in alike:
         theirs = read_json(of_version(workspace, one).folder / CONFIG_NAME)
-        told = [{sizes[name] for sizes in (own, theirs) if sizes.get(name) is not None} for name in SCALING]
-        same_scaling = IMPORT_TAG not in one.tags or all(len(values) < 2 for values in told)
+        stated = [[scaling_in(sizes).get(name) for sizes in (own, theirs)] for name in FACTORS]
+        same_scaling = IMPORT_TAG not in one.tags or all(None in pair or pair[0] == pair[1] for pair in stated)
         if same_scaling and all(own.get(field) == theirs.get(field) for field in (*THEIR_NAMES.values(), PADDING)):
             return one
     return None

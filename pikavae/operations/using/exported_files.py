@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -10,13 +11,13 @@ from torch import Tensor
 
 from pikavae.config import Config, ModelConfig
 from pikavae.errors import DamagedFileError, UserError
-from pikavae.model.sizes import CONFIG_NAME, STABLE_DIFFUSION_SCALING_FACTOR, sizes_of
+from pikavae.model.sizes import CONFIG_NAME, STABLE_DIFFUSION_SCALING_FACTOR, Factors, in_digits, sizes_of
 from pikavae.operations.resolving.resolve import ResolvedModel
 from pikavae.operations.resolving.scaling import scaling_of
 from pikavae.operations.stages.describing import has_the_latents_of_others, newest_report
 from pikavae.tracker.client import Workspace
 from pikavae.weights.keymaps import export_ldm
-from pikavae.weights.published import GROUPS_KEY, PADDING_KEY, Published, read_published
+from pikavae.weights.published import GROUPS_KEY, PADDING_KEY, PREFIX, Published, read_published
 from pikavae.weights.tiny_files import DECODER, ENCODER, in_halves, other_half
 from pikavae.workspace.files import write_atomically
 from pikavae.workspace.records import read_object
@@ -44,9 +45,8 @@ def export_file(workspace: Workspace, model: ResolvedModel, out: Path, config: C
     tensors = {name: value.contiguous() for name, value in export_ldm(published.state).items()}
     metadata = {"format": "pt", GROUPS_KEY: str(published.config.norm_groups)}
     metadata |= {} if published.config.padding == "zeros" else {PADDING_KEY: published.config.padding}
-    metadata |= {
-        f"pikavae.{name}": repr(factor) for name, factor in _scaling(workspace, source, published, config).items()
-    }
+    factors = _scaling(workspace, source, published, config)
+    metadata |= {f"{PREFIX}{name}": json.dumps(value) for name, value in factors.items()}
     _write_file(out, tensors, metadata)
     _verify_written(published, source, out)
     return out
@@ -95,12 +95,12 @@ def _as_stated(published: Published) -> tuple[object, ...]:
     return sizes_of(published.config), published.config.padding
 
 
-def _scaling(workspace: Workspace, source: Path, published: Published, config: Config) -> dict[str, float]:
+def _scaling(workspace: Workspace, source: Path, published: Published, config: Config) -> Factors:
     """Return the factors of a model's latents by diffusers' names, published or measured; none if neither is known."""
     if has_the_latents_of_others(source):
         return published.scaling
     scaling = scaling_of(workspace, source, newest_report(workspace, source), config)
-    return {} if scaling is None else scaling.factors
+    return {} if scaling is None else {**scaling.factors}
 
 
 def tools_note(path: Path) -> str:
@@ -126,7 +126,7 @@ def tools_note(path: Path) -> str:
     if sizes == sizes_of(ModelConfig()) | {"latent_channels": 16, "quant_conv": False}:
         lines = ["under LDM's names, with the sizes of SD3's and FLUX.1's autoencoders; tools that load those"]
         lines += ["take scaling and shift of the latents from the diffusion model, not from this file"]
-        stated = ", ".join(f"{name} {value:.5g}" for name, value in published.scaling.items())
+        stated = ", ".join(f"{name} {in_digits(value, 5)}" for name, value in published.scaling.items())
         return "\n".join([*lines, *([f"this model's are {stated}"] if stated else [])])
     if published.config.latent_norm:
         return (

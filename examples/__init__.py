@@ -1,0 +1,1 @@
+"""Programs that use what pikavae makes, to read and to change."""

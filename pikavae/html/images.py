@@ -17,6 +17,8 @@ THUMBNAIL_BYTES = 11_000
 """The most bytes of a thumbnail: 144 pictures of noise in base64 then stay near two megabytes."""
 THUMBNAIL_QUALITIES = (84, 65, 45, 25, 8)
 PICTURE_SIDES = (256, 128)
+MOST_SIDE = 4096
+"""Of pictures whose shorter side is twice as long or more, only each second, third, ... row and column is scaled."""
 LOSSLESS = 101
 """The value that selects lossless coding, beside qualities from 0 to 100."""
 PICTURE_QUALITIES = (92, *THUMBNAIL_QUALITIES)
@@ -36,7 +38,7 @@ class PageImage(NamedTuple):
 def thumbnail(pixels: np.ndarray) -> PageImage:
     """Encode a picture (H, W, 3) uint8 in few bytes."""
     return PageImage(
-        _address(Image.fromarray(pixels), (THUMBNAIL_SIDE,), THUMBNAIL_QUALITIES, THUMBNAIL_BYTES), _is_small(pixels)
+        _address(_image(pixels), (THUMBNAIL_SIDE,), THUMBNAIL_QUALITIES, THUMBNAIL_BYTES), _is_small(pixels)
     )
 
 
@@ -46,7 +48,12 @@ def page_image(pixels: np.ndarray, limit: int) -> PageImage:
     A picture up to 64 px is exact if that fits. Larger pictures are scaled to 256 px, or to 128 px if they must be.
     """
     qualities = (LOSSLESS, *PICTURE_QUALITIES) if _is_small(pixels) else PICTURE_QUALITIES
-    return PageImage(_address(Image.fromarray(pixels), PICTURE_SIDES, qualities, limit), _is_small(pixels))
+    return PageImage(_address(_image(pixels), PICTURE_SIDES, qualities, limit), _is_small(pixels))
+
+
+def _image(pixels: np.ndarray) -> Image.Image:
+    step = max(1, min(pixels.shape[:2]) // MOST_SIDE)
+    return Image.fromarray(np.ascontiguousarray(pixels[::step, ::step]))
 
 
 def _is_small(pixels: np.ndarray) -> bool:

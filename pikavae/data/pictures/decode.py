@@ -19,6 +19,7 @@ from pikavae.data.pictures.colours import Encoding, UnreadablePictureError, to_r
 from pikavae.data.pictures.geometry import bucket_of, buckets, to_cover, to_shorter
 from pikavae.data.pictures.png_colours import has_other_curve
 from pikavae.data.pictures.signatures import format_of, other_kind
+from pikavae.data.pictures.strips import are_equal
 
 __all__ = [
     "Decoded",
@@ -155,7 +156,7 @@ def _decoded(content: bytes | Image.Image, convert: Convert, max_pixels: int) ->
                 raise UnreadablePictureError("JPEG is cut short")
             return decoded
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise UnreadablePictureError(f"more than {max_pixels:,} pixels") from None
+        raise UnreadablePictureError(_too_large(max_pixels)) from None
     except UnidentifiedImageError:
         raise UnreadablePictureError(_reason_not_opened(kind)) from None
     except DAMAGE as error:
@@ -197,7 +198,7 @@ def _open(content: bytes, kind: str, max_pixels: int) -> Image.Image:
         if not width * height:
             raise UnreadablePictureError("JXL is cut short")
         if width * height > max_pixels:
-            raise UnreadablePictureError(f"more than {max_pixels:,} pixels")
+            raise UnreadablePictureError(_too_large(max_pixels))
     image = Image.open(io.BytesIO(content), formats=[kind])
     if kind == "PNG":  # Pillow skips the checksums of the pixels
         Image.open(io.BytesIO(content), formats=[kind]).verify()
@@ -237,7 +238,7 @@ def _low_bytes(content: bytes) -> Image.Image | None:
 def _decode(image: Image.Image, low: Image.Image | None, convert: Convert, max_pixels: int) -> Decoded:
     """Decode the pixels, upright and converted."""
     if image.width * image.height > max_pixels:
-        raise UnreadablePictureError(f"more than {max_pixels:,} pixels")
+        raise UnreadablePictureError(_too_large(max_pixels))
     if not image.width * image.height:
         raise UnreadablePictureError("no pixels")
     encoding = replace(_encoding(image), low=low)
@@ -256,6 +257,11 @@ def _decode(image: Image.Image, low: Image.Image | None, convert: Convert, max_p
     return Decoded(rgb, rgb.size, changes)
 
 
+def _too_large(max_pixels: int) -> str:
+    """Return why a picture is not decoded, and the setting that decides it."""
+    return f"more than {max_pixels:,} pixels, the limit of data.max_pixels"
+
+
 def _tail_is_made_up(content: bytes, image: Image.Image) -> bool:
     """Return True if a JPEG's pixels run out before its end mark, as when a tool has closed a broken download.
 
@@ -268,7 +274,7 @@ def _tail_is_made_up(content: bytes, image: Image.Image) -> bool:
         return False
     end = content.rfind(END_OF_JPEG)
     longer = Image.open(io.BytesIO(content[:end] + bytes(range(1, 200)) * 4 + content[end:]), formats=["JPEG"])
-    return longer.tobytes() != image.tobytes()
+    return not are_equal(longer, image)
 
 
 def _encoding(image: Image.Image) -> Encoding:

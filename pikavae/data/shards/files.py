@@ -126,9 +126,10 @@ class ShardWriter:
 
 
 def _large_binaries(values: list[np.ndarray]) -> pa.Array:
-    """Make a column of byte arrays with one copy; pyarrow 25 never frees a `memoryview` used as a value."""
+    """Make a column of byte arrays with at most one copy; pyarrow 25 never frees a `memoryview` used as a value."""
     ends = np.cumsum([0, *map(len, values)], dtype=np.int64)
-    buffers = [None, pa.py_buffer(ends), pa.py_buffer(np.concatenate(values))]
+    together = values[0] if len(values) == 1 else np.concatenate(values)
+    buffers = [None, pa.py_buffer(ends), pa.py_buffer(together)]
     return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(values), buffers)
 
 

@@ -26,6 +26,7 @@ from pikavae.data.pictures.decode import UnreadablePictureError, bucket_of, deco
 from pikavae.data.pictures.form import PLAIN, PixelForm, Pixels
 from pikavae.data.pictures.looks import perceptual_hash, thumbnail
 from pikavae.data.pictures.pixels import decode_pixels, fit_pixels, look_of
+from pikavae.data.pictures.strips import pixels_of, strips
 from pikavae.data.shards.files import ShardWriter
 from pikavae.errors import TransientError
 from pikavae.workspace.disks import path_in_errors
@@ -34,6 +35,8 @@ from pikavae.workspace.provenance import code_of
 
 SHARD_BYTES = 64 * 2**20
 MAX_PICTURES = 256
+MAX_NATIVE = 8
+"""The most pictures in a chunk that are stored at their own resolution, which may be some hundred megabytes each."""
 LIBRARIES = ("pillow", "imagehash", "numpy", "pyarrow")
 
 
@@ -66,13 +69,16 @@ class Recipe:
 
     @property
     def chunk_size(self) -> int:
-        """Return the number of pictures in a chunk: 64 MiB of square pictures, but 1 to 256."""
-        return max(1, min(MAX_PICTURES, SHARD_BYTES // (self.form.pixel_bytes * self.image_size**2)))
+        """Return the number of pictures in a chunk: 64 MiB of square pictures, but 1 to 256; of whole ones, 1 to 8."""
+        most = MAX_NATIVE if self.crop == "native" else MAX_PICTURES
+        return max(1, min(most, SHARD_BYTES // (self.form.pixel_bytes * self.image_size**2)))
 
     def fit(self, image: Image.Image) -> Image.Image:
         """Scale and crop a picture to the size at which it is stored."""
         if self.crop == "random":
             return to_shorter(image, self.image_size)
+        if self.crop == "native":
+            return image if min(image.size) >= self.image_size else to_shorter(image, self.image_size)
         if self.crop == "buckets":
             return to_cover(image, *bucket_of(*image.size, self.image_size))
         return to_cover(image, self.image_size, self.image_size)
@@ -184,6 +190,7 @@ def make_shard(job: ShardJob) -> Shard:
                 unreadable.append((picture.name, str(error)))
             else:
                 writer.write(pixels, **columns)
+                del pixels  # a giant picture goes before the next one is decoded
                 count += 1
     with path_in_errors(temporary):
         sync(temporary)
@@ -210,7 +217,7 @@ def describe(picture: SourcePicture, recipe: Recipe) -> tuple[np.ndarray, dict[s
     if recipe.form.is_plain:
         decoded = decode(picture.content, recipe.background, recipe.max_pixels)
         look = recipe.fit(decoded.image)
-        pixels = np.frombuffer(look.tobytes(), np.uint8).reshape(look.height, look.width, 3)
+        pixels = pixels_of(look)
         identity, size, changes = identity_of(decoded.image), decoded.size, decoded.changes
     else:
         found = decode_pixels(picture.content, recipe.form, recipe.background, recipe.max_pixels)
@@ -234,5 +241,6 @@ def describe(picture: SourcePicture, recipe: Recipe) -> tuple[np.ndarray, dict[s
 def identity_of(image: Image.Image) -> bytes:
     """Return the SHA-256 of an upright RGB picture: its size and every pixel, before any scaling."""
     digest = hashlib.sha256(b"%d %d\n" % image.size)
-    digest.update(image.tobytes())
+    for strip in strips(image):
+        digest.update(strip.tobytes())
     return digest.digest()

@@ -84,7 +84,7 @@ def refused_cases():
 
 def bomb_cases():
     side = 30000
-    reason = f"more than {MAX_PIXELS:,} pixels"
+    reason = f"more than {MAX_PIXELS:,} pixels, the limit of data.max_pixels"
     bomb = png(side, side, 8, 2, [])
     yield Case("PNG bomb", lambda: bomb, reason=reason)
     yield Case("one pixel row too many", lambda: encoded(Image.new("L", (500, 501))), reason=reason)

@@ -69,6 +69,10 @@ class Sprites:
         """Return the pictures of these indices."""
         return self.content[list(indices)]
 
+    def whole_pixels(self, index: int) -> Tensor | None:  # noqa: ARG002 - nothing is cut away
+        """Return nothing: the pictures are shown whole."""
+        return None
+
     def batches(self, size: int) -> Iterator[list[int]]:
         """Return all indices."""
         for start in range(0, len(self), size):

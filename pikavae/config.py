@@ -120,10 +120,11 @@ class DataConfig(Section):
     folders."""
     links_into: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], NamesPath()] = ()
     """Folders outside the source that its links may lead into; other links are not followed."""
-    crop: Literal["center", "random", "buckets"] = "center"
+    crop: Literal["center", "random", "buckets", "native"] = "center"
     """`center`: the centre square. `random`: training sees a different square each time, validation the centre one.
 
-    `buckets`: pictures nearly keep their aspect ratio, at about image_size squared pixels; a batch has one shape."""
+    `buckets`: pictures nearly keep their aspect ratio, at about image_size squared pixels; a batch has one shape.
+    `native`: as `random`, but the square is cut out of the picture at its own resolution, which is stored whole."""
     flip: bool = False
     """Mirror each picture left to right in half of all cases in training."""
     channels: Literal["rgb", "grey", "rgba"] | tuple[str, ...] = "rgb"
@@ -150,7 +151,7 @@ class DataConfig(Section):
 
     By default an epoch shows each picture once, whatever its folder's name."""
     max_pixels: int = Field(100_000_000, ge=1, le=1_000_000_000)
-    """Larger pictures are set aside before they are decoded."""
+    """Larger pictures are set aside before they are decoded. Decoding takes 4 to 16 bytes of memory a pixel."""
     max_unreadable_fraction: float = Field(0.05, ge=0, le=1)
     """The share of pictures that may be missing before preparation stops.
 
@@ -552,6 +553,8 @@ class EvaluationConfig(Section):
     """Other sizes at which a few pictures are measured; by default half of data.image_size, and twice to 1024 px.
 
     With an empty list, neither they nor the comparison of tiles with the whole are measured."""
+    whole_pictures: int = Field(4, ge=0, le=1024)
+    """With data.crop native: how many whole pictures are measured in tiles, besides the centre square of each."""
 
 
 class RegistryConfig(Section):

@@ -41,6 +41,7 @@ from pikavae.evaluation.report.sections import finite
 from pikavae.evaluation.studies.latent_view import LatentViewer
 from pikavae.evaluation.studies.precision import study_precision
 from pikavae.evaluation.studies.sizes import study_sizes
+from pikavae.evaluation.studies.whole import study_whole
 from pikavae.model.autoencoder import AutoencoderKL
 from pikavae.model.inference import exact_float32, prepare_for_use
 from pikavae.workspace.files import write_atomically
@@ -65,7 +66,11 @@ def measurements_of(
 
 def studies_of(picture_set: EvaluationSet, config: EvaluationConfig) -> list[Study]:
     """Return the studies, which run the model again on a few pictures; a report has their findings last."""
-    return [study_precision, partial(study_sizes, image_size=picture_set.image_size, others=config.sizes)]
+    return [
+        study_precision,
+        partial(study_sizes, image_size=picture_set.image_size, others=config.sizes),
+        partial(study_whole, picture_set=picture_set, count=config.whole_pictures),
+    ]
 
 
 def measure(
@@ -125,6 +130,7 @@ def measure(
         precision={name: half for one in measured for name, half in one.precision.items()},
         sizes=_only(one.sizes for one in measured),
         channels={name: numbers for one in measured for name, numbers in one.channels.items()},
+        whole=_only(one.whole for one in measured),
         protocol={
             **protocol(image_size=picture_set.image_size, batch_size=config.batch_size, device_type=device.type),
             **{name: words for one in measured for name, words in one.protocol.items()},

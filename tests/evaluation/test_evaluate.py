@@ -51,6 +51,9 @@ class Pictures:
     def pixels(self, indices: Sequence[int]) -> Tensor:
         return self.content[list(indices)]
 
+    def whole_pixels(self, index: int) -> Tensor | None:
+        return None
+
     def batches(self, size: int) -> Iterator[list[int]]:
         for start in range(0, len(self), size):
             yield list(range(start, min(start + size, len(self))))

@@ -77,6 +77,7 @@ def test_the_order_of_runs_that_were_begun_before_stays():
 CROPS: dict[str, tuple[dict[str, Any], list[tuple[int, int]]]] = {
     "buckets": ({"data.crop": "buckets", "data.flip": True}, [(16, 16), (8, 32), (32, 8)]),
     "random": ({"data.crop": "random", "data.flip": True}, [(16, 16), (16, 30), (21, 16)]),
+    "native": ({"data.crop": "native", "data.flip": True}, [(16, 16), (70, 95), (33, 16)]),
     "flip": ({"data.flip": True}, [(16, 16)]),
 }
 

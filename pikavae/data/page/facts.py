@@ -74,3 +74,8 @@ class SetFacts:
     """How pictures are shown, as a sentence; empty for RGB."""
     warnings: Sequence[str] = ()
     """The source's warnings: what to know before training on it."""
+
+    @property
+    def is_native(self) -> bool:
+        """Return True if pictures are stored whole, at their own resolution."""
+        return self.settings.get("data.crop") == "native"

@@ -24,7 +24,7 @@ def findings(facts: SetFacts, colours: Colours) -> list[PageFinding]:
         *(PageFinding("check", warning) for warning in facts.warnings),
         *_sides(facts, used),
         *_likenesses(facts),
-        *_sizes(used, facts.image_size),
+        *_sizes(used, facts.image_size, are_whole=facts.is_native),
         *_captions(used),
         *_colours(colours),
     ]
@@ -87,7 +87,7 @@ def _likenesses(facts: SetFacts) -> Iterator[PageFinding]:
         yield PageFinding("note", f"{count(number, 'picture')} {_are(number)} an exact copy of another.")
 
 
-def _sizes(used: Sequence[PictureFacts], image_size: int) -> Iterator[PageFinding]:
+def _sizes(used: Sequence[PictureFacts], image_size: int, *, are_whole: bool) -> Iterator[PageFinding]:
     num_small = sum(shorter_side(picture) < image_size for picture in used)
     if num_small:
         yield PageFinding(
@@ -100,7 +100,7 @@ def _sizes(used: Sequence[PictureFacts], image_size: int) -> Iterator[PageFindin
             "fine", f"Every picture has at least {image_size} px on its shorter side: none was scaled up."
         )
     num_halved = sum(kept_share(picture) <= 0.5 for picture in used)
-    if num_halved:
+    if num_halved and not are_whole:
         yield PageFinding(
             "note",
             f"{subject(num_halved, len(used), 'picture', 'is', 'are')} at least twice as long in one direction as in "

@@ -21,6 +21,9 @@ from pikavae.data.shards.files import INDEX_NAME, MAX_TOKENS, SHARD_FOLDER, open
 from pikavae.data.side import Side
 from pikavae.errors import DamagedFileError
 
+CUT_OUT = ("random", "native")
+"""The values of `data.crop` with which a square of a larger stored picture is shown."""
+
 
 class PictureSet:
     """Reads one side of a prepared set, in a fixed order. Pictures have 8 or 16 bits and are converted on request.
@@ -76,7 +79,7 @@ class PictureSet:
     @cached_property
     def by_shape(self) -> dict[Shape, list[int]]:
         """The indices of the pictures of each shape (H, W), as they are shown."""
-        if self.crop == "random":
+        if self.crop in CUT_OUT:
             return {(self.image_size, self.image_size): list(range(len(self)))}
         shapes, which = np.unique(self._stored, axis=0, return_inverse=True)
         return {(int(h), int(w)): np.flatnonzero(which == i).tolist() for i, (h, w) in enumerate(shapes)}
@@ -88,10 +91,10 @@ class PictureSet:
 
     def shape(self, index: int) -> Shape:
         """Return a picture's height and width as it is shown."""
-        return (self.image_size, self.image_size) if self.crop == "random" else self.stored_shape(index)
+        return (self.image_size, self.image_size) if self.crop in CUT_OUT else self.stored_shape(index)
 
     def stored_shape(self, index: int) -> Shape:
-        """Return a picture's height and width on disk: larger than what is shown if `data.crop` is `random`."""
+        """Return a picture's height and width on disk: larger than what is shown if `data.crop` is one of `CUT_OUT`."""
         height, width = self._stored[index].tolist()
         return height, width
 
@@ -108,6 +111,12 @@ class PictureSet:
     def stored_pixels(self, index: int) -> np.ndarray:
         """Return a picture in the mapped file: (H, W, C) uint8 or uint16, read-only, not copied."""
         return self._shards[int(self._numbers[index])].picture(int(self._rows[index]), self.stored_shape(index))
+
+    def whole_pixels(self, index: int) -> Tensor | None:
+        """Return a picture at its own resolution, (C, H, W) uint8 or uint16, if `data.crop` is `native`; else None."""
+        if self.crop != "native":
+            return None
+        return torch.from_numpy(self.stored_pixels(index).copy()).permute(2, 0, 1)
 
     def read(self, indices: Sequence[int], windows: Sequence[Window], out: Tensor) -> Tensor:
         """Copy the windows of some pictures, not mirrored yet.

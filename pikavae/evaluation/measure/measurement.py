@@ -26,6 +26,7 @@ from pikavae.evaluation.report.sections import (
     LatentNumbers,
     LatentViewNumbers,
     OtherSizes,
+    WholePictures,
 )
 from pikavae.model.autoencoder import AutoencoderKL, DiagonalGaussian
 
@@ -57,6 +58,9 @@ class EvaluationSet(Protocol):
         """Return the names of a picture's channels, in order."""
 
     def __len__(self) -> int: ...
+
+    def whole_pixels(self, index: int) -> Tensor | None:
+        """Return the picture that the shown one is cut out of: (C, H, W) as stored; None if nothing is cut away."""
 
     def pixels(self, indices: Sequence[int]) -> Tensor:
         """Return the pictures of these indices, which have one shape: (B, C, H, W) uint8 or uint16."""
@@ -116,6 +120,7 @@ class Measured:
         reasons: why a metric has no number; by default, that reconstructions are not finite.
         baselines: rows of the report's section `baselines`, by name.
         latents: the report's section of this name, which one measurement adds; `latent_view` and `sizes` likewise.
+        whole: the report's section of this name, of a set that shows crops of larger pictures.
         precision: the report's section `precision`, by format.
         channels: the report's section `channels`, by name.
         protocol: what decided the numbers besides the metrics' own protocols, in words for people and JSON values.
@@ -131,6 +136,7 @@ class Measured:
     precision: Mapping[str, HalfPrecision] = field(default_factory=dict)
     sizes: OtherSizes | None = None
     channels: Mapping[str, ChannelNumbers] = field(default_factory=dict)
+    whole: WholePictures | None = None
     protocol: Mapping[str, JsonValue] = field(default_factory=dict)
 
 

@@ -22,6 +22,7 @@ from pikavae.evaluation.report.sections import (
     LatentNumbers,
     LatentViewNumbers,
     OtherSizes,
+    WholePictures,
 )
 from pikavae.evaluation.report.table import BYTES, COLOUR_SHIFT, TableRow, align, markdown
 from pikavae.workspace.files import write_atomically
@@ -80,6 +81,7 @@ class Report(Record):
     sizes: OtherSizes = OtherSizes()
     channels: Mapping[str, ChannelNumbers] = {}
     """The scores of each channel, by its name; empty for RGB."""
+    whole: WholePictures = WholePictures()
     protocol: Mapping[str, JsonValue]
     """Everything that decides the numbers apart from the model and the pictures."""
     num_images: int
@@ -161,8 +163,8 @@ class Report(Record):
         return max(fmean(abs(shift) for shift in column if shift is not None) for column in columns)
 
     def table(self, others: Sequence[tuple[str, Report]] = ()) -> str:
-        """Format `rows` in aligned columns for a terminal, with the effect of half precision."""
-        return "\n".join([*align(self.rows(others)), *self._complaints(), "", *self.halves()])
+        """Format `rows` in aligned columns for a terminal, with the effect of half precision and whole pictures."""
+        return "\n".join([*align(self.rows(others)), *self._complaints(), "", *self.halves(), *self._whole()])
 
     def text(self, name: str) -> str:
         """Format a metric with its digits and its unit."""
@@ -182,6 +184,17 @@ class Report(Record):
         return [
             f"{half.reason}." if half.verdict == "pass" else f"Not to be used in {name}: {half.reason}."
             for name, half in self.precision.items()
+        ]
+
+    def _whole(self) -> list[str]:
+        """Return a sentence on whole pictures, if some were measured."""
+        found, psnr = self.whole, METRICS["psnr"]
+        if not found.num_images:
+            return []
+        pictures = f"{found.num_images} whole picture{'s' * (found.num_images > 1)}"
+        return [
+            f"{psnr.text(found.psnr)} on {pictures} of up to {found.largest_width:,} x {found.largest_height:,} px, in "
+            f"tiles of {found.tile} px; {psnr.text(found.psnr_min)} in the worst."
         ]
 
     def summary_markdown(self) -> str:

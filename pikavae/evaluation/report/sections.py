@@ -198,6 +198,35 @@ class OtherSizes(Record):
     tiled: TilingNumbers | None = None
 
 
+class WholePictures(Record):
+    """Holds whole pictures at their own resolution, reconstructed in tiles, where the set shows crops of them.
+
+    Attributes:
+        num_images: how many pictures; 0 if none was measured.
+        largest_width: of the largest picture, in pixels.
+        largest_height: of the same picture.
+        tile: of a tile, in pixels.
+        overlap: of two tiles, in pixels.
+        psnr: in dB, mean over the pictures.
+        psnr_min: of the worst picture.
+        ssim: mean over the pictures.
+        rms_seams: root mean square of the error against the original, on [-1, 1], over the pixels that more than one
+            tile makes; None if there are none.
+        rms_elsewhere: over the other pixels.
+    """
+
+    num_images: int = 0
+    largest_width: int = 0
+    largest_height: int = 0
+    tile: int = 0
+    overlap: int = 0
+    psnr: float | None = None
+    psnr_min: float | None = None
+    ssim: float | None = None
+    rms_seams: float | None = None
+    rms_elsewhere: float | None = None
+
+
 def finite(value: float) -> float | None:
     """Return the number as JSON holds it: None if it is not finite."""
     return value if math.isfinite(value) else None

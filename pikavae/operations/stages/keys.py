@@ -60,8 +60,9 @@ LATER_FIELDS: dict[str, Any] = {
     "model.latent_norm": False,
     "model.decoder_channels": None,
     "training.grow_latents": False,
+    "evaluation.whole_pictures": 4,
 }
-"""Fields that are inputs of a training only if they differ from these, so that keys from before them remain."""
+"""Fields that are inputs of a stage only if they differ from these, so that keys from before them remain."""
 
 
 @dataclass(frozen=True)
@@ -92,17 +93,18 @@ def train_inputs(config: Config, fingerprint: str, start: str | None = None, tea
     if not _is_schedule_declared(config):
         del fields[SCHEDULE_STEPS]
     return {
-        **{
-            name: value
-            for name, value in fields.items()
-            if name not in NOT_IN_KEYS and (name not in LATER_FIELDS or value != LATER_FIELDS[name])
-        },
+        **{name: value for name, value in _without_later(fields).items() if name not in NOT_IN_KEYS},
         "data.flip": config.data.flip,
         "prepared set": fingerprint,
         "code of the training": code_of("training"),
         **({START: start} if start else {}),
         **(teacher or {}),
     }
+
+
+def _without_later(fields: Inputs) -> dict[str, Any]:
+    """Return the fields without those of `LATER_FIELDS` that have their default."""
+    return {name: value for name, value in fields.items() if name not in LATER_FIELDS or value != LATER_FIELDS[name]}
 
 
 def _is_schedule_declared(config: Config) -> bool:
@@ -131,7 +133,7 @@ def _evaluation_settings(config: Config) -> Inputs:
     """Return the fields of `evaluation`; files of weights are replaced by digests, so new weights change the key."""
     from pikavae.features.published import OF_EVALUATION, digest_of
 
-    fields = {name: value for name, value in config.flat().items() if name.startswith("evaluation.")}
+    fields = _without_later({name: value for name, value in config.flat().items() if name.startswith("evaluation.")})
     files = {name: weights.find(fields[name], name) for name, weights in OF_EVALUATION.items()}
     return fields | {name: digest_of(path) if path else None for name, path in files.items()}
 

@@ -66,15 +66,28 @@ def test_a_gpu_gives_the_same_floats():
     assert torch.equal(to_float(pixels.cuda()).cpu(), to_float(pixels))
 
 
-def test_of_larger_pictures_the_centre_is_shown(tmp_path):
+@pytest.mark.parametrize("crop", ["random", "native"])
+def test_of_larger_pictures_the_centre_is_shown(tmp_path, crop):
     pictures = random_pictures(6, (8, 8), (8, 13), (16, 8))
-    side = make_prepared(tmp_path / "set", pictures, pictures[:1], image_size=8, crop="random").train
+    side = make_prepared(tmp_path / "set", pictures, pictures[:1], image_size=8, crop=crop).train
     assert side.shapes == [(8, 8)]
     assert [side.stored_shape(i) for i in range(3)] == [(8, 8), (8, 13), (16, 8)]
     shown = side.pixels(range(6)).permute(0, 2, 3, 1).numpy()
     for seen, picture in zip(shown, pictures, strict=True):
         top, left = (picture.shape[0] - 8) // 2, (picture.shape[1] - 8) // 2
         np.testing.assert_array_equal(seen, picture[top : top + 8, left : left + 8])
+
+
+@pytest.mark.parametrize("crop", ["center", "random", "buckets", "native"])
+def test_only_pictures_of_their_own_resolution_can_be_read_whole(tmp_path, crop):
+    pictures = random_pictures(2, (8, 8), (40, 24))
+    side = make_prepared(tmp_path / "set", pictures, pictures[:1], image_size=8, crop=crop).train
+    for index, picture in enumerate(pictures):
+        whole = side.whole_pixels(index)
+        if crop != "native":
+            assert whole is None
+        else:
+            np.testing.assert_array_equal(whole.permute(1, 2, 0).numpy(), picture)
 
 
 def test_of_buckets_a_batch_is_of_one_shape(tmp_path):

@@ -55,6 +55,7 @@ def first(loader, count):
 
 
 SHAPES = {"center": [(8, 8)], "random": [(8, 8), (8, 13), (16, 8)], "buckets": [(8, 8), (8, 16), (16, 8)]}
+SHAPES["native"] = [(8, 8), (30, 41), (16, 9)]
 
 
 @pytest.fixture(params=SHAPES)

@@ -68,6 +68,16 @@ def test_the_run_key_holds_the_later_stages_too():
     assert stages.run_key(config, train) != stages.run_key(other, train)
 
 
+def test_whole_pictures_are_in_an_evaluations_key_only_if_they_differ():
+    inputs = [
+        stages.evaluate_inputs(load_config("demo", change), run_id=None, model="digest", evaluation_set="pictures")
+        for change in ({}, {"evaluation.whole_pictures": 4}, {"evaluation.whole_pictures": 8})
+    ]
+    assert inputs[0] == inputs[1]
+    assert "evaluation.whole_pictures" not in inputs[0]
+    assert inputs[2]["evaluation.whole_pictures"] == 8
+
+
 def test_the_policy_of_promotion_moves_no_key():
     one, other = load_config("demo"), load_config("demo", {"promotion.psnr_floor": 1, "promotion.half_precision": []})
     train = stages.train_inputs(one, "fingerprint")

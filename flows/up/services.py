@@ -34,6 +34,8 @@ from pikavae.workspace.files import exclusive
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
+SECONDS_BETWEEN_QUERIES = 2
+"""How often the worker asks for runs; with Prefect's ten, one that is asked for waits five on average."""
 LOOKS = 6
 """How often the servers are looked at before the runs are asked for once."""
 
@@ -170,7 +172,10 @@ def _start_prefect(home: Path, port: int, access: Access) -> Server:
 
 def _start_worker(home: Path, pool: str) -> Server:
     command = [sys.executable, "-P", "-m", "prefect", "worker", "start", "--pool", pool, "--name", "pikavae up"]
-    settings = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO"}
+    settings = {
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO",
+        "PREFECT_WORKER_QUERY_SECONDS": str(SECONDS_BETWEEN_QUERIES),
+    }
     return Server.start("the worker", command, settings, home, home / "logs" / "worker.log")
 
 

@@ -250,6 +250,8 @@ NOT_IN_FORMS = ("like", "image_channels")
 def _without_fields(schema: dict[str, Any]) -> None:
     for name in NOT_IN_FORMS:
         schema["properties"].pop(name)
+    # Prefect checks stored configurations by the schema, and they have all fields. Other names are refused on reading.
+    del schema["additionalProperties"]
 
 
 class ModelConfig(Section):

@@ -30,9 +30,9 @@ HASH = re.compile(r"\b[0-9a-f]{17,}\b")
         (["plan", "demo", "--training.steps"], "training.steps"),
         (
             ["plan", "demo", "--data.image_size", "90"],
-            "data.image_size 90 is not a multiple of the downsampling factor 4",
+            "data.image-size 90 is not a multiple of the downsampling factor 4",
         ),
-        (["plan", "--data.validation_fraction", "1.5"], "data.validation_fraction 1.5: input should be less than 1"),
+        (["plan", "--data.validation_fraction", "1.5"], "data.validation-fraction 1.5: input should be less than 1"),
         (["plan", "--data.source", "no/such/folder"], "no/such/folder"),
         (["prepare", "--data.source", "no/such/*.parquet"], "no/such/*.parquet"),
         (["evaluate"], "evaluate: name a model"),

@@ -1,0 +1,44 @@
+"""A model of FLUX.2's form, whose latents are packed and normalised, made safe for half precision."""
+
+import json
+
+import torch
+from diffusers import AutoencoderKLFlux2
+from PIL import Image
+
+from flows.cli import main
+from pikavae.config import Config, ModelConfig
+from pikavae.model.sizes import CONFIG_NAME
+from pikavae.model.snapshot import write_snapshot
+from pikavae.weights.published import read_snapshot
+from pikavae.weights.rescale import places_of
+from tests.model.test_autoencoder import with_random_weights
+from tests.weights.test_rescale import enlarged
+
+
+def test_it_is_made_safe_for_half_precision_with_the_same_statistics(tmp_path, capsys):
+    sizes = ModelConfig(channels=(8, 16), norm_groups=4, latent_channels=3, latent_norm=True)
+    model = with_random_weights(sizes)
+    with torch.no_grad():
+        model.decoder.conv_out.weight *= 0.3  # pictures within [-1, 1]
+        for place in places_of(model):
+            enlarged(model, place)
+    folder, out = tmp_path / "model", tmp_path / "safe"
+    folder.mkdir()
+    write_snapshot(folder, model, image_size=16, config=Config(model=sizes).to_yaml())
+    pixels = torch.randint(0, 256, (20, 28, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    Image.fromarray(pixels.numpy()).save(tmp_path / "picture.png")
+    status = main(["half-safe", str(folder), str(tmp_path / "picture.png"), "--out", str(out), "--json"])
+    captured = capsys.readouterr()
+    assert status == 0, captured.err
+    fp16 = json.loads(captured.out)["fp16"]
+    assert (fp16["before"]["verdict"], fp16["after"]["verdict"]) == ("fail", "pass")
+    before, after = (read_snapshot(one).state_dict() for one in (folder, out))
+    assert all(torch.equal(after[name], value) for name, value in before.items() if name.startswith("bn."))
+    assert json.loads((out / CONFIG_NAME).read_text())["_class_name"] == "AutoencoderKLFlux2"
+    theirs = AutoencoderKLFlux2.from_pretrained(out, torch_dtype=torch.half, local_files_only=True).eval()
+    images = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    with torch.inference_mode():
+        made = theirs.decode(theirs.encode(images.half()).latent_dist.mode()).sample.float()
+        expected = read_snapshot(folder)(images, noise=torch.zeros(1, 3, 8, 8))[0]
+    torch.testing.assert_close(made, expected, rtol=0, atol=0.05)

@@ -47,6 +47,16 @@ PROMOTION_COMMANDS: dict[str, Command] = {
         examples=('rollback --reason "banding in dark pictures"', 'rollback --reason "as agreed" --json'),
         tells=True,
     ),
+    "sign": Command(
+        promotion.sign,
+        "Sign champion and previous champion with a key of your own.",
+        about="The variable PIKAVAE_SIGNING_KEY names the file of the private key, PIKAVAE_SIGNING_PASSWORD its "
+        "password. While it is set, a promotion signs what becomes champion. PIKAVAE_TRUSTED_KEYS names the public "
+        "keys that count.",
+        options=options.SignOptions,
+        examples=("sign --make-key ~/.pikavae-key", 'sign --reason "promoted before we had a key"'),
+        tells=True,
+    ),
     "rules": Command(
         promotion.show_rules,
         "Show who may approve, and how long a request waits.",

@@ -223,7 +223,9 @@ def verification_result(found: Verified) -> Result:
     if found.disagreements:
         raise DisagreementError("\n".join(left.what for left in found.disagreements), result)
     head = f", the last of them {found.head}" if found.head else ""
-    return result, f"{found.num_events} events{head}; {found.num_folders} versions read byte by byte: everything agrees"
+    signed = f"; {found.num_signed} signatures are of trusted keys" if found.num_signed else ""
+    read = f"{found.num_folders} versions read byte by byte"
+    return result, f"{found.num_events} events{head}; {read}{signed}: everything agrees"
 
 
 def repair_result(found: Repaired) -> Result:

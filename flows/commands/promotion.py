@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from flows.terminal.command import Arguments, Result
-from flows.terminal.options import Options, PromoteOptions, ReasonOptions, RulesOptions
+from flows.terminal.options import Options, PromoteOptions, ReasonOptions, RulesOptions, SignOptions
 from flows.terminal.tables import label_text, minute
 from pikavae.errors import GateError, UserError
 
@@ -50,6 +50,26 @@ def rollback(arguments: Arguments[ReasonOptions]) -> Result:
 
     done = operations.rollback(arguments.workspace, reason=arguments.options.reason)
     return done.result(), f"version {done.version} is champion again"
+
+
+def sign(arguments: Arguments[SignOptions]) -> Result:
+    """Sign what is in production, or make a key."""
+    from pikavae import operations
+
+    options = arguments.options
+    if options.make_key is not None:
+        made = operations.make_key(options.make_key)
+        private = str(made.path).removesuffix(".pub")
+        lines = [
+            f"wrote {private}, the private key: keep it where nobody who may write the state folder can read it",
+            f"wrote {made.path}, the public key {made.name[:12]}: give it to those who use the champion",
+        ]
+        return {"private": private, "public": str(made.path), "key": made.name}, "\n".join(lines)
+    done = operations.sign_production(arguments.workspace, reason=options.reason)
+    lines = [f"signed {role}, version {number}, by key {done.key[:12]}" for role, number in done.versions.items()]
+    lines += [f"{role}, version {number}, was signed by that key already" for role, number in done.already.items()]
+    result = {"key": done.key, "signed": dict(done.versions), "already": dict(done.already)}
+    return result, "\n".join(lines) or "nothing is in production yet"
 
 
 def show_rules(arguments: Arguments[Options]) -> Result:

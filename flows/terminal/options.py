@@ -160,6 +160,16 @@ class RulesOptions(ReasonOptions):
 
 
 @dataclass(frozen=True)
+class SignOptions(Options):
+    """Holds the options of `sign`."""
+
+    reason: str = option("", "Why it is signed, for the ledger.")
+    make_key: str | None = option(
+        None, "Write a new private key to this file, and its public key beside it with .pub; sign nothing."
+    )
+
+
+@dataclass(frozen=True)
 class VerifyOptions(Options):
     """Holds the options of `models verify`."""
 

@@ -72,9 +72,11 @@ from pikavae.operations.using.half_safe import HalfSafe, half_safe
 from pikavae.operations.using.models import evaluate_model, find_or_register, list_models, register_model
 from pikavae.operations.using.pictures import encode, interpolate, reconstruct, sample
 from pikavae.production.changes.repair import Repaired, repair_production
+from pikavae.production.changes.signatures import sign_production
 from pikavae.production.changes.verify import Verified
 from pikavae.production.judgements.standing import Standing, expect_standing
 from pikavae.production.judgements.watches import Watch
+from pikavae.production.packages.signing import make_key
 from pikavae.production.record.identity import identity_of, through_prefect
 from pikavae.production.record.rules import Rules
 from pikavae.tracker.client import Workspace
@@ -153,6 +155,7 @@ __all__ = [
     "line_of",
     "lineage",
     "list_models",
+    "make_key",
     "make_space",
     "mlflow_page",
     "model_to_export",
@@ -188,6 +191,7 @@ __all__ = [
     "settle",
     "settle_watch",
     "short_names",
+    "sign_production",
     "start_mlflow",
     "starting_weights",
     "state_text",

@@ -18,6 +18,7 @@ from pikavae.production.changes.anchor import ledger_path
 from pikavae.production.changes.entries import candidate_number
 from pikavae.production.judgements.gates import NEVER_FORCED
 from pikavae.production.packages.model import PRODUCTION_NAME, Origin, is_whole
+from pikavae.production.packages.signing import signer_of_environment
 from pikavae.production.record import ledger, statuses
 from pikavae.production.record.identity import identity_of
 from pikavae.production.record.ledger import Event
@@ -151,6 +152,7 @@ def approve(workspace: Workspace, version: int, config: Config, *, reason: str, 
     if verdicts is not None and verdicts.outcome == "fail" and not request.forced:
         raise GateError(_refusal(request), _now(workspace, version, None, request).result())
     _refuse_changed(workspace, request, config.promotion)
+    signer_of_environment()  # an approval that cannot be carried out is not recorded
     who = actor or identity_of(workspace)
     approval = requests.record_approval(workspace, request, reason=reason, actor=who)
     return _carry_out(workspace, request, approver=approval.actor, actor=who)

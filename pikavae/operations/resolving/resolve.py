@@ -23,6 +23,7 @@ from pikavae.operations.resolving.imported import DEFAULT_IMAGE_SIZE, convert, s
 from pikavae.operations.resolving.names import HUB, RUN_MODEL, is_registered_name, path_of, published_path
 from pikavae.operations.stages.results import is_whole
 from pikavae.presets import load_config
+from pikavae.production.changes.signatures import refuse_unsigned
 from pikavae.production.packages.model import PRODUCTION_NAME, candidate_of
 from pikavae.registry import versions
 from pikavae.registry.package import SNAPSHOT_FOLDER
@@ -309,8 +310,14 @@ def _resolve_registered(workspace: Workspace, name: str, model_name: str) -> Res
 
 
 def of_version(workspace: Workspace, version: Version, name: str | None = None) -> ResolvedModel:
-    """Return the model of a version, under its number or another name. Files on a server are copied here."""
+    """Return the model of a version, under its number or another name. Files on a server are copied here.
+
+    Raises:
+        DamagedFileError: it is in production, keys are trusted, and none of them vouches for its files.
+    """
     folder = versions.snapshot_folder_of(workspace.client, version, workspace.home / "downloads")
+    if version.name == PRODUCTION_NAME:
+        refuse_unsigned(workspace, version, folder)
     return ResolvedModel(name or str(version.version), folder, version=version)
 
 

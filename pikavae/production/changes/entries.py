@@ -139,7 +139,7 @@ def entry_about(
     events: Sequence[Event],
     after: Aliases,
     *,
-    action: Literal["rollback", "repair"],
+    action: Literal["rollback", "repair", "sign"],
     state: Literal["intent", "done"],
     reason: str,
     actor: str,

@@ -2,6 +2,7 @@
 
 production/ledger.jsonl      every promotion and rollback
 production/store/<digest>/   the files of each version that was ever champion
+production/signatures/       their signatures, see `signing`
 production/models/           what MLflow loads, if it uses a database and not a server
 
 A promoted version becomes a version of the registered model `pikavae-production`, which has the aliases `champion` and
@@ -13,7 +14,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,8 @@ from pikavae.production.changes.moves import (
     read_settled,
     show,
 )
-from pikavae.production.packages import store
+from pikavae.production.changes.signatures import require_signature, show_signatures
+from pikavae.production.packages import signing, store
 from pikavae.production.packages.model import PRODUCTION_NAME, Origin, find_or_publish, forget_compiled_code, is_whole
 from pikavae.production.packages.smoke import smoke_test
 from pikavae.production.record import ledger
@@ -95,7 +97,7 @@ def promote(
         DamagedFileError: the files of the version, or the ledger, are not as they were written.
         PikavaeError: the smoke test or MLflow failed. The old champion still serves.
     """
-    client = workspace.client
+    client, signer = workspace.client, signing.signer_of_environment()
     check_reason(reason)
     if model_name == PRODUCTION_NAME:
         raise UserError(f"registry.model_name {model_name!r}: this is where promoted versions go; name the candidates'")
@@ -119,7 +121,10 @@ def promote(
             raise GateError(f"promote {version}: {why}")
         with ExitStack() as undo:
             folder = store.keep(workspace, candidate, undo)
+            if signer is not None:
+                signer.sign(workspace.home, folder, undo)
             made = find_or_publish(workspace, undo, origin, folder, listed)
+            show_signatures(workspace, made)
             _smoke(client, made, origin)
             undo.pop_all()
         previous = before[CHAMPION] or before[PREVIOUS]
@@ -135,6 +140,8 @@ def promote(
             production_version=made.version,
             page_fields=origin.page_fields(),
         )
+        if signer is not None:
+            intent = replace(intent, signed_by=signer.name)
         return _result(move(workspace, intent))
 
 
@@ -170,6 +177,7 @@ def rollback(workspace: Workspace, *, reason: str, actor: str | None = None) -> 
                 f"repair` makes it again"
             )
         forget_compiled_code(client, made)
+        require_signature(workspace.home, event)
         after = {CHAMPION: made.version, PREVIOUS: before[CHAMPION]}
         who = actor or identity_of(workspace)
         intent = entry_about(event, events, after, action="rollback", state="intent", reason=reason, actor=who)

@@ -25,7 +25,8 @@ from pikavae.production.changes.moves import (
     move_aliases,
     open_move,
 )
-from pikavae.production.changes.verify import altered_page, compare_with_ledger, events_in_use, page_of
+from pikavae.production.changes.signatures import events_in_use, restore_signatures
+from pikavae.production.changes.verify import altered_page, compare_with_ledger, page_of
 from pikavae.production.packages import leftovers
 from pikavae.production.packages import store as production_store
 from pikavae.production.packages.leftovers import whole_candidates, whole_copy
@@ -81,6 +82,7 @@ def repair_production(
         work.ledger_and_head(head)
         work.restore_files(every=every)
         work.production_versions()
+        work.signatures()
         work.pages()
         work.status_tags()
         work.leftovers()
@@ -187,6 +189,11 @@ class _Repair:
             number = find_or_publish(self.workspace, undo, Origin.of_event(event), folder, listed).version
             undo.pop_all()
         return number
+
+    def signatures(self) -> None:
+        """Put back signatures that one of home and MLflow has lost. Nothing is signed."""
+        for line in restore_signatures(self.workspace, self.events):
+            self._note(line)
 
     def pages(self) -> None:
         """Restore tags and descriptions of champion and previous."""

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from pikavae.errors import DamagedFileError
-from pikavae.production.changes import anchor
+from pikavae.production.changes import anchor, signatures
 from pikavae.production.changes.anchor import ledger_path
 from pikavae.production.changes.moves import aliases_of, hold_lock, open_move
+from pikavae.production.changes.signatures import events_in_use
 from pikavae.production.packages import leftovers
 from pikavae.production.packages import store as production_store
 from pikavae.production.packages.leftovers import hashes_at, whole_copy
@@ -22,6 +23,7 @@ from pikavae.production.packages.model import (
     production_tags,
     run_stage,
 )
+from pikavae.production.packages.signing import trusted_keys
 from pikavae.production.record import ledger, statuses
 from pikavae.production.record.ledger import Event, expected_aliases
 from pikavae.production.record.rules import broken_rule
@@ -42,7 +44,9 @@ REPAIR = "`pikavae models repair`"
 class Disagreement:
     """Describes one thing that is not as the ledger has it."""
 
-    about: Literal["ledger", "head", "move", "experiment", "alias", "version", "page", "store", "leftover", "rules"]
+    about: Literal[
+        "ledger", "head", "move", "experiment", "alias", "version", "page", "store", "leftover", "rules", "signature"
+    ]
     what: str
     """Says what is wrong, where, and how to fix it."""
     repairable: bool = True
@@ -59,6 +63,8 @@ class Verified:
     num_folders: int
     """Folders of the production store whose every byte was read."""
     disagreements: list[Disagreement]
+    num_signed: int = 0
+    """How many of champion and previous have a signature that was checked against the trusted keys."""
 
 
 def verify_production(workspace: Workspace, *, every: bool = False) -> Verified:
@@ -112,19 +118,16 @@ def compare_with_ledger(workspace: Workspace, *, every: bool) -> Verified:
     if intent is None:
         found += _check_candidates(client, events)
     found += _check_rules(events)
+    found += [Disagreement("signature", what, fixed) for what, fixed in signatures.complaints(workspace, events)]
     found += [
         Disagreement(
             "leftover", f"{left.what}: of a promotion that was cut short; {REPAIR} removes it, if another copy is whole"
         )
         for left in leftovers.find(workspace, events)
     ]
-    return Verified(len(events), events[-1].head if events else None, len(folders), found)
-
-
-def events_in_use(events: Sequence[Event]) -> dict[str, Event]:
-    """Return the ledger's last event about each production version that an alias belongs to, by alias."""
-    found = {alias: ledger.of_production(events, number) for alias, number in expected_aliases(events).items()}
-    return {alias: event for alias, event in found.items() if event is not None}
+    unsigned = sum(one.about == "signature" for one in found)
+    num_signed = len(in_use) - unsigned if trusted_keys() else 0
+    return Verified(len(events), events[-1].head if events else None, len(folders), found, num_signed)
 
 
 def found_files(client: MlflowClient, made: Version, *, download: bool) -> dict[str, str] | None:

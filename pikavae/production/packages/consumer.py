@@ -8,6 +8,7 @@ downloaded files and, on success, `facts.json`.
 import hashlib
 import importlib.util
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any, cast
@@ -104,13 +105,57 @@ def pictures(count: int, height: int, width: int, channels: int = 3) -> np.ndarr
     return np.random.default_rng(0).uniform(-1, 1, (count, channels, height, width)).astype(np.float32)
 
 
+def signed_model(address: str, folder: Path, keys: list[Path]) -> Path:
+    """Download a model's files into an empty folder and check them before any of their code runs; return their folder.
+
+    Args:
+        address: `models:/pikavae-production@champion`, or with `/3` in place of the alias.
+        folder: receives the files.
+        keys: files of public keys, one of which must vouch for exactly these files.
+    """
+    from cryptography.exceptions import InvalidSignature
+    from model_signing import hashing, verifying
+
+    name, _, alias = address.removeprefix("models:/").partition("@")
+    client = mlflow.MlflowClient()
+    version = client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(*name.split("/"))
+    files = Path(mlflow.artifacts.download_artifacts(f"models:/{version.name}/{version.version}", dst_path=str(folder)))
+    names = [file.path for file in client.list_artifacts(version.run_id, "signatures")]
+    signatures = folder.with_name(f"{folder.name}-signatures")
+    signatures.mkdir()
+    reason = "no trusted key has signed it"
+    for path in (Path(client.download_artifacts(version.run_id, one, str(signatures))) for one in names):
+        for key in keys:
+            hashed = hashing.Config().set_ignored_paths(paths=["registered_model_meta"], ignore_git_paths=False)
+            verifier = verifying.Config().use_elliptic_key_verifier(public_key=key).set_hashing_config(hashed)
+            try:
+                verifier.verify(files, path)
+            except (InvalidSignature, ValueError, LookupError, TypeError) as error:
+                if "Key mismatch" not in str(error):
+                    reason = f"its signature is not of these files ({' '.join(str(error).split())[:80]})"
+            else:
+                return files
+    sys.exit(f"{address}: refused: {reason}")
+
+
+def trusted_keys() -> list[Path]:
+    """Return the files of public keys that PIKAVAE_TRUSTED_KEYS names: files, and folders of them, with `:` between."""
+    paths = [
+        Path(named).expanduser() for named in os.environ.get("PIKAVAE_TRUSTED_KEYS", "").split(os.pathsep) if named
+    ]
+    return [file for path in paths for file in (sorted(path.glob("*.pub")) if path.is_dir() else [path])]
+
+
 if __name__ == "__main__":
     address, folder = sys.argv[1], Path(sys.argv[2])
     cast(dict[str, Any], sys.modules)["pikavae"] = None  # importing it raises an error
     files = folder / "model"
     files.mkdir()
     sys.pycache_prefix = str(folder / "compiled")  # Python ignores any compiled code beside the files
-    loaded = mlflow.pyfunc.load_model(address, dst_path=str(files))
+    if keys := trusted_keys():
+        loaded = mlflow.pyfunc.load_model(str(signed_model(address, files, keys)))
+    else:
+        loaded = mlflow.pyfunc.load_model(address, dst_path=str(files))
     sys.pycache_prefix = None
     sizes = json.loads((files / SNAPSHOT_FOLDER / "config.json").read_text(encoding="utf-8"))
     outputs = use(loaded, sizes.get("in_channels", 3))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from pikavae.production.packages import store
 from pikavae.production.packages.model import PRODUCTION_NAME, location_of, protected_runs, run_stage
+from pikavae.production.packages.signing import remove_signatures
 from pikavae.production.record.ledger import Event
 from pikavae.registry import versions
 from pikavae.registry.package import COMPILED, every_file, file_hashes
@@ -61,6 +62,10 @@ def find(workspace: Workspace, events: Sequence[Event]) -> Iterator[Leftover]:
             yield Leftover(f"production/store/{path.name}", None, partial(remove_path, path))
         elif path.name not in stores and path.is_dir():
             yield Leftover(f"production/store/{path.name}", path.name, partial(store.remove, path))
+    for path in sorted((workspace.home / "production" / "signatures").glob("[0-9a-f]*")):
+        if path.name not in stores:
+            what = f"production/signatures/{path.name}"
+            yield Leftover(what, None, partial(remove_signatures, workspace.home, path.name))
 
 
 def _remove_version(client: MlflowClient, made: Version) -> None:

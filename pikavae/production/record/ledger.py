@@ -32,7 +32,7 @@ Aliases = dict[str, int | None]
 """The production versions that have the aliases `champion` and `previous`."""
 MOVES = ("promote", "rollback", "repair")
 """The actions that decide where the aliases belong. The others change no alias."""
-ADDED_LATER = ("request", "overridden", "shown", "rules")
+ADDED_LATER = ("request", "overridden", "shown", "rules", "signed_by")
 """Fields that are written only if they are not empty, which keeps the hashes of older ledgers valid."""
 NAMES_IN_FILE = {"digest": "store", "page_fields": "shown"}
 """The names that lines have for some of the fields."""
@@ -44,11 +44,11 @@ class Entry:
 
     transaction: str
     """The id that an intent shares with the event that ends it."""
-    action: Literal["request", "approve", "expire", "promote", "rollback", "repair", "rules"]
+    action: Literal["request", "approve", "expire", "promote", "rollback", "repair", "rules", "sign"]
     """A `request` records what the gates said of a candidate. It, an `approve`, an `expire`, which closes a request
-    that nobody approved in time, and `rules` are done at once and move nothing. A `repair` restored MLflow or the
-    production store; its version is the champion, or the one that was made again. `rules` are about no version: theirs
-    is 0."""
+    that nobody approved in time, a `sign`, which is of a new signature, and `rules` are done at once and move nothing.
+    A `repair` restored MLflow or the production store; its version is the champion, or the one that was made again.
+    `rules` are about no version: theirs is 0."""
     state: Literal["intent", "done", "undone"]
     actor: str
     """Who did it, as `identity` says."""
@@ -96,6 +96,8 @@ class Entry:
     `shown`."""
     rules: Mapping[str, Any] = field(default_factory=dict)
     """The rules that are in force from then on, all of them; see `rules`."""
+    signed_by: str = ""
+    """The name of the key that signed the files, the SHA-256 of its public key; empty if none did."""
 
 
 @dataclass(frozen=True, kw_only=True)

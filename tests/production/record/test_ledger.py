@@ -86,6 +86,7 @@ def test_what_a_request_adds_is_kept_and_a_ledger_of_before_reads_as_it_did(path
             "overridden": ["floors"],
             "page_fields": {"tags": {}},
             "rules": {"two_people": True},
+            "signed_by": "2" * 64,
         }
     )
     added = ledger.append(path, asked)

@@ -360,7 +360,7 @@ def ensure_registered_model(client: MlflowClient, undo: ExitStack, name: str, ab
 
 def run_of(made: Version | ModelVersion) -> str:
     """Return the id of the run that made the model; a production version belongs to another, which holds its files."""
-    return str(made.tags.get(RUN_TAG) or made.run_id)
+    return str(read_version_tags(made.tags).get(RUN_TAG) or made.run_id)
 
 
 def as_tag(values: Mapping[str, Any]) -> str:

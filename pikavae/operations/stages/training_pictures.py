@@ -16,7 +16,7 @@ from pikavae.production.judgements.gates import TrainingPictures
 from pikavae.registry.versions import Version, run_of
 from pikavae.tracker.client import Workspace
 from pikavae.tracker.mlflow_files import all_versions
-from pikavae.tracker.tags import FINGERPRINT_TAG, SNAPSHOT_TAG
+from pikavae.tracker.tags import FINGERPRINT_TAG, SNAPSHOT_TAG, read_version_tags
 from pikavae.workspace import runs
 from pikavae.workspace.runs import RunFolder
 
@@ -108,7 +108,7 @@ def _maker_of(workspace: Workspace, digest: str, named: str) -> str | None:
         named: how the settings of the run that used them name them.
     """
     for version in all_versions(workspace.client):
-        if version.tags.get(SNAPSHOT_TAG) == digest:
+        if read_version_tags(version.tags).get(SNAPSHOT_TAG) == digest:
             return run_of(version)
     for other in runs.run_folders(workspace.home):
         hashes = other.result.snapshot_sha256 if other.result else {}

@@ -15,7 +15,7 @@ from pikavae.production.changes import promote
 from pikavae.registry.versions import run_of
 from pikavae.tracker.client import Workspace
 from pikavae.tracker.mlflow_files import all_versions
-from pikavae.tracker.tags import MODEL_ID_TAG, SNAPSHOT_TAG
+from pikavae.tracker.tags import MODEL_ID_TAG, SNAPSHOT_TAG, read_version_tags
 from pikavae.training.worker import JOB_NAME
 from pikavae.workspace import runs
 from pikavae.workspace.records import read_object
@@ -112,7 +112,7 @@ def references_in_registry(client: Client) -> list[Reference]:
         Reference(
             f"{version.name} version {version.version}",
             run_of(version),
-            version.tags.get(SNAPSHOT_TAG),
+            read_version_tags(version.tags).get(SNAPSHOT_TAG),
             tuple(_addresses(client, version)),
         )
         for version in all_versions(client)
@@ -121,7 +121,7 @@ def references_in_registry(client: Client) -> list[Reference]:
 
 def _addresses(client: Client, version: MadeVersion) -> Iterator[str]:
     yield str(version.source)
-    if own := version.tags.get(MODEL_ID_TAG):
+    if own := read_version_tags(version.tags).get(MODEL_ID_TAG):
         yield f"models:/{own}"
     elif version.model_id:
         yield f"models:/{version.model_id}"

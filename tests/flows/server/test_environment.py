@@ -92,7 +92,7 @@ def test_state_goes_below_the_home_unless_the_user_said_otherwise(tmp_path, monk
 def test_what_is_logged_outside_of_a_flow_brings_no_warning_of_prefect(tmp_path):
     code = f"""
 import logging, pathlib
-from flows.environment import import_prefect, set_up_prefect
+from flows.server.environment import import_prefect, set_up_prefect
 set_up_prefect(pathlib.Path({str(tmp_path)!r}))
 import_prefect()
 import prefect.main

@@ -119,7 +119,7 @@ def test_another_model_does_not_write_into_the_folder(snapshot, tmp_path):
 FLOW = """
 import json, sys
 from pathlib import Path
-from flows.environment import set_up_prefect
+from flows.server.environment import set_up_prefect
 from pikavae.errors import UserError
 set_up_prefect(Path(sys.argv[2]))
 from flows.latents import latents

@@ -103,6 +103,6 @@ def test_ten_steps_of_flux1s_form_are_read_by_diffusers_and_a_decoder_alone_keep
 
 def test_weights_without_quant_conv_are_refused_by_a_model_with_it(snapshot):
     with pytest.raises(
-        UserError, match=r"section model: quant_conv True instead of False; set --model\.quant_conv true$"
+        UserError, match=r"section model: quant_conv True instead of False; set --model\.quant-conv true$"
     ):
         TrainState.fresh(make_config(**{"model.quant_conv": False}), CPU, snapshot)

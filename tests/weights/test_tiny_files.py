@@ -109,7 +109,7 @@ def test_one_kind_where_the_other_is_asked_for_is_told_with_the_flags(state, tmp
         OtherSizesError,
         match=r"tiny\.safetensors: a tiny autoencoder \(AutoencoderTiny\), and model\.kind kl asks for an "
         r"AutoencoderKL: name such a model, or take this one; set --model\.kind tiny --model\.channels 8 8 8 "
-        r"--model\.latent_channels 3$",
+        r"--model\.latent-channels 3$",
     ):
         read_published(tmp_path / "tiny.safetensors", expected=ModelConfig())
     AutoencoderKL(block_out_channels=(32,)).save_pretrained(tmp_path / "kl")

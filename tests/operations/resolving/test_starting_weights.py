@@ -118,7 +118,7 @@ def test_other_sizes_than_the_settings_are_listed_and_nothing_is_written(tmp_pat
     other = ModelConfig(channels=(8, 8), num_res_blocks=2, latent_channels=4, norm_groups=4)
     listed = (
         r"channels \(8, 16\) instead of \(8, 8\), num_res_blocks 1 instead of 2, latent_channels 3 instead of 4; "
-        r"set --model\.channels 8 16 --model\.num_res_blocks 1 --model\.latent_channels 3$"
+        r"set --model\.channels 8 16 --model\.num-res-blocks 1 --model\.latent-channels 3$"
     )
     with pytest.raises(UserError, match=listed):
         commands.starting_weights(configured(other, start=str(path)))

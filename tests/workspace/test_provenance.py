@@ -41,7 +41,7 @@ DECIDE_NOTHING = (
 
 ALLOWED = {
     "shard": ("data/files/rows.py",),  # how a picture travels
-    "prepared set": ("data/prepared/augment.py",),  # what training does with a set
+    "prepared set": ("data/prepared/augment.py", "data/prepared/shown.py"),  # what others do with a set
     "training": ("evaluation/report/panels.py", "weights/"),  # previews; weights are inputs by their bytes
     "evaluation": ("weights/",),
     "registration": ("weights/",),

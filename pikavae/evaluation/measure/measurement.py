@@ -70,8 +70,9 @@ class EvaluationSet(Protocol):
 
 
 def images_of(picture_set: EvaluationSet, indices: Sequence[int]) -> Tensor:
-    """Return the pictures of these indices, (B, C, H, W) float32 in [-1, 1], on the CPU."""
-    return to_float(picture_set.pixels(indices))
+    """Return the pictures of these indices, (B, C, H, W) float32 in [-1, 1], on the CPU, the channels innermost."""
+    pixels = picture_set.pixels(indices)
+    return to_float(pixels, torch.empty_like(pixels, dtype=torch.float32))
 
 
 def shown_of(picture_set: EvaluationSet, indices: Sequence[int]) -> Tensor:

@@ -67,6 +67,7 @@ def test_a_request_says_what_was_measured_and_moves_nothing():
         "forced": True,
         "request": None,
         "overridden": ["floors"],
+        "signed_by": "",
         "page_fields": {},
     }
 
@@ -103,6 +104,7 @@ def test_a_promotion_says_what_its_request_did_or_else_what_the_candidates_tags_
         "forced": asked,
         "request": event.hash if asked else None,
         "overridden": [],
+        "signed_by": "",
         "page_fields": {"tags": {}},
     }
 

@@ -27,7 +27,7 @@ from pikavae.weights.published import read_snapshot
 from pikavae.workspace.files import exclusive, write_atomically
 
 HELD_OUT = 256
-"""The most held-out captions that are drawn to measure."""
+"""The largest number of held-out captions to draw pictures for when measuring."""
 RESULT_NAME, SAMPLES_NAME, PROMPTS_NAME = "result.json", "samples.png", "prompts.png"
 
 

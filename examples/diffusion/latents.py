@@ -22,7 +22,7 @@ from pikavae.latents.shards import stored_latents
 from pikavae.model.autoencoder import AutoencoderKL
 
 NO_WORD = 0
-"""The id of a missing caption, and of a token that no training caption has."""
+"""Stands for a missing caption, and for a token that is in no training caption."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from examples.diffusion.latents import NO_WORD, Split
 WIDTHS = (64, 128)
 TEXT_WIDTH = 128
 WALK = 25
-"""The steps from noise to a latent."""
+"""The number of steps from noise to a latent."""
 
 
 class Drawer(nn.Module):

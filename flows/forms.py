@@ -22,7 +22,7 @@ from pydantic import (
     create_model,
 )
 
-from pikavae.config import Config
+from pikavae.config import FOLLOWING, Config
 from pikavae.errors import UserError
 from pikavae.operations import Labels, run_name
 from pikavae.presets import did_you_mean, load_config, parse_config, preset_names
@@ -66,6 +66,8 @@ def _without_values(section: type[BaseModel]) -> type[BaseModel]:
     """Return a model with the fields of a section, none of which has a value before it is given one."""
     fields: dict[str, Any] = {}
     for name, info in section.model_fields.items():
+        if name in FOLLOWING:
+            continue
         kind = info.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             kind = _without_values(kind)

@@ -243,12 +243,12 @@ FAMILIES: dict[str, dict[str, Any]] = {
 """The sizes of published autoencoders, fields of section `model`, by the name of their family."""
 
 
-NOT_IN_FORMS = ("like", "image_channels")
-"""Fields of section `model` that a form does not show."""
+FOLLOWING = frozenset({"image_channels"})
+"""Fields of section `model` that follow from another section: no form shows them."""
 
 
 def _without_fields(schema: dict[str, Any]) -> None:
-    for name in NOT_IN_FORMS:
+    for name in {"like", *FOLLOWING}:
         schema["properties"].pop(name)
     # Prefect checks stored configurations by the schema, and they have all fields. Other names are refused on reading.
     del schema["additionalProperties"]

@@ -107,6 +107,7 @@ def test_commands_take_what_they_read(monkeypatch, capsys, tmp_path, folder_of_p
         ("models verify",),
         ("models repair",),
         ("rollback", *by),
+        ("sign", "--make-key", tmp_path / "key"),
         ("prune", "--dry-run"),
         ("housekeeping",),
         ("store relocate", "--dry-run"),

@@ -48,7 +48,7 @@ def owner_that_is_gone():
 def test_only_orphans_of_this_home_are_ended(stand_in, tmp_path, monkeypatch):
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
     mine = mark_of(psutil.Process())
-    pid, _, started = mine.partition(":")
+    pid, started = mine.split(":")[:2]
     orphan = stand_in(owner_that_is_gone(), tmp_path / "prefect")
     of_an_earlier_pid = stand_in(f"{pid}:{int(started) - 3600}", tmp_path / "prefect")
     owned = stand_in(mine, tmp_path / "prefect")

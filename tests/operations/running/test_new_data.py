@@ -242,7 +242,7 @@ def test_a_source_that_is_gone_is_refused_and_forgets_nothing(trained):
 
 
 def test_a_disk_that_answers_with_an_error_is_refused(trained, monkeypatch):
-    def stale(*_):
+    def stale(*_, **__):
         raise OSError(116, "Stale file handle", str(trained.folder))
 
     monkeypatch.setattr("pikavae.data.news.look.list_folder", stale)
@@ -273,7 +273,7 @@ def test_a_training_that_fails_is_tried_again_so_often_and_on_request(trained, c
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tests.operations import test_new_data as tests
+from tests.operations.running import test_new_data as tests
 
 polls = tests.Polls(Path(sys.argv[1]), Path(sys.argv[2]))
 polls.train = lambda _: os.kill(os.getpid(), signal.SIGKILL)

@@ -72,7 +72,7 @@ def test_memory_that_runs_out_ends_the_run_with_advice(disturb):
 def test_another_process_in_the_run_is_no_crash_to_be_made_good(monkeypatch):
     attempts = []
 
-    def refused(folder, _):
+    def refused(folder, *_):
         attempts.append(folder)
         return REFUSED, None
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -138,6 +137,8 @@ def _schema(names: tuple[str, ...], shape: tuple[int, ...], settings: LatentSett
     if `datasets` is imported, they are `Array3D`. Without the tag, `datasets` reads them as lists of lists and needs
     several times longer for a row.
     """
+    import datasets  # takes seconds
+
     array = datasets.Array3D(shape, "float32")
     features = datasets.Features(
         {
@@ -160,6 +161,8 @@ def _schema(names: tuple[str, ...], shape: tuple[int, ...], settings: LatentSett
 
 def stored_rows(shard: LatentShard) -> Iterator[pa.Table]:
     """Yield the rows of a shard through `datasets`; they are streamed, and nothing remains in its cache."""
+    import datasets
+
     with TemporaryDirectory() as cache:
         rows = datasets.load_dataset(
             "parquet", data_files={"train": [str(shard.path)]}, split="train", streaming=True, cache_dir=cache

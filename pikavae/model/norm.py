@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -20,6 +21,12 @@ from torch import Tensor, nn
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 NAMESPACE = __name__.partition(".")[0]
 """A registered model carries a copy of this file below a name of its own, and its operators do not replace these."""
+
+
+def _constant(function: Callable[[], bool]) -> Callable[[], bool]:
+    """Mark a function as `torch.compiler.assume_constant_result` does, which would import the compiler: 4 seconds."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 class GroupNorm(nn.GroupNorm):
@@ -67,8 +74,8 @@ def uses_amx(x: Tensor) -> bool:
     return autocast or x.dtype == torch.bfloat16
 
 
-# The compiler would read the machine's facts again, and warn. The decorator of torch has no types.
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+# The compiler would read the machine's facts again, and warn.
+@_constant
 def has_amx() -> bool:
     """Return True if this machine's CPU multiplies matrices of bf16 in units of its own (Intel's AMX)."""
     return _has_amx()
@@ -85,7 +92,7 @@ def uses_operator(x: Tensor) -> bool:
     return x.is_cuda and x.dtype in KERNEL_DTYPES and x.ndim == 4 and x.numel() > 0 and triton_can_compile()
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@_constant
 def triton_can_compile() -> bool:
     """Return True if Triton is there, with the C compiler that it needs, and torch is not built for AMD's GPUs."""
     return _triton_can_compile()

@@ -245,6 +245,15 @@ def test_without_triton_a_gpu_gets_the_plain_functions(monkeypatch):
         norm._triton_can_compile.cache_clear()
 
 
+def test_the_compiler_takes_the_machine_s_facts_as_constants():
+    def fact():
+        return True
+
+    marked = vars(torch.compiler.assume_constant_result(fact))
+    assert marked
+    assert vars(norm.has_amx).items() >= marked.items() <= vars(norm.triton_can_compile).items()
+
+
 def test_a_cpu_gets_the_plain_functions():
     layer, x = GroupNorm(2, 4, EPS, activate=True), torch.randn(1, 4, 3, 5)
     assert not norm.uses_operator(x)

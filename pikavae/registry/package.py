@@ -27,7 +27,7 @@ NO_COMPILED_CODE = (
 )
 CARRIED_CODE = (
     "__init__.py",
-    "config.py",
+    "config",
     "errors.py",
     "model",
     "weights",

@@ -172,7 +172,7 @@ def load_in_a_process(package):
 
 def test_loading_writes_no_compiled_code_into_a_package(package, outputs):
     sources = {path.parent for path in package.rglob("*.py")}
-    assert len(sources) == 6
+    assert len(sources) == 7
     assert all((folder / COMPILED_NAME).is_file() for folder in sources)
     assert compiled_code(package) == []
 

@@ -27,7 +27,7 @@ ENTRIES = {
 
 DECIDE_NOTHING = (
     "__init__.py",  # the version's number
-    "config.py",  # settings are inputs by their values
+    "config/",  # settings are inputs by their values
     "presets.py",
     "errors.py",
     "workspace/",  # where results lie, how bytes are written and read

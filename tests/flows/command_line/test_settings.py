@@ -1,6 +1,7 @@
 """A command takes the settings that it reads, and refuses the others with the commands that read them."""
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -55,7 +56,7 @@ class Recorder:
 
     def note(self, section, name, file):
         """Note a read, except by the configuration itself, whose `flat` reads everything, for records and keys."""
-        if id(section) not in self.sections or file == configuration.__file__:
+        if id(section) not in self.sections or Path(file).parent == Path(configuration.__file__).parent:
             return
         dotted = f"{self.sections[id(section)][0]}.{name}"
         self.read |= {"model.channels"} if name == "downsampling_factor" else {dotted} & NAMES

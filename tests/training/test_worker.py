@@ -98,6 +98,16 @@ def test_two_processes_train_what_one_trains(tmp_path, pictures, alone):
         assert value == pytest.approx(other, rel=2e-3, abs=1e-5), (name, step)
 
 
+def test_two_processes_gather_the_statistics_of_latents_that_one_gathers(tmp_path, pictures):
+    own = {"model.latent_norm": True, "loss.adversarial_weight": 0.0, "loss.equivariance": 0.0}
+    for folder, processes in (("alone", 1), ("both", 2)):
+        run(write_job(tmp_path / folder, pictures, processes=processes, **own))
+    ours, theirs = weights(tmp_path / "both"), weights(tmp_path / "alone")
+    assert theirs["bn.num_batches_tracked"] == ours["bn.num_batches_tracked"] > 0
+    for name, expected in theirs.items():
+        torch.testing.assert_close(ours[name], expected, rtol=1e-4, atol=1e-4, msg=partial("{}: {}".format, name))
+
+
 def test_a_run_goes_on_with_another_number_of_processes_and_says_so(tmp_path, pictures, alone):
     folder = write_job(tmp_path / "run", pictures, processes=2)
     run(folder)

@@ -1,7 +1,8 @@
-"""A model of FLUX.2's form, whose latents are packed and normalised, made safe for half precision."""
+"""A model of FLUX.2's form, whose latents are packed and normalised: champion, latents, half precision."""
 
 import json
 
+import pytest
 import torch
 from diffusers import AutoencoderKLFlux2
 from PIL import Image
@@ -13,7 +14,28 @@ from pikavae.model.snapshot import write_snapshot
 from pikavae.weights.published import read_snapshot
 from pikavae.weights.rescale import places_of
 from tests.model.test_autoencoder import with_random_weights
+from tests.support import commands
+from tests.support.configs import tiny_on_cpu as tiny
+from tests.support.promoting import promote
 from tests.weights.test_rescale import enlarged
+
+FLUX2 = {"model.latent_norm": True, "model.decoder_channels": [4, 8], "training.steps": 2}
+
+
+@pytest.mark.slow
+def test_it_becomes_champion_and_its_latents_are_normalised(tmp_path):
+    config = tiny(**FLUX2)
+    done = commands.run(config)
+    promote(str(done["version"]), config)
+    made = commands.encode("champion", config, tmp_path / "latents", logvar=False)
+    record = json.loads((tmp_path / "latents" / "latents.json").read_text())
+    assert record["normalised"] is True
+    assert record["latent_shape"] == [16, 4, 4]
+    assert made["num_images"] == 24
+    out = commands.export_model("champion", tmp_path / "vae", config)
+    theirs = AutoencoderKLFlux2.from_pretrained(out, local_files_only=True).state_dict()
+    ours = read_snapshot(commands.find_model("champion", config)).state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
 def test_it_is_made_safe_for_half_precision_with_the_same_statistics(tmp_path, capsys):

@@ -13,7 +13,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -171,6 +170,12 @@ def stored_rows(shard: LatentShard) -> Iterator[pa.Table]:
 
 
 def stored_latents(rows: pa.Table, name: str) -> Tensor:
-    """Convert a column of `stored_rows` to (N, Z, h, w) float32."""
-    chunks = [chunk.to_numpy(zero_copy_only=False) for chunk in rows.column(name).chunks]
-    return torch.from_numpy(np.concatenate(chunks))
+    """Convert a column of latents to (N, Z, h, w) float32: `Array3D`, or lists if nobody has imported `datasets`."""
+    column = rows.column(name).combine_chunks()
+    is_array = isinstance(column, pa.ExtensionArray)
+    values, lengths = column.storage if is_array else column, []
+    while pa.types.is_nested(values.type):
+        lengths.append(getattr(values.type, "list_size", 0))
+        values = values.flatten()
+    shape = column.type.shape if is_array else lengths
+    return torch.from_numpy(values.to_numpy().reshape(-1, *shape).copy())

@@ -21,6 +21,7 @@ from pikavae.latents import shards
 from pikavae.latents.encode import RECORD_NAME, open_latent_set
 from pikavae.model.autoencoder import AutoencoderKL
 from tests.latents.conftest import CHANNELS, FACTOR, SHAPE, SIZE, contents, encode, load, model, posterior, side, sides
+from tests.support.places import ROOT
 
 
 def by_folder(folder, split, cache):
@@ -95,19 +96,24 @@ table = pq.read_table(sys.argv[1])
 column = table.column("latent").combine_chunks()
 print(table.schema.field("latent").type, table.schema.field("input_ids").type)
 print(column.flatten().flatten().flatten().to_numpy().astype("<f4").tobytes().hex())
+from pikavae.latents.shards import stored_latents
+assert "datasets" not in sys.modules
+latents = stored_latents(table, "latent")
+print(tuple(latents.shape), latents.numpy().astype("<f4").tobytes().hex())
 """
 
 
-def test_pyarrow_alone_reads_fixed_size_lists(made):
+def test_latents_are_fixed_size_lists_where_nobody_has_imported_datasets(made):
     path = made[0] / "validation-00000-of-00001.parquet"
     done = subprocess.run(
-        [sys.executable, "-c", PLAIN_READER, str(path)], capture_output=True, text=True, check=True, cwd=path.parent
+        [sys.executable, "-c", PLAIN_READER, str(path)], capture_output=True, text=True, check=True, cwd=ROOT
     )
-    types, numbers = done.stdout.splitlines()
+    types, numbers, ours = done.stdout.splitlines()
     nested = "fixed_size_list<element: " * 3 + "float" + "".join(f">[{length}]" for length in reversed(SHAPE))
     assert types == f"{nested} fixed_size_list<element: int32>[77]"
     stored = torch.frombuffer(bytearray.fromhex(numbers), dtype=torch.float32).view(-1, *SHAPE)
     torch.testing.assert_close(stored, posterior(sides()["validation"]).mean, rtol=1e-5, atol=1e-6)
+    assert ours == f"{tuple(stored.shape)} {numbers}"
 
 
 @torch.inference_mode()

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -11,6 +12,8 @@ class Listener:
 
     def __init__(self):
         self.requests = []
+        self.accepted = []
+        """The payloads that it answered with its usual status, 200, each with the `arrived` of this process's clock."""
         self.status = 200
         self.port = 0
 
@@ -36,6 +39,8 @@ def listening(port=0):
         def do_POST(self):
             body = self.rfile.read(int(self.headers["Content-Length"]))
             listener.requests.append((self.path, dict(self.headers), body))
+            if listener.status == 200:
+                listener.accepted.append(json.loads(body) | {"arrived": time.monotonic()})
             self.send_response(listener.status)
             self.send_header("Content-Length", "0")
             self.end_headers()

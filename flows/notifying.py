@@ -60,7 +60,7 @@ def _close_lost_runs() -> None:
     from pikavae import operations
 
     try:
-        operations.close_lost_runs(operations.Workspace.open().client)
+        operations.close_lost_runs(operations.Workspace.open())
     except Exception as error:  # noqa: BLE001 - whatever it is, people must still be told of the crash
         logger.warning("the run in MLflow is left as running: %s", error)
 

@@ -128,7 +128,7 @@ def _record(path: Path, result: Housekeeping) -> None:
 
 
 def _close_runs(workspace: Workspace) -> str:
-    closed = close_lost_runs(workspace.client)
+    closed = close_lost_runs(workspace)
     return f"closed {', '.join(closed)}, whose process was killed" if closed else "none of MLflow was cut off"
 
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -165,7 +166,11 @@ def evaluations(box: Box, runs: dict[str, Run]) -> Iterator[str]:
 
 def leftovers(box: Box) -> Iterator[str]:
     """After `up` has ended, nothing of it runs, holds a lock, or is half written."""
+    server = box.mlflow.process and psutil.Process(box.mlflow.process.pid)
+    kept = [server, *server.children(recursive=True)] if server else []
     for process in box.processes():
+        if process in kept:
+            continue
         yield f"process {process.pid} is left: {' '.join(process.cmdline())[:120]}"
     for path in sorted(box.home.rglob("*.lock")):
         lock = FileLock(path)

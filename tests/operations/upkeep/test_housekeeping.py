@@ -15,10 +15,12 @@ from pikavae.operations.upkeep import housekeeping
 from pikavae.operations.upkeep.housekeeping import RECORD_NAME, TIMES_KEPT, HousekeepingRecord
 from pikavae.process.marks import mark_here
 from pikavae.process.servers import Server
+from pikavae.tracker import lost_runs
 from pikavae.tracker.client import Workspace
 from pikavae.tracker.lost_runs import close_lost_runs
 from pikavae.tracker.run_log import RunLog
 from pikavae.tracker.tags import ERROR_TAG, OWNER_TAG
+from pikavae.training.journal import JOURNAL_NAME
 from pikavae.workspace.files import exclusive
 from tests.support.waiting import wait_for
 
@@ -52,8 +54,8 @@ def test_only_runs_of_dead_processes_of_this_machine_are_closed_and_say_why(work
     client = workspace.client
     client.set_terminated(runs["finished"], "FINISHED")
     assert client.get_run(runs["alive"]).data.tags[OWNER_TAG] == mark_here()
-    assert close_lost_runs(client) == [f"lost ({runs['lost'][:8]})"]
-    assert close_lost_runs(client) == []
+    assert close_lost_runs(workspace) == [f"lost ({runs['lost'][:8]})"]
+    assert close_lost_runs(workspace) == []
     states = {name: client.get_run(run).info.status for name, run in runs.items()}
     assert states == {
         "lost": "KILLED",
@@ -65,7 +67,36 @@ def test_only_runs_of_dead_processes_of_this_machine_are_closed_and_say_why(work
     RunLog.resume(client, runs["lost"])
     resumed = client.get_run(runs["lost"])
     assert (resumed.info.status, resumed.data.tags[OWNER_TAG]) == ("RUNNING", mark_here())
-    assert close_lost_runs(client) == []
+    assert close_lost_runs(workspace) == []
+
+
+def points(workspace, run, key):
+    return [(point.step, point.value) for point in workspace.client.get_metric_history(run, key)]
+
+
+def test_a_lost_run_gets_the_rest_of_its_journal_and_is_finished_if_its_model_is_registered(workspace, monkeypatch):
+    lost, registered, saving = (begin(workspace, name) for name in ("lost", "registered", "saving"))
+    for run in (lost, registered, saving):
+        workspace.client.log_metric(run, "train/loss", 3.0, step=1, timestamp=1001)
+        folder = workspace.home / "runs" / run
+        folder.mkdir(parents=True)
+        lines = [{"event": "metrics", "time": 1000 + n, "step": n, "values": {"train/loss": 4.0 - n}} for n in (1, 2)]
+        (folder / JOURNAL_NAME).write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+        workspace.client.set_tag(run, OWNER_TAG, f"{socket.gethostname()} {GONE}")
+    (workspace.home / "runs" / registered / "registrations").mkdir()
+    (workspace.home / "runs" / registered / "registrations" / "0a1b.json").write_text("{}")
+    monkeypatch.setattr(lost_runs, "SECONDS_TO_SAVE", 0.1)
+    with exclusive(workspace.home / "runs" / saving / "writer.lock"):
+        closed = close_lost_runs(workspace)
+    assert sorted(closed) == [f"lost ({lost[:8]})", f"registered ({registered[:8]})"]
+    states = [workspace.client.get_run(run).info.status for run in (lost, registered, saving)]
+    assert states == ["KILLED", "FINISHED", "RUNNING"]
+    for run in (lost, registered):
+        assert points(workspace, run, "train/loss") == [(1, 3.0), (2, 2.0)]
+    assert points(workspace, saving, "train/loss") == [(1, 3.0)]
+    assert ERROR_TAG not in workspace.client.get_run(registered).data.tags
+    assert close_lost_runs(workspace) == [f"saving ({saving[:8]})"]
+    assert points(workspace, saving, "train/loss") == [(1, 3.0), (2, 2.0)]
 
 
 def test_what_was_done_is_recorded_with_the_caller_s_steps_first(workspace):

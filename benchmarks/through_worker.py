@@ -1,4 +1,4 @@
-"""What Prefect costs: the four stages called directly, as `pikavae run`, and through `up`'s server and worker.
+"""Measure what Prefect adds to the four stages: by `pikavae run`, and through the server and worker of `up`.
 
     python -m benchmarks.through_worker --rounds 3
 

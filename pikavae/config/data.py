@@ -13,7 +13,7 @@ Byte = Annotated[int, Field(ge=0, le=255)]
 MAX_CHANNELS = 64
 CHANNEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.+-]{0,39}")
 CHANNELS = {"rgb": ("red", "green", "blue"), "grey": ("grey",), "rgba": ("red", "green", "blue", "alpha")}
-"""The names of the channels, for each word that `data.channels` takes."""
+"""What each word of `data.channels` stands for: the names of a picture's channels, in order."""
 
 
 class DataConfig(Section):

@@ -18,14 +18,15 @@ from pikavae.registry.package import SNAPSHOT_FOLDER, build_package, file_hashes
 from pikavae.tracker.mlflow_files import delete_model, fetch, local_folder, point_time, process_wide_store
 from pikavae.tracker.tags import (
     CHAMPION,
+    IN_DETAILS,
     MANIFEST_TAG,
     METRICS_TAG,
     MODEL_ID_TAG,
     PACKAGE_NAME,
     REGISTER_KEY_TAG,
     RUN_TAG,
+    pack_version_tags,
     read_version_tags,
-    version_tag,
 )
 from pikavae.workspace.files import folder_atomically
 
@@ -152,16 +153,15 @@ def publish(
             run_id=run_id,
             model_id=model.model_id,
             description=description,
-            tags={
-                version_tag(name): value
-                for name, value in {
+            tags=pack_version_tags(
+                {
                     **tags,
                     REGISTER_KEY_TAG: key,
                     MODEL_ID_TAG: model.model_id,
                     METRICS_TAG: as_tag(metrics),
                     MANIFEST_TAG: as_tag(manifest or file_hashes(package)),
-                }.items()
-            },
+                }
+            ),
         )
     undo.callback(client.delete_model_version, model_name, made.version)
     return get_version(client, model_name, int(made.version))
@@ -188,8 +188,18 @@ def add_scores(
     """
     _log_scores(client, version.run_id, version.model_id, step, metrics)
     client.update_model_version(version.name, str(version.version), description)
-    for key, value in {**tags, METRICS_TAG: json.dumps(dict(metrics))}.items():  # last: it shows that all is there
-        client.set_model_version_tag(version.name, str(version.version), version_tag(key), value)
+    set_tags(client, version, {**tags, METRICS_TAG: as_tag(metrics)})
+
+
+def set_tags(client: MlflowClient, version: Version, tags: Mapping[str, str]) -> None:
+    """Set tags of a version; it keeps its others.
+
+    The details, the scores among them, come last: who finds the scores finds all the rest.
+    """
+    had = read_version_tags(client.get_model_version(version.name, str(version.version)).tags)
+    kept = {name: value for name, value in had.items() if name in IN_DETAILS}
+    for name, value in pack_version_tags({**kept, **tags}).items():
+        client.set_model_version_tag(version.name, str(version.version), name, value)
 
 
 def find_version(client: MlflowClient, model_name: str, key: str) -> Version | None:
@@ -384,13 +394,19 @@ def _from_tag(text: str, kind: type | UnionType) -> dict[str, Any]:
     return values
 
 
+def _model_id_in(source: str | None) -> str:
+    """Return the logged model's id in a version's source, `models:/<id>`; empty if the source is anything else."""
+    kind, _, model_id = (source or "").partition(":/")
+    return model_id if kind == "models" and "/" not in model_id else ""
+
+
 def _version(made: ModelVersion, aliases: Mapping[str, Any]) -> Version:
     tags = read_version_tags(made.tags)
     return Version(
         name=made.name,
         version=int(made.version),
         run_id=made.run_id,
-        model_id=tags.get(MODEL_ID_TAG, ""),
+        model_id=tags.get(MODEL_ID_TAG) or _model_id_in(made.source),
         metrics=_from_tag(tags.pop(METRICS_TAG, "{}"), int | float),
         manifest=_from_tag(tags.pop(MANIFEST_TAG, "{}"), str),
         tags=tags,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
 CHAMPION = "champion"
@@ -113,7 +114,11 @@ CANDIDATE_TAG = "pikavae.candidate"
 CANDIDATE_MODEL_TAG = "pikavae.candidate_model"
 STORE_TAG = "pikavae.store"
 
-HIDDEN_ON_VERSIONS = frozenset(
+DETAILS_TAG = f"{HIDDEN}details"
+"""Of a version, what only programs read: a JSON object of tags by their names here.
+
+MLflow's list of versions has a line for each tag, and hides none."""
+IN_DETAILS = frozenset(
     {
         CONFIG_HASH_TAG,
         DIRTY_TAG,
@@ -127,19 +132,35 @@ HIDDEN_ON_VERSIONS = frozenset(
         STORE_TAG,
     }
 )
-"""Tags of versions that only programs read. In MLflow their names begin with `HIDDEN`, because its list of versions has
-a line for each tag. Earlier versions of pikavae wrote them as they are named here."""
+"""The tags that `DETAILS_TAG` holds. In earlier versions of pikavae each was a tag, named as here or by `HIDDEN`."""
 
 
-def version_tag(name: str) -> str:
-    """Return the name in MLflow of a version's tag."""
-    return f"{HIDDEN}{name.removeprefix('pikavae.')}" if name in HIDDEN_ON_VERSIONS else name
+def pack_version_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return a version's tags as MLflow gets them; the details are the last."""
+    shown = {name: value for name, value in tags.items() if name not in IN_DETAILS}
+    details = {name: value for name, value in tags.items() if name in IN_DETAILS}
+    return {**shown, DETAILS_TAG: json.dumps(details, sort_keys=True)} if details else shown
 
 
 def read_version_tags(tags: Mapping[str, str]) -> dict[str, str]:
     """Return a version's tags, as MLflow has them, by the names that the code uses."""
-    hidden = {name: tags[written] for name in HIDDEN_ON_VERSIONS if (written := version_tag(name)) in tags}
-    return {**{name: value for name, value in tags.items() if not name.startswith(HIDDEN)}, **hidden}
+    earlier = {name: f"{HIDDEN}{name.removeprefix('pikavae.')}" for name in IN_DETAILS}
+    return {
+        **{name: value for name, value in tags.items() if not name.startswith(HIDDEN)},
+        **{name: tags[written] for name, written in earlier.items() if written in tags},
+        **_read_details(tags.get(DETAILS_TAG, "{}")),
+    }
+
+
+def _read_details(text: str) -> dict[str, str]:
+    """Return the tags in `DETAILS_TAG`; none where a person put anything else there."""
+    try:
+        details = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(details, dict):
+        return {}
+    return {name: value for name, value in details.items() if name in IN_DETAILS and isinstance(value, str)}
 
 
 def move_tag(action: str, part: str) -> str:

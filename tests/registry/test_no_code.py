@@ -135,8 +135,9 @@ def test_weights_that_are_a_pickle_of_something_else_are_refused(name, mark, tmp
 def test_a_name_in_an_edited_manifest_leads_nowhere(house, files, name, tmp_path):
     (tmp_path / "evil").write_text("")
     before = house.state()
-    manifest = {**versions.get_version(house.client, NAME, 1).manifest, name: sha256_of(tmp_path / "evil")}
-    house.client.set_model_version_tag(NAME, "1", tags.version_tag(tags.MANIFEST_TAG), json.dumps(manifest))
+    made = versions.get_version(house.client, NAME, 1)
+    manifest = {**made.manifest, name: sha256_of(tmp_path / "evil")}
+    versions.set_tags(house.client, made, {tags.MANIFEST_TAG: json.dumps(manifest)})
     with pytest.raises(DamagedFileError, match="are not those that were registered") as caught:
         house.promote(1)
     assert house.state() == before

@@ -59,17 +59,31 @@ def test_a_version_has_its_run_scores_tags_and_whole_files(client, run, snapshot
 
 def test_mlflows_list_of_versions_shows_the_tags_that_a_person_reads(client, run, snapshot, name):
     register(client, run, snapshot, name, tags={"pikavae.fingerprint": "abc", tags.SNAPSHOT_TAG: "weights"})
-    shown = [tag for tag in client.get_model_version(name, "1").tags if not tag.startswith("mlflow.")]
-    assert shown == ["pikavae.fingerprint"]
+    assert set(client.get_model_version(name, "1").tags) == {"pikavae.fingerprint", tags.DETAILS_TAG}
 
 
-def test_the_tags_of_a_version_that_was_registered_before_they_were_hidden_are_read(client, run, snapshot, name):
-    made = register(client, run, snapshot, name, tags={"pikavae.fingerprint": "abc", tags.SNAPSHOT_TAG: "weights"})
-    for tag, value in client.get_model_version(name, "1").tags.items():
-        client.delete_model_version_tag(name, "1", tag)
-        client.set_model_version_tag(name, "1", tag.replace(tags.HIDDEN, "pikavae."), value)
-    assert tags.MANIFEST_TAG in client.get_model_version(name, "1").tags
+@pytest.mark.parametrize("beginning", ["pikavae.", tags.HIDDEN])
+def test_a_version_of_which_each_detail_is_a_tag_is_read_and_gets_scores(client, run, snapshot, name, beginning):
+    made = register(
+        client, run, snapshot, name, tags={"pikavae.fingerprint": "abc", tags.SNAPSHOT_TAG: "weights"}, metrics={}
+    )
+    details = json.loads(client.get_model_version(name, "1").tags[tags.DETAILS_TAG])
+    client.delete_model_version_tag(name, "1", tags.DETAILS_TAG)
+    for tag, value in details.items():
+        client.set_model_version_tag(name, "1", tag.replace("pikavae.", beginning), value)
     assert versions.get_version(client, name, 1) == made
+    versions.add_scores(client, made, step=6, metrics={"psnr": 20.0}, tags={"pikavae.report": "x"}, description="")
+    scored = versions.get_version(client, name, 1)
+    assert scored == replace(made, metrics={"psnr": 20.0}, tags={**made.tags, "pikavae.report": "x"})
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "7", '{"pikavae.manifest": 7, "name": "x"}', "[" * 100_000])
+def test_details_that_somebody_edited_leave_the_rest_readable(client, run, snapshot, name, text):
+    made = register(client, run, snapshot, name, tags={"pikavae.fingerprint": "abc"})
+    client.set_model_version_tag(name, "1", tags.DETAILS_TAG, text)
+    edited = versions.get_version(client, name, 1)
+    assert (edited.manifest, edited.metrics, edited.tags) == ({}, {}, {"pikavae.fingerprint": "abc"})
+    assert edited.model_id == made.model_id
 
 
 def test_registering_makes_no_store_where_one_stands(client, run, snapshot, tmp_path, monkeypatch):

@@ -12,8 +12,8 @@ class Listener:
 
     def __init__(self):
         self.requests = []
-        self.accepted = []
-        """The payloads that it answered with its usual status, 200, each with the `arrived` of this process's clock."""
+        self.arrivals = []
+        """The time on this process's clock and the body of each request that it answered with 200."""
         self.status = 200
         self.port = 0
 
@@ -24,6 +24,11 @@ class Listener:
     @property
     def payloads(self):
         return [json.loads(body) for _, _, body in self.requests]
+
+    @property
+    def accepted(self):
+        """The payloads that it answered with 200, each with `arrived`."""
+        return [json.loads(body) | {"arrived": arrived} for arrived, body in self.arrivals]
 
     @property
     def url(self):
@@ -40,7 +45,7 @@ def listening(port=0):
             body = self.rfile.read(int(self.headers["Content-Length"]))
             listener.requests.append((self.path, dict(self.headers), body))
             if listener.status == 200:
-                listener.accepted.append(json.loads(body) | {"arrived": time.monotonic()})
+                listener.arrivals.append((time.monotonic(), body))
             self.send_response(listener.status)
             self.send_header("Content-Length", "0")
             self.end_headers()

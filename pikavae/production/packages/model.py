@@ -38,7 +38,6 @@ from pikavae.tracker.tags import (
     STATUS_PREFIX,
     STORE_TAG,
     move_tag,
-    version_tag,
 )
 from pikavae.workspace.files import sync
 
@@ -211,8 +210,8 @@ def protected_runs(client: MlflowClient) -> list[Run]:
 
 def put_page(client: MlflowClient, made: Version, tags: Mapping[str, str], description: str) -> None:
     """Set those tags of a production version that differ, and its description if it differs."""
-    for name, value in altered_tags(made, tags).items():
-        client.set_model_version_tag(PRODUCTION_NAME, str(made.version), version_tag(name), value)
+    if altered := altered_tags(made, tags):
+        versions.set_tags(client, made, altered)
     if description_of(client, made) != description:
         client.update_model_version(PRODUCTION_NAME, str(made.version), description)
 

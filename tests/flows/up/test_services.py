@@ -23,7 +23,7 @@ from pikavae.config import FOLLOWING, Config
 from pikavae.errors import UserError
 from pikavae.operations.upkeep.housekeeping import RECORD_NAME, HousekeepingRecord
 from pikavae.presets import load_config, preset_names
-from pikavae.tracker.tags import RUN_TAG, SNAPSHOT_TAG, version_tag
+from pikavae.tracker.tags import RUN_TAG, SNAPSHOT_TAG, read_version_tags
 from pikavae.training.journal import read_events
 from tests.conftest import TINY
 from tests.support.folders import draw
@@ -75,7 +75,7 @@ def test_a_cron_line_alone_trains_and_registers(house, scheduled):
     assert (scheduled.auto_scheduled, scheduled.created_by.type) == (True, "SCHEDULE")
     assert scheduled.state.is_completed(), scheduled.state.message
     (version,) = house.mlflow().search_model_versions("name = 'pikavae'")
-    run = house.mlflow().get_run(version.tags[version_tag(RUN_TAG)])
+    run = house.mlflow().get_run(read_version_tags(version.tags)[RUN_TAG])
     assert run.data.tags["pikavae.flow_run_id"] == str(scheduled.id)
     assert f"flow-run/{scheduled.id}" in run.data.tags["mlflow.note.content"]
     assert run.info.artifact_uri.startswith((house.home / "artifacts").as_uri())
@@ -159,7 +159,7 @@ def test_a_poll_of_a_schedule_refuses_broken_pictures_and_the_list_says_so(house
 def test_the_ui_that_runs_is_named_instead_of_a_second_one(house, scheduled):
     status, out, _ = house.cli("ui", "--json")
     assert (status, json.loads(out)["urls"]["mlflow"]) == (0, house.urls["mlflow"])
-    run_id = house.mlflow().search_model_versions("name = 'pikavae'")[0].tags[version_tag(RUN_TAG)]
+    run_id = house.mlflow().search_model_versions("name = 'pikavae'")[0].run_id
     status, out, _ = house.cli("ui", "--run", run_id)
     assert status == 0
     assert out.split()[1].startswith(f"http://127.0.0.1:{house.ports[0]}/#/experiments/")
@@ -263,11 +263,8 @@ def test_retraining_from_the_champion_skips_what_the_champion_knows_and_else_beg
     )
     assert run.state.is_completed(), run.state.message
     versions = {int(v.version): v for v in house.mlflow().search_model_versions("name = 'pikavae'")}
-    tags = {number: version.tags for number, version in versions.items()}
-    assert (
-        house.mlflow().get_run(tags[2][version_tag(RUN_TAG)]).data.tags["pikavae.starting_weights"]
-        == (tags[1][version_tag(SNAPSHOT_TAG)])
-    )
+    tags = {number: read_version_tags(version.tags) for number, version in versions.items()}
+    assert house.mlflow().get_run(tags[2][RUN_TAG]).data.tags["pikavae.starting_weights"] == tags[1][SNAPSHOT_TAG]
 
 
 def test_a_second_start_and_a_taken_port_are_refused_in_one_line(house, tmp_path):

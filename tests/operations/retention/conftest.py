@@ -9,7 +9,7 @@ import pytest
 
 from pikavae.registry.package import file_hashes
 from pikavae.tracker.mlflow_files import local_folder
-from pikavae.tracker.tags import MANIFEST_TAG, version_tag
+from pikavae.tracker.tags import MANIFEST_TAG, read_version_tags
 from pikavae.workspace.runs import run_folder, step_of
 from tests.support import commands, configs
 from tests.support.commands import bare_client as client
@@ -93,4 +93,4 @@ KEPT = [2, 4, 6, 12]
 def assert_versions_are_whole():
     for version in client().search_model_versions():
         files = local_folder(client().get_model_version_download_uri(version.name, version.version))
-        assert file_hashes(files) == json.loads(version.tags[version_tag(MANIFEST_TAG)])
+        assert file_hashes(files) == json.loads(read_version_tags(version.tags)[MANIFEST_TAG])

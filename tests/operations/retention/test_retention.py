@@ -20,7 +20,7 @@ from pikavae.operations.upkeep import retention
 from pikavae.tracker.client import Workspace
 from pikavae.tracker.mlflow_files import local_folder
 from pikavae.tracker.run_log import RunLog
-from pikavae.tracker.tags import SNAPSHOT_TAG, version_tag
+from pikavae.tracker.tags import SNAPSHOT_TAG, read_version_tags
 from pikavae.weights.published import read_snapshot
 from pikavae.workspace import runs
 from pikavae.workspace.files import exclusive
@@ -161,7 +161,7 @@ def test_the_ledger_keeps_what_was_promoted_when_the_candidate_is_deleted(run, m
     promoted = next(
         version
         for version in client().search_model_versions("name='pikavae'")
-        if version.tags[version_tag(SNAPSHOT_TAG)] == runs.snapshot_digest(run.snapshot("6"))
+        if read_version_tags(version.tags)[SNAPSHOT_TAG] == runs.snapshot_digest(run.snapshot("6"))
     )
     client().delete_model_version("pikavae", promoted.version)
     client().delete_model_version("pikavae", "2")  # of step 4

@@ -68,7 +68,7 @@ def swap_weights(folder):
 def move_alias_and_edit_the_page(house):
     house.client.set_registered_model_alias(PRODUCTION_NAME, "champion", "1")
     house.client.set_model_version_tag(PRODUCTION_NAME, "2", "pikavae.promote.reason", "none of yours")
-    house.client.set_model_version_tag(PRODUCTION_NAME, "2", tags.version_tag(tags.MANIFEST_TAG), "{no JSON")
+    house.client.set_model_version_tag(PRODUCTION_NAME, "2", tags.DETAILS_TAG, "{no JSON")
     house.client.update_model_version(PRODUCTION_NAME, "2", "the best ever")
     house.client.set_model_version_tag(NAME, "1", f"{tags.STATUS_PREFIX}role", "champion")
 

@@ -114,7 +114,9 @@ def test_a_request_is_void_once_the_champion_changed(house, quick):
 def test_a_request_is_void_once_the_files_are_others(house, quick):
     request = ask(house, 1)
     before = house.state()
-    house.client.set_model_version_tag(NAME, "1", tags.version_tag(tags.MANIFEST_TAG), '{"MLmodel": "00"}')
+    versions.set_tags(
+        house.client, versions.get_version(house.client, NAME, 1), {tags.MANIFEST_TAG: '{"MLmodel": "00"}'}
+    )
     for call in (lambda: approve(house, request), lambda: promote(house, request)):
         with pytest.raises(GateError, match="version 1 has other files than those that were measured"):
             call()

@@ -16,6 +16,7 @@ _STABLE_DIFFUSION: dict[str, Any] = {
     "norm_groups": 32,
     "mid_attention": True,
     "quant_conv": True,
+    "mid_block_norm": False,
     "latent_norm": False,
     "decoder_channels": None,
 }
@@ -30,12 +31,14 @@ ONLY_IN_KL = (
     "initial_logvar",
 )
 _SIXTEEN_CHANNELS = _STABLE_DIFFUSION | {"latent_channels": 16, "quant_conv": False}
+_TAESD = _STABLE_DIFFUSION | {"kind": "tiny", "channels": (64, 64, 64, 64), "num_res_blocks": 3, **NOT_IN_TINY}
 FAMILIES: dict[str, dict[str, Any]] = {
     "sd1": _STABLE_DIFFUSION,
     "sdxl": _STABLE_DIFFUSION,
     "sd3": _SIXTEEN_CHANNELS,
     "flux1": _SIXTEEN_CHANNELS,
     "flux2": _STABLE_DIFFUSION | {"latent_channels": 32, "latent_norm": True},
-    "taesd": _STABLE_DIFFUSION | {"kind": "tiny", "channels": (64, 64, 64, 64), "num_res_blocks": 3, **NOT_IN_TINY},
+    "taesd": _TAESD,
+    "taef2": _TAESD | {"latent_channels": 32, "mid_block_norm": True},
 }
 """The sizes of published autoencoders, fields of section `model`, by the name of their family."""

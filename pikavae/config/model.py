@@ -29,7 +29,7 @@ class ModelConfig(Section):
     # channels could contradict the data's.
     model_config = ConfigDict(json_schema_extra=_without_fields)
 
-    like: Literal["sd1", "sdxl", "sd3", "flux1", "flux2", "taesd"] | None = Field(None, exclude=True)
+    like: Literal["sd1", "sdxl", "sd3", "flux1", "flux2", "taesd", "taef2"] | None = Field(None, exclude=True)
     """Take the sizes of a published family; other sizes that are set too take precedence."""
     kind: Literal["kl", "tiny"] = "kl"
     """`kl`: Stable Diffusion's autoencoder. `tiny`: TAESD's, of convolutions and ReLU alone, for previews.
@@ -52,6 +52,10 @@ class ModelConfig(Section):
     """Use a self-attention block at the bottleneck."""
     quant_conv: bool = True
     """Use a 1x1 convolution before and after the latent, as Stable Diffusion, SDXL and FLUX.2 do; not SD3, FLUX.1."""
+    mid_block_norm: bool = False
+    """Use a GroupNorm in the residual blocks beside the latent, as `taef2` does, FLUX.2's tiny autoencoder.
+
+    Only a tiny model can have it. diffusers and files of TAESD's earlier models know no such norm."""
     latent_norm: bool = False
     """Keep running statistics of the latents, packed in cells of 2x2, as FLUX.2 does; `encode` normalises by them."""
     decoder_channels: tuple[Annotated[int, Field(ge=1, le=8192)], ...] | None = Field(None, min_length=1, max_length=7)
@@ -98,6 +102,11 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _is_of_its_kind(self) -> Self:
+        if self.mid_block_norm and (self.kind == "kl" or len(self.channels) == 1):
+            raise ValueError(
+                f"model.mid_block_norm true: only a tiny autoencoder (model.kind) of two or more levels has it, and "
+                f"this one is of kind {self.kind} with model.channels {self.channels}; leave it out (false)"
+            )
         if self.kind == "kl":
             return self
         for name in ONLY_IN_KL:

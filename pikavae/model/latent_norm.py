@@ -39,6 +39,18 @@ class LatentNorm(nn.BatchNorm2d):
         packed = (F.pixel_unshuffle(mean, PATCH) - centre) / scale
         return packed, F.pixel_unshuffle(logvar, PATCH) - 2.0 * scale.log()
 
+    def normalise_unpacked(self, latents: Tensor) -> Tensor:
+        """Return the latents (B, Z, h, w) that `normalise` packs; `h` and `w` may be odd.
+
+        A tiny autoencoder learns these.
+        """
+        height, width = latents.shape[2:]
+        centre, scale = (
+            F.pixel_shuffle(numbers, PATCH).repeat(1, 1, height // PATCH + 1, width // PATCH + 1)[..., :height, :width]
+            for numbers in self._statistics()
+        )
+        return (latents - centre) / scale
+
     def restore(self, latents: Tensor) -> Tensor:
         """Return the latents (B, Z, h, w) that `normalise` made `latents` (B, 4Z, h/2, w/2) of."""
         centre, scale = self._statistics()

@@ -34,6 +34,7 @@ SIZES = (
     "norm_groups",
     "mid_attention",
     "quant_conv",
+    "mid_block_norm",
     "latent_norm",
     "decoder_channels",
 )

@@ -1,8 +1,8 @@
-"""Define the tiny autoencoder, TAESD: convolutions and ReLU alone, a latent without a distribution.
+"""Define the tiny autoencoder, TAESD: convolutions and ReLU, and a latent without a distribution.
 
 It is trained to take over the latents of a larger autoencoder, as a diffusion model gets them, and decodes them in a
 hundredth of the time, for previews. Parameter names are those of diffusers' `AutoencoderTiny`, so a state dict passes
-both ways unchanged.
+both ways unchanged. diffusers has no `mid_block_norm`, which FLUX.2's tiny autoencoder needs for its latents.
 
 Letters in shape comments are those of `autoencoder`. Source: Ollin Boer Bohan, github.com/madebyollin/taesd (MIT).
 """
@@ -27,16 +27,33 @@ def _conv(in_channels: int, out_channels: int, *, stride: int = 1, bias: bool = 
     return nn.Conv2d(in_channels, out_channels, 3, padding=1, stride=stride, bias=bias)
 
 
-class TinyBlock(nn.Module):
-    """Adds to its input the result of three 3x3 convolutions, with ReLU between them and after the sum."""
+NORM_GROUPS = 4
+"""The groups of a block's norm, and how many times the block's channels it has."""
 
-    def __init__(self, channels: int) -> None:
+
+class TinyBlock(nn.Module):
+    """Adds to its input the result of three 3x3 convolutions, with ReLU between them and after the sum.
+
+    Args:
+        channels: the number of channels.
+        norm: add to the input first what a GroupNorm between two 1x1 convolutions makes of it, which sees the whole
+            map.
+    """
+
+    def __init__(self, channels: int, *, norm: bool = False) -> None:
         super().__init__()
         convs = [_conv(channels, channels) for _ in range(3)]
         self.conv = nn.Sequential(convs[0], nn.ReLU(), convs[1], nn.ReLU(), convs[2])
+        self.pool: nn.Sequential | None = None  # named as the author's files do
+        if norm:
+            inner = NORM_GROUPS * channels
+            before, after = nn.Conv2d(channels, inner, 1, bias=False), nn.Conv2d(inner, channels, 1, bias=False)
+            self.pool = nn.Sequential(before, nn.GroupNorm(NORM_GROUPS, inner), nn.ReLU(), after)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, C, h, w) for `x` (B, C, h, w)."""
+        if self.pool is not None:
+            x = x + self.pool(x)
         return F.relu(self.conv(x) + x)
 
 
@@ -49,9 +66,10 @@ class TinyEncoder(nn.Module):
         super().__init__()
         channels = config.channels[0]
         layers: list[nn.Module] = [_conv(config.image_channels, channels), TinyBlock(channels)]
-        for _ in config.channels[1:]:
+        for level in range(1, len(config.channels)):
+            norm = config.mid_block_norm and level == len(config.channels) - 1
             layers.append(_conv(channels, channels, stride=2, bias=False))
-            layers += [TinyBlock(channels) for _ in range(config.num_res_blocks)]
+            layers += [TinyBlock(channels, norm=norm) for _ in range(config.num_res_blocks)]
         self.layers = nn.Sequential(*layers, _conv(channels, config.latent_channels))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -68,8 +86,9 @@ class TinyDecoder(nn.Module):
         super().__init__()
         channels = config.channels[0]
         layers: list[nn.Module] = [_conv(config.latent_channels, channels), nn.ReLU()]
-        for _ in config.channels[1:]:
-            layers += [TinyBlock(channels) for _ in range(config.num_res_blocks)]
+        for level in range(1, len(config.channels)):
+            norm = config.mid_block_norm and level == 1
+            layers += [TinyBlock(channels, norm=norm) for _ in range(config.num_res_blocks)]
             layers += [nn.Upsample(scale_factor=2), _conv(channels, channels, bias=False)]
         self.layers = nn.Sequential(*layers, TinyBlock(channels), _conv(channels, config.image_channels))
 
@@ -112,7 +131,7 @@ class TinyAutoencoder(AutoencoderKL):
     def choose_activations(self, activations: Activations) -> None:
         """Choose what training keeps for the backward pass: `checkpoint` computes layer by layer again.
 
-        There are no norms to `recompute`.
+        Its norms are too few to `recompute` them.
         """
         for module in self.children():
             if isinstance(module, TinyEncoder | TinyDecoder):

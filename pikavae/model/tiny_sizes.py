@@ -25,6 +25,8 @@ FIXED: dict[str, Any] = {
     "upsampling_scaling_factor": 2,
     "upsample_fn": "nearest",
 }
+MID_BLOCK_NORM = "mid_block_norm"
+"""The field for the norms of the blocks beside the latent, which diffusers does not have."""
 NO_SCALING = {"scaling_factor": 1.0, "shift_factor": 0.0}
 """The factors of its latents, which a diffusion model gets as they are."""
 
@@ -48,6 +50,7 @@ def of_tiny(config: ModelConfig) -> dict[str, Any]:
         "latent_channels": config.latent_channels,
         "latent_magnitude": 3,
         "latent_shift": 0.5,
+        **({MID_BLOCK_NORM: True} if config.mid_block_norm else {}),
         **NO_SCALING,
     }
     return dict(sorted(fields.items()))
@@ -79,6 +82,8 @@ def tiny_config(sizes: Mapping[str, Any], *, where: str) -> ModelConfig:
             raise UserError(f"{where}: {key} is {short(value)}; expected one number throughout, as this kind has")
     if type(latent := sizes.get("latent_channels", 4)) is not int:
         raise UserError(f"{where}: latent_channels is {short(latent)}; expected a whole number")
+    if type(norm := sizes.get(MID_BLOCK_NORM, False)) is not bool:
+        raise UserError(f"{where}: {MID_BLOCK_NORM} is {short(norm)}; expected true or false")
     images = image_channels_of(sizes, where)
     widths, blocks = lists[WIDTHS[0]], lists[COUNTS[0]]
     try:
@@ -88,6 +93,7 @@ def tiny_config(sizes: Mapping[str, Any], *, where: str) -> ModelConfig:
             num_res_blocks=blocks[-1],
             latent_channels=latent,
             image_channels=images,
+            mid_block_norm=norm,
         )
     except ValidationError as error:
         raise UserError(f"{where}: {_complaint_of(error)}") from None

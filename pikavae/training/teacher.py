@@ -33,9 +33,12 @@ class Teacher:
     def latents(self, images: Tensor) -> Tensor:
         """Return `(mode - shift) * factor` of the posteriors of `images`, (B, Z, H/f, W/f) float32.
 
-        Both may differ by channel.
+        Both may differ by channel. With `latent_norm`, they are normalised instead, and not packed.
         """
-        return (self._model.encode(images).mode() - self._shift) * self._factor
+        mode = self._model.encode(images).mode()
+        if self._model.bn is not None:
+            return self._model.bn.normalise_unpacked(mode)
+        return (mode - self._shift) * self._factor
 
 
 def factor_and_shift(record: TeacherRecord) -> tuple[Tensor, Tensor]:

@@ -116,6 +116,7 @@ def refuse_mismatch(
             f"{where}: nothing loaded, it does not fit a {'tiny ' if is_tiny else ''}model of channels "
             f"{config.channels}, {config.num_res_blocks} residual blocks a level and {config.latent_channels} latent "
             f"channels{'' if config.quant_conv or is_tiny else ' without quant_conv'}"
+            f"{' with norms beside the latent' if config.mid_block_norm else ''}"
             f"{' with the batch norm of FLUX.2' if config.latent_norm else ''}: {complaint}"
         )
     return theirs, weights

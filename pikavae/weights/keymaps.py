@@ -37,7 +37,7 @@ _LDM_PARTS = (
 )
 
 
-TINY_LAYER = r"layers\.\d+\.(?:conv\.\d+\.)?(?:weight|bias)$"
+TINY_LAYER = r"layers\.\d+\.(?:(?:conv|pool)\.\d+\.)?(?:weight|bias)$"
 """The end of each name of a tiny autoencoder. Transformers have other layers."""
 
 

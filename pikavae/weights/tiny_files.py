@@ -22,7 +22,7 @@ from pikavae.weights.weight_files import read_tensors
 ENCODER, DECODER = "encoder", "decoder"
 FIRST = {ENCODER: 0, DECODER: 1}
 """The number of each half's first convolution in its own file."""
-NUMBERED = re.compile(r"(\d+)\.((?:conv\.\d+\.)?(?:weight|bias))")
+NUMBERED = re.compile(r"(\d+)\.((?:(?:conv|pool)\.\d+\.)?(?:weight|bias))")
 HALF = re.compile(r"(.*)(encoder|decoder)", re.DOTALL)
 COMBINED = re.compile(r"taesd_(encoder|decoder)\.(.+)")
 SCALES = {"vae_scale", "vae_shift"}
@@ -122,6 +122,7 @@ def tiny_sizes_of_shapes(weights: Mapping[str, Tensor], where: Path) -> ModelCon
             num_res_blocks=max(1, each),
             latent_channels=convs[places[-1]].shape[0],
             image_channels=convs[places[0]].shape[1],
+            mid_block_norm=any(re.match(r"encoder\.layers\.\d+\.pool\.", name) for name in weights),
         )
     except ValidationError as error:
         message = str(error.errors(include_url=False)[0]["msg"]).removeprefix("Value error, ")

@@ -67,21 +67,22 @@ def test_a_version_of_which_each_detail_is_a_tag_is_read_and_gets_scores(client,
     made = register(
         client, run, snapshot, name, tags={"pikavae.fingerprint": "abc", tags.SNAPSHOT_TAG: "weights"}, metrics={}
     )
-    details = json.loads(client.get_model_version(name, "1").tags[tags.DETAILS_TAG])
-    client.delete_model_version_tag(name, "1", tags.DETAILS_TAG)
+    number = str(made.version)
+    details = json.loads(client.get_model_version(name, number).tags[tags.DETAILS_TAG])
+    client.delete_model_version_tag(name, number, tags.DETAILS_TAG)
     for tag, value in details.items():
-        client.set_model_version_tag(name, "1", tag.replace("pikavae.", beginning), value)
-    assert versions.get_version(client, name, 1) == made
+        client.set_model_version_tag(name, number, tag.replace("pikavae.", beginning), value)
+    assert versions.get_version(client, name, made.version) == made
     versions.add_scores(client, made, step=6, metrics={"psnr": 20.0}, tags={"pikavae.report": "x"}, description="")
-    scored = versions.get_version(client, name, 1)
+    scored = versions.get_version(client, name, made.version)
     assert scored == replace(made, metrics={"psnr": 20.0}, tags={**made.tags, "pikavae.report": "x"})
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "7", '{"pikavae.manifest": 7, "name": "x"}', "[" * 100_000])
 def test_details_that_somebody_edited_leave_the_rest_readable(client, run, snapshot, name, text):
     made = register(client, run, snapshot, name, tags={"pikavae.fingerprint": "abc"})
-    client.set_model_version_tag(name, "1", tags.DETAILS_TAG, text)
-    edited = versions.get_version(client, name, 1)
+    client.set_model_version_tag(name, str(made.version), tags.DETAILS_TAG, text)
+    edited = versions.get_version(client, name, made.version)
     assert (edited.manifest, edited.metrics, edited.tags) == ({}, {}, {"pikavae.fingerprint": "abc"})
     assert edited.model_id == made.model_id
 

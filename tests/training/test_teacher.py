@@ -76,6 +76,19 @@ def test_the_loss_is_the_authors(prepared, teacher):
     assert values["train/loss"] == pytest.approx(values["train/mse"] + 0.5 * values["train/latent"], rel=1e-6)
 
 
+def test_a_teacher_of_flux2s_form_gives_its_normalised_latents_unpacked(tmp_path):
+    torch.manual_seed(2)
+    model = AutoencoderKL(make_config(**{"model.latent_channels": 3, "model.latent_norm": True}).model).eval()
+    model.bn.running_mean.copy_(torch.randn(12))
+    model.bn.running_var.copy_(torch.rand(12) + 0.1)
+    write_snapshot(tmp_path, model, image_size=16, config="")
+    images = 2 * torch.rand(2, 3, 16, 8) - 1
+    with torch.no_grad():
+        packed = model.normalise(model.encode(images)).mode()
+    given = Teacher(TeacherRecord(folder=str(tmp_path), scaling_factor=1.0, shift_factor=0.0), CPU).latents(images)
+    torch.testing.assert_close(given, F.pixel_shuffle(packed, 2))
+
+
 def test_each_half_learns_its_own_part(prepared, teacher):
     """What is asked of one half does not move the other."""
     after = {}

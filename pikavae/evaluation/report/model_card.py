@@ -197,7 +197,7 @@ def _kind(config: Config) -> str:
             f"A tiny autoencoder of TAESD's kind (diffusers' `{TINY}`): one latent cell of {model.latent_channels} "
             f"numbers for {model.downsampling_factor} x {model.downsampling_factor} pixels, {model.channels[0]} "
             f"channels throughout, no distribution of latents. Any height and width that {model.downsampling_factor} "
-            f"divides.{_pictures(config)}"
+            f"divides.{_pictures(config)}{NORMED_ALONE if model.mid_block_norm else ''}"
         )
     maker = "FLUX.2" if model.latent_norm else "Stable Diffusion v1"
     channels = ", ".join(map(str, model.channels))
@@ -225,6 +225,13 @@ def _pictures(config: Config) -> str:
     if data.range is not None:
         text += f" -1 and 1 stand for the values {data.range[0]:g} and {data.range[1]:g}."
     return text
+
+
+NORMED_ALONE = (
+    "\n\n**Its blocks beside the latent have a norm,** as in FLUX.2's tiny autoencoder. diffusers does not know "
+    "it: without the lines below, it leaves these weights out, with a warning, and spoils every picture."
+)
+"""Warns of the norms of `model.mid_block_norm`."""
 
 
 def _padding(config: Config) -> str:
@@ -372,10 +379,25 @@ for block in vae.encoder.down_blocks:
         down.padding, down.conv = 1, torch.nn.Sequential(torch.nn.{pad}((0, 1, 0, 1)), down.conv)"""
 """How diffusers loads a model of another padding than zeros."""
 
+NORMED = """\
+import torch
+from diffusers import {kind}
+from safetensors.torch import load_file
+
+vae = {kind}.from_pretrained("path/to/this/folder").eval()
+weights = load_file("path/to/this/folder/diffusion_pytorch_model.safetensors")
+for name in [name.removesuffix(".pool.0.weight") for name in weights if name.endswith(".pool.0.weight")]:
+    block, (inner, outer) = vae.get_submodule(name), weights[f"{{name}}.pool.0.weight"].shape[:2]
+    before, after = (torch.nn.Conv2d(*pair, 1, bias=False) for pair in ((outer, inner), (inner, outer)))
+    block.pool = torch.nn.Sequential(before, torch.nn.GroupNorm(4, inner), torch.nn.ReLU(), after)
+    block.register_forward_pre_hook(lambda block, inputs: inputs[0] + block.pool(inputs[0]))
+vae.load_state_dict(weights)"""
+"""How diffusers loads a tiny model with norms beside the latent."""
+
 
 def _use(config: Config) -> str:
     factor, padding = config.model.downsampling_factor, config.model.padding
-    lines = PLAIN if padding == "zeros" else PADDED
+    lines = NORMED if config.model.mid_block_norm else PLAIN if padding == "zeros" else PADDED
     loading = lines.format(kind=class_of(config), padding=padding, pad=PADS.get(padding))
     latents = "latents" if config.model.kind == "tiny" else "latent_dist.mode()"
     shape = f"(B, {config.model.image_channels}, H, W)"

@@ -156,11 +156,6 @@ def teacher_model(workspace: Workspace, config: Config) -> ResolvedModel | None:
     model = _resolve_whole(workspace, name, larger, field="training.teacher", required={})
     sizes = model.folder / CONFIG_NAME
     theirs = model_config(read_object(sizes), where=str(sizes))
-    if theirs.latent_norm:
-        raise UserError(
-            f"training.teacher {name!r}: its latents are packed and normalised (model.latent_norm), which a tiny "
-            f"autoencoder cannot take over; name another model"
-        )
     if theirs.image_channels != wanted.image_channels:
         raise UserError(
             f"training.teacher {name!r}: it reads pictures of {theirs.image_channels} channels, and data.channels has "

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pikavae.model.sizes import CONFIG_NAME, STABLE_DIFFUSION_SCALING_FACTOR, scaling_in
+from pikavae.model.sizes import CONFIG_NAME, STABLE_DIFFUSION_SCALING_FACTOR, is_normalised, scaling_in
 from pikavae.operations.resolving.resolve import ResolvedModel, teacher_model
 from pikavae.operations.resolving.scaling import scaling_key, scaling_of
 from pikavae.operations.stages import keys
@@ -44,7 +44,11 @@ class ResolvedTeacher:
         """Return what the training needs of it; the scaling is measured, unless it was before."""
         folder = self.model.folder
         factors: dict[str, Any] = {"scaling_factor": STABLE_DIFFUSION_SCALING_FACTOR, "shift_factor": 0.0}
-        factors |= scaling_in(read_object(folder / CONFIG_NAME))
+        sizes = read_object(folder / CONFIG_NAME)
+        if is_normalised(sizes):
+            logger.info("the teacher %s: its latents are normalised by its own statistics", self.model.name)
+            return TeacherRecord(folder=str(folder), scaling_factor=1.0, shift_factor=0.0)
+        factors |= scaling_in(sizes)
         source = f"by its {CONFIG_NAME}"
         if self.scaling is not None and (measured := scaling_of(workspace, folder, None, config)) is not None:
             factors, source = {**measured.factors}, f"measured on {measured.source}"
@@ -72,5 +76,5 @@ def teacher_of(workspace: Workspace, config: Config) -> ResolvedTeacher | None:
     model = teacher_model(workspace, config)
     if model is None:
         return None
-    own = has_the_latents_of_others(model.folder)
+    own = has_the_latents_of_others(model.folder) or is_normalised(read_object(model.folder / CONFIG_NAME))
     return ResolvedTeacher(model, None if own else scaling_key(workspace, model.folder))

@@ -58,6 +58,7 @@ LATER_FIELDS: dict[str, Any] = {
     "model.padding": "zeros",
     "model.image_channels": 3,
     "model.latent_norm": False,
+    "model.mid_block_norm": False,
     "model.decoder_channels": None,
     "training.grow_latents": False,
     "evaluation.whole_pictures": 4,

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from pikavae.config import Config, ModelConfig
 from pikavae.errors import DamagedFileError, UserError
-from pikavae.model.sizes import CONFIG_NAME, STABLE_DIFFUSION_SCALING_FACTOR, Factors, in_digits, sizes_of
+from pikavae.model.sizes import CONFIG_NAME, PADDING, STABLE_DIFFUSION_SCALING_FACTOR, Factors, in_digits, sizes_of
+from pikavae.model.tiny_sizes import MID_BLOCK_NORM
 from pikavae.operations.resolving.resolve import ResolvedModel
 from pikavae.operations.resolving.scaling import scaling_of
 from pikavae.operations.stages.describing import has_the_latents_of_others, newest_report
@@ -106,7 +107,10 @@ def _scaling(workspace: Workspace, source: Path, published: Published, config: C
 def tools_note(path: Path) -> str:
     """Explain how to use an exported folder or file in other tools, in a line or two."""
     if path.is_dir():
-        return f"diffusers: {read_object(path / CONFIG_NAME)['_class_name']}.from_pretrained({str(path)!r})"
+        sizes = read_object(path / CONFIG_NAME)
+        alone = PADDING not in sizes and MID_BLOCK_NORM not in sizes
+        how = "" if alone else ", and the lines in its README.md: this class alone spoils pictures"
+        return f"diffusers: {sizes['_class_name']}.from_pretrained({str(path)!r}){how}"
     published = read_published(path)
     padding = published.config.padding
     if published.config.kind == "tiny":
@@ -115,7 +119,8 @@ def tools_note(path: Path) -> str:
             f"with {'' if other is None else other.name}; ComfyUI: put both into its folder models/vae_approx\n"
             f"its previews take the decoder by name: taesd_decoder for a diffusion model of Stable Diffusion 1's kind, "
             f"taesdxl_decoder for SDXL's, taesd3_decoder and taef1_decoder for SD3's and FLUX.1's; all of "
-            f"--model.like taesd, the latter two with 16 latent channels"
+            f"--model.like taesd, the latter two with 16 latent channels; and taef2_decoder for FLUX.2's, of "
+            f"--model.like taef2"
         )
     if padding != "zeros":
         return (

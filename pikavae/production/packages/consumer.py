@@ -17,6 +17,7 @@ import mlflow
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 
 SIZES = ((16, 16), (24, 21))  # small, because a full-size model takes a second for a thousand pixels on a CPU
 SNAPSHOT_FOLDER = "artifacts/snapshot"
@@ -67,6 +68,8 @@ def compare_with_diffusers(snapshot: Path, outputs: dict[str, np.ndarray]) -> fl
     known = getattr(diffusers, kind)
     model = known.from_pretrained(snapshot, local_files_only=True, use_safetensors=True).to(device).eval()
     pad_as_stated(model, json.loads((snapshot / "config.json").read_text(encoding="utf-8")))
+    if kind == TINY:
+        add_norms(model, snapshot / "diffusion_pytorch_model.safetensors")
     factor = 2 ** (len(model.config.block_out_channels) - 1)
     largest = 0.0
     for what, expected in outputs.items():
@@ -98,6 +101,20 @@ def pad_as_stated(model: Any, sizes: dict[str, Any]) -> None:
     for block in model.encoder.down_blocks:
         for down in block.downsamplers or []:
             down.padding, down.conv = 1, torch.nn.Sequential(pads[padding]((0, 1, 0, 1)), down.conv)
+
+
+def add_norms(model: Any, weights: Path) -> None:
+    """Give diffusers' tiny model the norms of the blocks beside the latent that are in its weights."""
+    state = load_file(weights)
+    ending = ".pool.0.weight"
+    for name in [name.removesuffix(ending) for name in state if name.endswith(ending)]:
+        block, (inner, outer) = model.get_submodule(name), state[name + ending].shape[:2]
+        before, after = (torch.nn.Conv2d(*pair, 1, bias=False) for pair in ((outer, inner), (inner, outer)))
+        block.pool = torch.nn.Sequential(before, torch.nn.GroupNorm(4, inner), torch.nn.ReLU(), after).to(model.device)
+        block.register_forward_pre_hook(lambda block, inputs: inputs[0] + block.pool(inputs[0]))
+        block.load_state_dict(
+            {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
+        )
 
 
 def pictures(count: int, height: int, width: int, channels: int = 3) -> np.ndarray:

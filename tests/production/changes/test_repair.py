@@ -68,9 +68,14 @@ def swap_weights(folder):
 def move_alias_and_edit_the_page(house):
     house.client.set_registered_model_alias(PRODUCTION_NAME, "champion", "1")
     house.client.set_model_version_tag(PRODUCTION_NAME, "2", "pikavae.promote.reason", "none of yours")
-    house.client.set_model_version_tag(PRODUCTION_NAME, "2", tags.DETAILS_TAG, "{no JSON")
+    edited = versions.get_version(house.client, PRODUCTION_NAME, 2)
+    versions.set_tags(house.client, edited, {tags.MANIFEST_TAG: "{no JSON"})
     house.client.update_model_version(PRODUCTION_NAME, "2", "the best ever")
     house.client.set_model_version_tag(NAME, "1", f"{tags.STATUS_PREFIX}role", "champion")
+
+
+def spoil_the_details(house):
+    house.client.set_model_version_tag(PRODUCTION_NAME, "2", tags.DETAILS_TAG, "{no JSON")
 
 
 def delete_the_champion_and_an_alias(house):
@@ -114,6 +119,13 @@ def tell_too_little_and_leave_a_part(house):
                 r"pikavae-production version 2 \(champion, version 2 of candidates\): altered in MLflow: "
                 r"pikavae.manifest, pikavae.promote.reason, the description",
                 r"version 1 of candidates: its page in MLflow does not show its status",
+            ],
+        ),
+        (
+            spoil_the_details,
+            [
+                r"pikavae-production version 2 \(champion, version 2 of candidates\): altered in MLflow: "
+                r"pikavae.manifest, .*pikavae.register_key, .*pikavae.store;",
             ],
         ),
         (

@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..config import ModelConfig
 from .autoencoder import AutoencoderKL, DiagonalGaussian
 from .norm import GroupNorm
 from .padding import Padding
@@ -45,7 +46,15 @@ class Tiles:
 
 
 TILES = Tiles(size=1024, overlap=256)
-"""The default tiles."""
+"""The largest tiles that are taken by default."""
+MOST_CELLS = 128
+"""The side in latent cells of the largest default tile of a model with attention, whose cost is its fourth power."""
+
+
+def tiles_of(config: ModelConfig) -> Tiles:
+    """Return the default tiles of a model, whose overlap is a quarter of their size."""
+    size = min(TILES.size, MOST_CELLS * config.downsampling_factor) if config.mid_attention else TILES.size
+    return Tiles(size, size // 4)
 
 
 @dataclass(frozen=True)
@@ -150,7 +159,7 @@ def _continued(side: TileRow, overlap: int, padding: Padding) -> TileRow:
     return TileRow.cover(side.total + 2 * overlap, side.length, overlap)
 
 
-def tiled_encode(model: AutoencoderKL, images: Tensor, tiles: Tiles = TILES) -> DiagonalGaussian:
+def tiled_encode(model: AutoencoderKL, images: Tensor, tiles: Tiles | None = None) -> DiagonalGaussian:
     """Return the posterior of `images` (B, P, H, W) in [-1, 1], encoded tile by tile.
 
     Its mean and its log-variance are each the weighted mean of the tiles'. So a deviation is the weighted geometric
@@ -171,7 +180,7 @@ def tiled_encode(model: AutoencoderKL, images: Tensor, tiles: Tiles = TILES) -> 
     return DiagonalGaussian(*_blend(model, moments, images, tiles, given=factor, made=1).chunk(2, dim=1))
 
 
-def tiled_decode(model: AutoencoderKL, latents: Tensor, tiles: Tiles = TILES) -> Tensor:
+def tiled_decode(model: AutoencoderKL, latents: Tensor, tiles: Tiles | None = None) -> Tensor:
     """Return pictures (B, P, H, W), about [-1, 1] but not clamped, of `latents` (B, Z, H/f, W/f), decoded by tiles.
 
     One tile gives what `decode` gives. The rest is as in `tiled_encode`.
@@ -187,13 +196,14 @@ def pad(images: Tensor, factor: int) -> Tensor:
 
 
 @torch.inference_mode()
-def reconstruct_any_size(model: AutoencoderKL, images: Tensor, tiles: Tiles = TILES) -> Tensor:
+def reconstruct_any_size(model: AutoencoderKL, images: Tensor, tiles: Tiles | None = None) -> Tensor:
     """Reconstruct pictures (B, P, H, W) of any height and width from the posterior's mode: same shape.
 
     Sides that the downsampling factor does not divide are padded with their last row or column, and cut back. Small
     pictures are computed together, up to the pixels of one tile; larger ones in tiles. Besides the pictures and their
-    reconstructions, this needs the memory of one tile.
+    reconstructions, this needs the memory of one tile, by default of those of `tiles_of`.
     """
+    tiles = tiles or tiles_of(model.config)
     height, width = images.shape[2:]
     whole_cells = pad(images, model.config.downsampling_factor)
     count = max(1, tiles.size**2 // (whole_cells.shape[2] * whole_cells.shape[3]))
@@ -208,7 +218,7 @@ def _blend(
     model: AutoencoderKL,
     compute: Callable[[AutoencoderKL, Tensor], Tensor],
     whole: Tensor,
-    tiles: Tiles,
+    tiles: Tiles | None,
     *,
     given: int,
     made: int,
@@ -219,11 +229,12 @@ def _blend(
         model: it is not changed, not even temporarily.
         compute: turns a tile into its result, with a model.
         whole: pictures or latents.
-        tiles: their size and overlap.
+        tiles: their size and overlap; by default those of `tiles_of`.
         given: the side of a latent cell in `whole`, in numbers.
         made: the side of a latent cell in the result, in numbers.
     """
     device = next(model.parameters()).device
+    tiles = tiles or tiles_of(model.config)
 
     def computed(model: AutoencoderKL, part: Tensor) -> Tensor:
         return compute(model, part.to(device)).to(whole.device, torch.float32)

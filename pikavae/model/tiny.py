@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..config import ModelConfig
 from .autoencoder import Activations, AutoencoderKL, PointPosterior, maybe_recompute
+from .norm import GroupNorm
 
 LARGEST = 3.0
 """The bound of the latents that the decoder sees, which a smooth function keeps them within."""
@@ -48,7 +49,7 @@ class TinyBlock(nn.Module):
         if norm:
             inner = NORM_GROUPS * channels
             before, after = nn.Conv2d(channels, inner, 1, bias=False), nn.Conv2d(inner, channels, 1, bias=False)
-            self.pool = nn.Sequential(before, nn.GroupNorm(NORM_GROUPS, inner), nn.ReLU(), after)
+            self.pool = nn.Sequential(before, GroupNorm(NORM_GROUPS, inner, eps=1e-5), nn.ReLU(), after)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, C, h, w) for `x` (B, C, h, w)."""

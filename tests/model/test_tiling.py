@@ -18,6 +18,7 @@ from pikavae.model.tiling import (
     tile_grid,
     tiled_decode,
     tiled_encode,
+    tiles_of,
     with_norms_over_all,
 )
 
@@ -242,6 +243,31 @@ def test_the_model_is_not_touched_and_its_weights_are_not_copied(real, picture):
     assert {name.rpartition(".")[0] for name in own.keys() - kept.keys()} == {
         name for name, module in real.encoder.named_modules(prefix="encoder") if isinstance(module, torch.nn.GroupNorm)
     }
+
+
+@pytest.mark.parametrize(
+    ("config", "size"),
+    [
+        (ModelConfig(), 1024),
+        (ModelConfig(channels=(32,) * 3), 512),
+        (ModelConfig(channels=(32,)), 128),
+        (ModelConfig(channels=(32,) * 3, mid_attention=False), 1024),
+        (ModelConfig(channels=(32,) * 6), 1024),
+        (ModelConfig.model_validate({"like": "taesd"}), 1024),
+    ],
+)
+def test_a_default_tile_shows_attention_no_more_cells_than_the_published_models_do(config, size):
+    assert tiles_of(config) == Tiles(size, size // 4)
+
+
+def test_by_default_a_picture_is_made_in_the_models_own_tiles():
+    model, images = Local(2), torch.zeros(1, 3, 260, 256)
+    made = reconstruct_any_size(model, images)
+    assert made.shape == images.shape
+    assert model.seen.largest == 256 * 256
+    model.seen.largest = 0
+    tiled_decode(model, tiled_encode(model, images).mode())
+    assert model.seen.largest == 256 * 256
 
 
 def test_twelve_megapixels_never_show_the_model_more_than_a_tile():

@@ -20,7 +20,7 @@ from pikavae.evaluation.measure.scores import worst_tenth_psnr
 from pikavae.evaluation.metrics.similarity import comparable, psnr, psnr_of_mse, ssim
 from pikavae.evaluation.report.sections import OtherSizes, SizeNumbers, TilingNumbers, finite
 from pikavae.model.autoencoder import AutoencoderKL
-from pikavae.model.tiling import TILES, Tiles, reconstruct_any_size, seams
+from pikavae.model.tiling import TILES, Tiles, reconstruct_any_size, seams, tiles_of
 
 Pair = tuple[Tensor, Tensor]
 """A picture (1, 3, H, W) in [-1, 1] and its reconstruction, not clamped."""
@@ -79,7 +79,7 @@ def reconstruct_at(model: AutoencoderKL, sample: Sample, size: int, image_size: 
     for images in sample.images:
         sides = [nearest(round(side * size / image_size), factor) for side in images.shape[2:]]
         scaled = F.interpolate(images, size=sides, mode="bicubic", antialias=True).clamp(-1.0, 1.0)
-        tiles = Tiles(max(sides), 0) if size <= TILES.size else TILES
+        tiles = Tiles(max(sides), 0) if size <= TILES.size else tiles_of(model.config)
         pairs.append((scaled, reconstruct_any_size(model, scaled, tiles)))
     return pairs
 

@@ -10,13 +10,13 @@ from pikavae.evaluation.measure.measurement import EvaluationSet, Measured, Samp
 from pikavae.evaluation.metrics.similarity import comparable, psnr_of_mse, ssim, ssim_window
 from pikavae.evaluation.report.sections import WholePictures, finite
 from pikavae.model.autoencoder import AutoencoderKL
-from pikavae.model.tiling import TILES, reconstruct_any_size, seams
+from pikavae.model.tiling import reconstruct_any_size, seams, tiles_of
 
 STRIP_ROWS = 256
 """The rows that are measured at a time: in float64, the maps of a giant picture would not fit into memory."""
 PROTOCOL = {
-    "whole": f"the first pictures of the set at their own resolution and in one piece, reconstructed in tiles of "
-    f"{TILES.size} px that overlap by {TILES.overlap} px; seams are the pixels that more than one tile makes",
+    "whole": "the first pictures of the set at their own resolution and in one piece, reconstructed in tiles; seams "
+    "are the pixels that more than one tile makes",
 }
 
 
@@ -35,7 +35,7 @@ def study_whole(
         picture_set: the evaluation set. Without whole pictures, nothing is measured.
         count: how many of the first pictures, at most.
     """
-    factor, padding = model.config.downsampling_factor, model.config.padding
+    factor, padding, tiles = model.config.downsampling_factor, model.config.padding, tiles_of(model.config)
     scores: list[tuple[float, float]] = []
     sums = torch.zeros(2, 2, dtype=torch.float64)  # of squared errors and of numbers, elsewhere and at seams
     largest = (0, 0)
@@ -45,9 +45,9 @@ def study_whole(
             return Measured(whole=WholePictures())
         images = to_float(pixels[None])
         height, width = images.shape[2:]
-        made = reconstruct_any_size(model, images)
+        made = reconstruct_any_size(model, images, tiles)
         padded = (height + -height % factor, width + -width % factor)
-        seam = seams(padded[0], padded[1], TILES, factor, padding)[:height, :width]
+        seam = seams(padded[0], padded[1], tiles, factor, padding)[:height, :width]
         of_picture = torch.zeros(2, 2, dtype=torch.float64)
         for top in range(0, height, STRIP_ROWS):
             rows = slice(top, top + STRIP_ROWS)
@@ -66,8 +66,8 @@ def study_whole(
         num_images=len(scores),
         largest_width=largest[0],
         largest_height=largest[1],
-        tile=TILES.size,
-        overlap=TILES.overlap,
+        tile=tiles.size,
+        overlap=tiles.overlap,
         psnr=finite(decibels.mean().item()),
         psnr_min=finite(decibels.min().item()),
         ssim=finite(structure.mean().item()),

@@ -43,8 +43,8 @@ def reconstruct(model: ResolvedModel, images: list[Path], out: Path, config: Con
     For a folder, all its pictures are used and keep their paths below it. A single picture may be written to the file
     that `out` names.
 
-    Sides that the downsampling factor does not divide are padded and cropped back. Pictures of over a megapixel are
-    processed in overlapping tiles, which bounds the memory.
+    Sides that the downsampling factor does not divide are padded and cropped back. Large pictures are processed in
+    overlapping tiles, which bounds the memory.
 
     Raises:
         UserError: a file is not there or is no picture, or two files would have the same name in `out`.

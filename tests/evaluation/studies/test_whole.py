@@ -33,11 +33,8 @@ def prepared(tmp_path):
 @pytest.fixture(autouse=True)
 def _small_tiles_and_strips(monkeypatch):
     """So that pictures of 50 px have several of both."""
-    monkeypatch.setattr(whole, "TILES", Tiles(32, 8))
+    monkeypatch.setattr(whole, "tiles_of", lambda config: Tiles(32, 8))
     monkeypatch.setattr(whole, "STRIP_ROWS", 7)
-    monkeypatch.setattr(
-        whole, "reconstruct_any_size", lambda model, images: reconstruct_any_size(model, images, Tiles(32, 8))
-    )
 
 
 def study(model, prepared, count):

@@ -46,8 +46,9 @@ from pikavae.latents.shards import (
     stored_rows,
     write_shard,
 )
-from pikavae.model.autoencoder import AutoencoderKL, DiagonalGaussian
+from pikavae.model.autoencoder import AutoencoderKL
 from pikavae.model.inference import exact_float32, prepare_for_use
+from pikavae.model.posterior import DiagonalGaussian
 from pikavae.model.sizes import Factors
 from pikavae.workspace.files import exclusive, folder_atomically, sha256_of, write_atomically
 from pikavae.workspace.provenance import code_of

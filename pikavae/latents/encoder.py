@@ -13,7 +13,8 @@ from torch import Tensor
 from pikavae.data.prepared.dataset import PictureSet, to_float
 from pikavae.errors import PikavaeError
 from pikavae.latents.shards import LatentShard
-from pikavae.model.autoencoder import AutoencoderKL, DiagonalGaussian
+from pikavae.model.autoencoder import AutoencoderKL
+from pikavae.model.posterior import DiagonalGaussian
 
 Precision = Literal["float32", "bf16"]
 

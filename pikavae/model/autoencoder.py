@@ -1,18 +1,16 @@
-"""Define the Stable Diffusion v1 autoencoder: blocks, encoder, decoder, posterior, and the whole.
+"""Define the Stable Diffusion v1 autoencoder: blocks, encoder, decoder, and the whole.
 
 Parameter names are those of diffusers' `AutoencoderKL`, so a state dict passes both ways unchanged.
 
 Letters in shape comments: B batch, P channels of a picture (3 of RGB), C channels of a level, H and W height and width
 of the picture, h and w those of the current feature map, f the downsampling factor, Z latent channels.
 
-Sources: Rombach et al. 2022 (arXiv:2112.10752) for the autoencoder, Kingma and Welling 2014 (arXiv:1312.6114) for the
-posterior and its KL.
+Source: Rombach et al. 2022 (arXiv:2112.10752).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -26,6 +24,7 @@ from .attention import attend
 from .latent_norm import LatentNorm
 from .norm import GroupNorm, to_fastest_layout, uses_operator
 from .padding import Conv3x3, Padding, pad_border
+from .posterior import DiagonalGaussian
 from .upsampling import upsample
 
 NORM_EPS = 1e-6
@@ -262,62 +261,6 @@ class Decoder(nn.Module):
         for block in self.up_blocks:
             x = block(x)
         return norm_conv(self.conv_norm_out, self.conv_out, x, self.activations)  # (B, P, H, W)
-
-
-@dataclass(frozen=True)
-class DiagonalGaussian:
-    """Represents the encoder's posterior q(z|x): independent normals, one for each number of the latent.
-
-    Attributes:
-        mean: (B, Z, H/f, W/f) float32.
-        logvar: (B, Z, H/f, W/f) float32, natural logarithm of the variance, within [-30, 20].
-    """
-
-    mean: Tensor
-    logvar: Tensor
-
-    @classmethod
-    def from_moments(cls, moments: Tensor) -> DiagonalGaussian:
-        """Split (B, 2Z, H/f, W/f) into mean and log-variance, in float32 whatever the model computes in."""
-        mean, logvar = moments.float().chunk(2, dim=1)
-        return cls(mean, logvar.clamp(-30.0, 20.0))
-
-    def sample(self, generator: torch.Generator | None = None, *, noise: Tensor | None = None) -> Tensor:
-        """Draw z = mean + std * noise; `noise` is standard normal of the mean's shape, drawn here unless given."""
-        if noise is None:
-            noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device)
-        return self.mean + torch.exp(0.5 * self.logvar) * noise
-
-    def mode(self) -> Tensor:
-        """Return the most likely latent, which is the mean; evaluation uses it to make scores repeatable."""
-        return self.mean
-
-    def kl(self) -> Tensor:
-        """Return KL(q(z|x) || N(0, I)) in nats of each picture: (B,) float32, summed over Z, H/f and W/f."""
-        return 0.5 * (self.mean.square() + self.logvar.exp() - 1.0 - self.logvar).sum(dim=(1, 2, 3))
-
-
-class PointPosterior(DiagonalGaussian):
-    """Represents a latent that is a point, not a distribution: a sample is the point, and there is no KL."""
-
-    @classmethod
-    def at(cls, latents: Tensor) -> PointPosterior:
-        """Return the posterior of latents (B, Z, H/f, W/f), in float32."""
-        mean = latents.float()
-        return cls(mean, torch.full_like(mean, -30.0))
-
-    def sample(
-        self,
-        generator: torch.Generator | None = None,  # noqa: ARG002 - nothing is drawn
-        *,
-        noise: Tensor | None = None,  # noqa: ARG002
-    ) -> Tensor:
-        """Return the point."""
-        return self.mean
-
-    def kl(self) -> Tensor:
-        """Return NaN for each picture: (B,) float32."""
-        return torch.full_like(self.mean[:, 0, 0, 0], torch.nan)
 
 
 class AutoencoderKL(nn.Module):

@@ -24,9 +24,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import ModelConfig
-from .autoencoder import AutoencoderKL, DiagonalGaussian
+from .autoencoder import AutoencoderKL
 from .norm import GroupNorm
 from .padding import Padding
+from .posterior import DiagonalGaussian
 
 
 @dataclass(frozen=True)

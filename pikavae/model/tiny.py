@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import ModelConfig
-from .autoencoder import Activations, AutoencoderKL, PointPosterior, maybe_recompute
+from .autoencoder import Activations, AutoencoderKL, maybe_recompute
 from .norm import GroupNorm
+from .posterior import PointPosterior
 
 LARGEST = 3.0
 """The bound of the latents that the decoder sees, which a smooth function keeps them within."""

@@ -16,7 +16,7 @@ from pikavae.data.prepared.shown import as_rgb
 from pikavae.errors import UserError
 from pikavae.evaluation.metrics.similarity import MS_SSIM_EXPONENTS, MS_SSIM_SMALLEST_SIDE
 from pikavae.features import lpips
-from pikavae.model.autoencoder import DiagonalGaussian, PointPosterior
+from pikavae.model.posterior import DiagonalGaussian, PointPosterior
 
 CHARBONNIER_EPS = 1e-3
 MS_SSIM_FLOOR = 1e-4

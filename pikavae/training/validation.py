@@ -10,8 +10,9 @@ from pikavae.data.prepared.dataset import PictureSet, to_float
 from pikavae.data.prepared.loader import memory_of
 from pikavae.data.prepared.shown import shown
 from pikavae.evaluation.metrics.similarity import psnr, ssim
-from pikavae.model.autoencoder import AutoencoderKL, PointPosterior
+from pikavae.model.autoencoder import AutoencoderKL
 from pikavae.model.inference import exact_float32
+from pikavae.model.posterior import PointPosterior
 from pikavae.training.processes import ALONE, Processes
 from pikavae.training.teacher import Teacher
 

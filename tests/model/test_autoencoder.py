@@ -8,8 +8,9 @@ from diffusers import AutoencoderKL as DiffusersAutoencoderKL
 from torch.distributions import Normal, kl_divergence
 
 from pikavae.config import ModelConfig
-from pikavae.model.autoencoder import AutoencoderKL, DiagonalGaussian
+from pikavae.model.autoencoder import AutoencoderKL
 from pikavae.model.fold import fold, unfold
+from pikavae.model.posterior import DiagonalGaussian
 from pikavae.model.snapshot import diffusers_config
 
 SMALL = ModelConfig(channels=(8, 16, 24), num_res_blocks=2, latent_channels=3, norm_groups=4)

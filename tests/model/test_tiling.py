@@ -7,8 +7,9 @@ import torch.nn.functional as F
 
 from pikavae.config import ModelConfig
 from pikavae.model import tiling
-from pikavae.model.autoencoder import AutoencoderKL, DiagonalGaussian
+from pikavae.model.autoencoder import AutoencoderKL
 from pikavae.model.norm import GroupNorm
+from pikavae.model.posterior import DiagonalGaussian
 from pikavae.model.tiling import (
     TILES,
     FixedNorm,

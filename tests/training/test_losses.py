@@ -9,7 +9,8 @@ from torchmetrics.functional.image import multiscale_structural_similarity_index
 
 from pikavae.config import LossConfig, ModelConfig
 from pikavae.errors import UserError
-from pikavae.model.autoencoder import AutoencoderKL, DiagonalGaussian
+from pikavae.model.autoencoder import AutoencoderKL
+from pikavae.model.posterior import DiagonalGaussian
 from pikavae.training.losses import (
     SMALLEST_SIDES,
     Term,

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from pikavae.errors import UserError
-from pikavae.model.autoencoder import AutoencoderKL, PointPosterior
+from pikavae.model.autoencoder import AutoencoderKL
+from pikavae.model.posterior import PointPosterior
 from pikavae.model.snapshot import write_snapshot
 from pikavae.presets import parse_config
 from pikavae.training.loop import train

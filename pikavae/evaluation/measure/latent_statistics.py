@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from pikavae.model.autoencoder import DiagonalGaussian
+from pikavae.model.posterior import DiagonalGaussian
 
 ACTIVE_VARIANCE = 0.01
 """A unit is active if its posterior mean varies more than this over the data (Burda et al. 2016)."""

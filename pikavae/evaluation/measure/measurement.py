@@ -28,7 +28,8 @@ from pikavae.evaluation.report.sections import (
     OtherSizes,
     WholePictures,
 )
-from pikavae.model.autoencoder import AutoencoderKL, DiagonalGaussian
+from pikavae.model.autoencoder import AutoencoderKL
+from pikavae.model.posterior import DiagonalGaussian
 
 MOST_STUDIED = 8
 """The most pictures of a sample, so that studies cost little compared with a thousand pictures."""

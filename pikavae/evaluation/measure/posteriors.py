@@ -10,7 +10,7 @@ from torch import Tensor
 from pikavae.evaluation.measure.latent_statistics import LatentStatistics
 from pikavae.evaluation.measure.measurement import Columns, Measured, MeasuredBatch, blame
 from pikavae.evaluation.report.sections import LatentNumbers, finite
-from pikavae.model.autoencoder import PointPosterior
+from pikavae.model.posterior import PointPosterior
 
 BYTES = 2
 """Bytes for each number of a latent: half precision, in which latents are stored and used."""

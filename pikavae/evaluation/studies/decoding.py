@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from pikavae.model.autoencoder import DiagonalGaussian
+from pikavae.model.posterior import DiagonalGaussian
 
 Decode = Callable[[Tensor], Tensor]
 """Decodes latents (B, Z, H/f, W/f) to pictures (B, 3, H, W)."""

@@ -17,7 +17,7 @@ from pikavae.evaluation.measure.measurement import Measured, MeasuredBatch
 from pikavae.evaluation.report.sections import LatentViewNumbers
 from pikavae.evaluation.studies.decoding import Decode, between, decode_each, noise_latents, pairs_of_one_shape
 from pikavae.evaluation.studies.smoothness import Smoothness, smoothness
-from pikavae.model.autoencoder import DiagonalGaussian
+from pikavae.model.posterior import DiagonalGaussian
 
 VIEWED_PICTURES = 8
 """How many of the first pictures have their latents shown."""

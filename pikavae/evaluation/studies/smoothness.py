@@ -17,7 +17,7 @@ from torch import Tensor
 from pikavae.evaluation.metrics.similarity import psnr
 from pikavae.evaluation.report.sections import NoiseLevel, finite
 from pikavae.evaluation.studies.decoding import Decode, decode_each, normal
-from pikavae.model.autoencoder import DiagonalGaussian
+from pikavae.model.posterior import DiagonalGaussian
 
 NOISES = (0.01, 0.03, 0.1, 0.3, 1.0)
 """Deviations of the noise, as shares of each channel's deviation over the set."""

@@ -16,8 +16,9 @@ from pikavae.errors import UserError
 from pikavae.evaluation.studies.decoding import between, draws, noise_latents
 from pikavae.latents.encode import encode_set
 from pikavae.latents.encoder import Precision
-from pikavae.model.autoencoder import AutoencoderKL, DiagonalGaussian
+from pikavae.model.autoencoder import AutoencoderKL
 from pikavae.model.inference import prepare_for_use
+from pikavae.model.posterior import DiagonalGaussian
 from pikavae.model.sizes import CONFIG_NAME, scaling_in
 from pikavae.model.tiling import pad, reconstruct_any_size, tiled_decode, tiled_encode
 from pikavae.operations.resolving.resolve import ResolvedModel

@@ -6,7 +6,7 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from pikavae.evaluation.measure.latent_statistics import LatentStatistics
-from pikavae.model.autoencoder import DiagonalGaussian
+from pikavae.model.posterior import DiagonalGaussian
 
 
 def posterior(mean: torch.Tensor, logvar: float = 0.0) -> DiagonalGaussian:

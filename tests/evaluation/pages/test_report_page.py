@@ -20,7 +20,7 @@ from pikavae.evaluation.report.panels import mosaic, to_uint8
 from pikavae.evaluation.report.report import ImageScore
 from pikavae.evaluation.studies.latent_view import view_latents
 from pikavae.html.images import PICTURES_BYTES
-from pikavae.model.autoencoder import DiagonalGaussian
+from pikavae.model.posterior import DiagonalGaussian
 from tests.evaluation.test_evaluate import BrokenOnDark, model, pictures, run
 from tests.support.pages import Page, assert_hostile_text_stays_text, spoiled
 

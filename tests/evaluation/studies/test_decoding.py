@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from pikavae.evaluation.studies.decoding import between, decode_each, draws, noise_latents, normal, pairs_of_one_shape
-from pikavae.model.autoencoder import DiagonalGaussian
+from pikavae.model.posterior import DiagonalGaussian
 
 
 def test_a_line_has_exact_ends_and_even_steps():

@@ -15,7 +15,8 @@ from pikavae.evaluation.metrics.similarity import psnr, ssim
 from pikavae.evaluation.report.report import Report
 from pikavae.evaluation.studies import sizes
 from pikavae.evaluation.studies.sizes import default_sizes, in_tiles, nearest, study_sizes
-from pikavae.model.autoencoder import AutoencoderKL, DiagonalGaussian
+from pikavae.model.autoencoder import AutoencoderKL
+from pikavae.model.posterior import DiagonalGaussian
 from pikavae.model.tiling import TileRow, Tiles, reconstruct_any_size, seams
 from tests.evaluation.test_evaluate import CPU, Pictures, model, pictures, run
 from tests.support.pages import Page

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from pikavae.evaluation.studies.decoding import normal
 from pikavae.evaluation.studies.smoothness import NOISES, POSTERIOR, smoothness
-from pikavae.model.autoencoder import DiagonalGaussian
+from pikavae.model.posterior import DiagonalGaussian
 
 STDS = torch.tensor([0.5, 1.0, 2.0])
 STD = 1.5

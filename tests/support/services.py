@@ -19,6 +19,24 @@ from tests.support.places import ROOT
 from tests.support.team import OURS
 
 PATIENCE_SECONDS = 240
+OF_MLFLOW = (
+    "/",
+    "/version",
+    "/graphql",
+    "/get-artifact?path=a&run_uuid=b",
+    "/model-versions/get-artifact?path=a&name=b&version=1",
+    "/api/2.0/mlflow/experiments/search?max_results=9",
+    "/ajax-api/2.0/mlflow/experiments/search?max_results=9",
+    "/ajax-api/2.0/mlflow/get-artifact?path=a&run_uuid=b",
+    "/api/2.0/mlflow-artifacts/artifacts",
+    "/api/2.0/mlflow-artifacts/artifacts/a",
+    "/ajax-api/2.0/mlflow-artifacts/artifacts/a",
+    "/api/2.0/mlflow/users/list",
+    "/ajax-api/3.0/mlflow/traces/search",
+    "/v1/traces",
+    "/signup",
+)
+"""Addresses of MLflow's server of every kind."""
 
 
 def wait_for(condition, what):

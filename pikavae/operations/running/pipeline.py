@@ -342,15 +342,13 @@ def report_on(
             metered(used, "evaluate", cards=cards, num_gpus=num_gpus),
             folder_atomically(folder) as temporary,
         ):
-            provenance = {"run": inputs["run"], "model": inputs["model"]}
-            model = read_snapshot(snapshot)
             report = measure(
-                model,
+                read_snapshot(snapshot),
                 picture_set,
                 config.evaluation,
                 temporary,
                 device=device,
-                provenance=provenance,
+                provenance={"run": inputs["run"], "model": inputs["model"]},
                 about=about_of(workspace, snapshot, shown),
             )
             name = f"run {inputs['run']}" if inputs["run"] else f"model {inputs['model']}"

@@ -27,7 +27,7 @@ from pikavae.tracker.tags import RUN_TAG, SNAPSHOT_TAG, read_version_tags
 from pikavae.training.journal import read_events
 from tests.conftest import TINY
 from tests.support.folders import draw
-from tests.support.services import House, wait_for
+from tests.support.services import OF_MLFLOW, House, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -335,23 +335,6 @@ def test_after_a_kill_a_second_start_ends_the_orphans_and_a_retry_goes_on(house,
 
 
 OPEN_OF_PREFECT = {"/health", "/ready"}
-OF_MLFLOW = (
-    "/",
-    "/version",
-    "/graphql",
-    "/get-artifact?path=a&run_uuid=b",
-    "/model-versions/get-artifact?path=a&name=b&version=1",
-    "/api/2.0/mlflow/experiments/search?max_results=9",
-    "/ajax-api/2.0/mlflow/experiments/search?max_results=9",
-    "/ajax-api/2.0/mlflow/get-artifact?path=a&run_uuid=b",
-    "/api/2.0/mlflow-artifacts/artifacts",
-    "/api/2.0/mlflow-artifacts/artifacts/a",
-    "/ajax-api/2.0/mlflow-artifacts/artifacts/a",
-    "/api/2.0/mlflow/users/list",
-    "/ajax-api/3.0/mlflow/traces/search",
-    "/v1/traces",
-    "/signup",
-)
 
 
 def test_with_a_password_no_port_answers_who_has_none(house, scheduled):

@@ -110,7 +110,7 @@ def test_a_family_named_on_the_command_line_replaces_the_sizes_of_a_preset():
 
 @pytest.mark.parametrize("family", ["flux9", ["flux1"], 1])
 def test_an_unknown_family_is_refused_with_the_known_ones(family):
-    with pytest.raises(UserError, match=r"model\.like .*'sd1', 'sdxl', 'sd3', 'flux1', 'flux2' or 'taesd'"):
+    with pytest.raises(UserError, match=r"model\.like .*'sd1', 'sdxl', 'sd3', 'flux1', 'flux2', 'taesd' or 'taef2'"):
         parse_config({"model": {"like": family}})
 
 

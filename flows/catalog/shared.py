@@ -26,6 +26,7 @@ SIZES = (
     "model.norm_groups",
     "model.mid_attention",
     "model.quant_conv",
+    "model.mid_block_norm",
     "model.latent_norm",
     "model.decoder_channels",
 )

@@ -11,8 +11,9 @@ from flows.cli import main
 from pikavae.config import Config, ModelConfig
 from pikavae.model.sizes import CONFIG_NAME
 from pikavae.model.snapshot import write_snapshot
-from pikavae.weights.published import read_snapshot
+from pikavae.weights.published import read_published, read_snapshot
 from pikavae.weights.rescale import places_of
+from pikavae.workspace.runs import run_folder
 from tests.model.test_autoencoder import with_random_weights
 from tests.support import commands
 from tests.support.configs import tiny_on_cpu as tiny
@@ -36,6 +37,24 @@ def test_it_becomes_champion_and_its_latents_are_normalised(tmp_path):
     theirs = AutoencoderKLFlux2.from_pretrained(out, local_files_only=True).state_dict()
     ours = read_snapshot(commands.find_model("champion", config)).state_dict()
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+    student = tiny(
+        **{
+            **dict.fromkeys(("model.resample_shortcuts", "model.zero_init_residuals"), False),
+            "model.kind": "tiny",
+            "model.initial_logvar": None,
+            "model.mid_block_norm": True,
+            "training.teacher": "champion",
+            "training.steps": 2,
+        }
+    )
+    taught = commands.run(student)
+    run = run_folder(commands.workspace().home, taught["run_id"])
+    teacher = json.loads((run.path / "job.json").read_text())["teacher"]
+    assert (teacher["scaling_factor"], teacher["shift_factor"]) == (1.0, 0.0)
+    assert teacher["folder"] == str(commands.find_model("champion", config))
+    again = commands.export_model(f"run:{taught['run_id']}", tmp_path / "tiny_decoder.safetensors", student)
+    assert read_published(again).config == student.model
 
 
 def test_it_is_made_safe_for_half_precision_with_the_same_statistics(tmp_path, capsys):

@@ -197,7 +197,7 @@ def _kind(config: Config) -> str:
             f"A tiny autoencoder of TAESD's kind (diffusers' `{TINY}`): one latent cell of {model.latent_channels} "
             f"numbers for {model.downsampling_factor} x {model.downsampling_factor} pixels, {model.channels[0]} "
             f"channels throughout, no distribution of latents. Any height and width that {model.downsampling_factor} "
-            f"divides.{_pictures(config)}{NORMED_ALONE if model.mid_block_norm else ''}"
+            f"divides.{_pictures(config)}{NORM_WARNING if model.mid_block_norm else ''}"
         )
     maker = "FLUX.2" if model.latent_norm else "Stable Diffusion v1"
     channels = ", ".join(map(str, model.channels))
@@ -227,11 +227,11 @@ def _pictures(config: Config) -> str:
     return text
 
 
-NORMED_ALONE = (
+NORM_WARNING = (
     "\n\n**Its blocks beside the latent have a norm,** as in FLUX.2's tiny autoencoder. diffusers does not know "
     "it: without the lines below, it leaves these weights out, with a warning, and spoils every picture."
 )
-"""Warns of the norms of `model.mid_block_norm`."""
+"""Warns of the norms of `model.mid_block_norm`, which other programs do not know."""
 
 
 def _padding(config: Config) -> str:
@@ -392,7 +392,7 @@ for name in [name.removesuffix(".pool.0.weight") for name in weights if name.end
     block.pool = torch.nn.Sequential(before, torch.nn.GroupNorm(4, inner), torch.nn.ReLU(), after)
     block.register_forward_pre_hook(lambda block, inputs: inputs[0] + block.pool(inputs[0]))
 vae.load_state_dict(weights)"""
-"""How diffusers loads a tiny model with norms beside the latent."""
+"""How diffusers loads a tiny model with norms in the blocks beside the latent."""
 
 
 def _use(config: Config) -> str:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import UnionType
 from typing import TYPE_CHECKING, Any
 
 from pikavae.config import content_hash
@@ -25,6 +23,8 @@ from pikavae.tracker.tags import (
     PACKAGE_NAME,
     REGISTER_KEY_TAG,
     RUN_TAG,
+    as_tag,
+    from_tag,
     pack_version_tags,
     read_version_tags,
 )
@@ -373,25 +373,9 @@ def run_of(made: Version | ModelVersion) -> str:
     return str(read_version_tags(made.tags).get(RUN_TAG) or made.run_id)
 
 
-def as_tag(values: Mapping[str, Any]) -> str:
-    """Return hashes or scores as the text of a tag."""
-    return json.dumps(dict(values), sort_keys=True)
-
-
 def manifest_of(made: ModelVersion) -> dict[str, str]:
     """Return the SHA-256 of each file of a version, by the path in the package; empty if the tag was removed."""
-    return _from_tag(read_version_tags(made.tags).get(MANIFEST_TAG, "{}"), str)
-
-
-def _from_tag(text: str, kind: type | UnionType) -> dict[str, Any]:
-    """Return the JSON object of a tag; an empty one if the tag holds anything else or values of another type."""
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    if not isinstance(values, dict) or not all(isinstance(value, kind) for value in values.values()):
-        return {}
-    return values
+    return from_tag(read_version_tags(made.tags).get(MANIFEST_TAG, "{}"), str)
 
 
 def _model_id_in(source: str | None) -> str:
@@ -407,8 +391,8 @@ def _version(made: ModelVersion, aliases: Mapping[str, Any]) -> Version:
         version=int(made.version),
         run_id=made.run_id,
         model_id=tags.get(MODEL_ID_TAG) or _model_id_in(made.source),
-        metrics=_from_tag(tags.pop(METRICS_TAG, "{}"), int | float),
-        manifest=_from_tag(tags.pop(MANIFEST_TAG, "{}"), str),
+        metrics=from_tag(tags.pop(METRICS_TAG, "{}"), int | float),
+        manifest=from_tag(tags.pop(MANIFEST_TAG, "{}"), str),
         tags=tags,
         created=datetime.fromtimestamp(made.creation_timestamp / 1000, UTC),
         aliases=tuple(sorted(alias for alias, number in aliases.items() if int(number) == int(made.version))),

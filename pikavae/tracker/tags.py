@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from types import UnionType
+from typing import Any
 
 CHAMPION = "champion"
 """The alias of the version in production."""
@@ -161,6 +163,22 @@ def _read_details(text: str) -> dict[str, str]:
     if not isinstance(details, dict):
         return {}
     return {name: value for name, value in details.items() if name in IN_DETAILS and isinstance(value, str)}
+
+
+def as_tag(values: Mapping[str, Any]) -> str:
+    """Return hashes or scores as the text of a tag."""
+    return json.dumps(dict(values), sort_keys=True)
+
+
+def from_tag(text: str, kind: type | UnionType) -> dict[str, Any]:
+    """Return the JSON object of a tag; an empty one if the tag holds anything else or values of another type."""
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(value, kind) for value in values.values()):
+        return {}
+    return values
 
 
 def move_tag(action: str, part: str) -> str:

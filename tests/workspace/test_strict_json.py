@@ -8,7 +8,7 @@ import pytest
 from pikavae.errors import DamagedFileError
 from pikavae.operations.stages import results
 from pikavae.production.packages.model import _trained_at
-from pikavae.registry import versions
+from pikavae.tracker import tags
 from pikavae.workspace import strict_json
 from tests.support import commands
 
@@ -57,7 +57,7 @@ def test_a_stage_record_that_is_damaged_counts_as_none(tmp_path, monkeypatch, da
     "text", [*OTHERS.values(), b"{", b"[" * 100_000, b'{"a": null}', b'{"a": [1]}'], ids=lambda text: repr(text[:12])
 )
 def test_a_tag_that_somebody_wrote_is_read_as_empty(text, kind):
-    assert versions._from_tag(text.decode(), kind) == {}
+    assert tags.from_tag(text.decode(), kind) == {}
 
 
 @pytest.mark.parametrize(

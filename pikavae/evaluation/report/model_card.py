@@ -15,9 +15,10 @@ import yaml
 
 from pikavae.config import Config
 from pikavae.evaluation.metrics.definitions import METRICS
+from pikavae.evaluation.report.card_loading import class_of, use_of
 from pikavae.evaluation.report.report import Report
 from pikavae.html.text import shown_number
-from pikavae.model.sizes import KL, KL_OF_FLUX2, Factors, in_digits
+from pikavae.model.sizes import Factors, in_digits
 from pikavae.model.tiny_sizes import TINY
 
 CARD_NAME = "model_card.md"
@@ -120,7 +121,7 @@ def model_card(
             "Latents",
             _about_latents(config, scaling, written=written, came_with=came_with or {}),
         ),
-        ("Use", _use(config)),
+        ("Use", use_of(config)),
         ("Limits", LIMITS),
         ("Licence", "Not stated yet. Whoever publishes this model fills in `license` above, and this line."),
     ]
@@ -181,13 +182,6 @@ def _header(report: Report | None, config: Config, name: str, *, is_imported: bo
         header["model-index"] = [{"name": " ".join(name.split())[:LENGTH], "results": [result]}] if metrics else []
     text = yaml.safe_dump(header, sort_keys=False, allow_unicode=True, width=1000)
     return f"---\n{text.replace('license: unknown', 'license: unknown  # yours to fill in', 1)}---\n"
-
-
-def class_of(config: Config) -> str:
-    """Return the name of diffusers' class for a model of these sizes."""
-    if config.model.kind == "tiny":
-        return TINY
-    return KL_OF_FLUX2 if config.model.latent_norm else KL
 
 
 def _kind(config: Config) -> str:
@@ -358,57 +352,3 @@ def scaling_of_report(report: Report) -> Scaling | None:
     return Scaling.of(
         metrics.get("scaling_factor"), metrics.get("shift_factor"), num_images=report.num_images, side="evaluation"
     )
-
-
-PADS = {"reflect": "ReflectionPad2d", "replicate": "ReplicationPad2d", "circular": "CircularPad2d"}
-"""PyTorch's modules for the paddings that diffusers does not know."""
-PLAIN = """\
-from diffusers import {kind}
-
-vae = {kind}.from_pretrained("path/to/this/folder").eval()"""
-PADDED = """\
-import torch
-from diffusers import {kind}
-
-vae = {kind}.from_pretrained("path/to/this/folder").eval()
-for layer in vae.modules():
-    if isinstance(layer, torch.nn.Conv2d) and layer.padding == (1, 1):
-        layer.padding_mode = "{padding}"
-for block in vae.encoder.down_blocks:
-    for down in block.downsamplers or []:  # these pad by themselves: one cell, at the right and at the bottom
-        down.padding, down.conv = 1, torch.nn.Sequential(torch.nn.{pad}((0, 1, 0, 1)), down.conv)"""
-"""How diffusers loads a model of another padding than zeros."""
-
-NORMED = """\
-import torch
-from diffusers import {kind}
-from safetensors.torch import load_file
-
-vae = {kind}.from_pretrained("path/to/this/folder").eval()
-weights = load_file("path/to/this/folder/diffusion_pytorch_model.safetensors")
-for name in [name.removesuffix(".pool.0.weight") for name in weights if name.endswith(".pool.0.weight")]:
-    block, (inner, outer) = vae.get_submodule(name), weights[f"{{name}}.pool.0.weight"].shape[:2]
-    before, after = (torch.nn.Conv2d(*pair, 1, bias=False) for pair in ((outer, inner), (inner, outer)))
-    block.pool = torch.nn.Sequential(before, torch.nn.GroupNorm(4, inner), torch.nn.ReLU(), after)
-    block.register_forward_pre_hook(lambda block, inputs: inputs[0] + block.pool(inputs[0]))
-vae.load_state_dict(weights)"""
-"""How diffusers loads a tiny model with norms in the blocks beside the latent."""
-
-
-def _use(config: Config) -> str:
-    factor, padding = config.model.downsampling_factor, config.model.padding
-    lines = NORMED if config.model.mid_block_norm else PLAIN if padding == "zeros" else PADDED
-    loading = lines.format(kind=class_of(config), padding=padding, pad=PADS.get(padding))
-    latents = "latents" if config.model.kind == "tiny" else "latent_dist.mode()"
-    shape = f"(B, {config.model.image_channels}, H, W)"
-    return f"""\
-```python
-{loading}
-latents = vae.encode(images).{latents}  # images: {shape} float32 in [-1, 1], {factor} divides H and W
-reconstructions = vae.decode(latents).sample
-```
-
-```
-pikavae reconstruct path/to/this/folder picture.png --out reconstructions
-pikavae import path/to/this/folder
-```"""

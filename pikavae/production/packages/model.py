@@ -22,7 +22,7 @@ from pikavae.production.packages import store as production_store
 from pikavae.production.record.ledger import Event
 from pikavae.registry import versions
 from pikavae.registry.package import COMPILED_NAME, file_hashes, remove_compiled_code
-from pikavae.registry.versions import Version, as_tag
+from pikavae.registry.versions import Version
 from pikavae.tracker.client import Workspace
 from pikavae.tracker.mlflow_files import all_pages, delete_files, list_files, local_folder
 from pikavae.tracker.tags import (
@@ -37,6 +37,7 @@ from pikavae.tracker.tags import (
     RUN_TAG,
     STATUS_PREFIX,
     STORE_TAG,
+    as_tag,
     move_tag,
 )
 from pikavae.workspace.files import sync

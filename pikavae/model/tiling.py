@@ -47,9 +47,11 @@ class Tiles:
 
 
 TILES = Tiles(size=1024, overlap=256)
-"""The largest tiles that are taken by default."""
+"""The default tiles of a model without attention; a model with attention has no larger ones."""
 MOST_CELLS = 128
-"""The side in latent cells of the largest default tile of a model with attention, whose cost is its fourth power."""
+"""The most latent cells along a side of a default tile, for a model with attention.
+
+The cost of attention grows with the square of the number of cells."""
 
 
 def tiles_of(config: ModelConfig) -> Tiles:

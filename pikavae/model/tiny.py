@@ -30,7 +30,7 @@ def _conv(in_channels: int, out_channels: int, *, stride: int = 1, bias: bool = 
 
 
 NORM_GROUPS = 4
-"""The groups of a block's norm, and how many times the block's channels it has."""
+"""The number of groups of a block's norm, which normalises as many times the block's channels."""
 
 
 class TinyBlock(nn.Module):

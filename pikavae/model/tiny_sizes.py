@@ -26,7 +26,7 @@ FIXED: dict[str, Any] = {
     "upsample_fn": "nearest",
 }
 MID_BLOCK_NORM = "mid_block_norm"
-"""The field for the norms of the blocks beside the latent, which diffusers does not have."""
+"""The field of a `config.json` for `model.mid_block_norm`; diffusers does not read it."""
 NO_SCALING = {"scaling_factor": 1.0, "shift_factor": 0.0}
 """The factors of its latents, which a diffusion model gets as they are."""
 

@@ -117,7 +117,7 @@ CANDIDATE_MODEL_TAG = "pikavae.candidate_model"
 STORE_TAG = "pikavae.store"
 
 DETAILS_TAG = f"{HIDDEN}details"
-"""Of a version, what only programs read: a JSON object of tags by their names here.
+"""The tag of a version that only programs read: a JSON object of the tags in `IN_DETAILS`, by name.
 
 MLflow's list of versions has a line for each tag, and hides none."""
 IN_DETAILS = frozenset(
@@ -134,7 +134,9 @@ IN_DETAILS = frozenset(
         STORE_TAG,
     }
 )
-"""The tags that `DETAILS_TAG` holds. In earlier versions of pikavae each was a tag, named as here or by `HIDDEN`."""
+"""The tags that `DETAILS_TAG` holds.
+
+Earlier versions of pikavae wrote each as a tag of its own, under this name or under one that begins with `HIDDEN`."""
 
 
 def pack_version_tags(tags: Mapping[str, str]) -> dict[str, str]:

@@ -145,7 +145,6 @@ def test_a_server_that_stays_away_keeps_nothing_but_the_record_waiting(tmp_path,
     store.mkdir()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
     monkeypatch.setattr(delivery, "SECONDS_BETWEEN_TRIES", 0.2)
-    monkeypatch.setattr(delivery, "PATIENCE_SECONDS", 1.0)
     config, failures = tiny(**{"training.steps": 40}), []
     prepared = commands.prepare(config)
 
@@ -156,10 +155,12 @@ def test_a_server_that_stays_away_keeps_nothing_but_the_record_waiting(tmp_path,
             failures.append(error)
 
     thread = threading.Thread(target=train)
-    with mlflow_server(store, port):
-        thread.start()
-        wait_for(lambda: told() >= 2)
-    thread.join(120)
+    with monkeypatch.context() as patch:
+        patch.setattr(delivery, "PATIENCE_SECONDS", 1.0)
+        with mlflow_server(store, port):
+            thread.start()
+            wait_for(lambda: told() >= 2)
+        thread.join(120)
     (failure,) = failures
     assert isinstance(failure, TransientError)
     assert "the same command delivers it" in str(failure)

@@ -19,7 +19,11 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read while Triton is imported: kernels run on the CPU, slowly
 
 # The tests of model, training and evaluation also run where MLflow is not installed, as on a machine with a GPU
-pytest_plugins = ["tests.support.registries"] if importlib.util.find_spec("mlflow") else []
+pytest_plugins = (
+    [f"tests.support.{name}" for name in ("registries", "ready_database")]
+    if importlib.util.find_spec("mlflow")
+    else []
+)
 
 TINY = {
     "data.sprites_count": "24",

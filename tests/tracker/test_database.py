@@ -13,6 +13,8 @@ from pikavae.tracker import database
 from pikavae.tracker.client import Workspace
 from pikavae.workspace.home import home
 
+pytestmark = pytest.mark.usefixtures("real_database")
+
 
 def names(path):
     with closing(sqlite3.connect(path)) as connection:

@@ -20,7 +20,7 @@ if not torch.cuda.is_available():
 
 # The tests of model, training and evaluation also run where MLflow is not installed, as on a machine with a GPU
 pytest_plugins = (
-    [f"tests.support.{name}" for name in ("registries", "ready_database")]
+    [f"tests.support.{name}" for name in ("registries", "ready_database", "forking")]
     if importlib.util.find_spec("mlflow")
     else []
 )
@@ -137,7 +137,7 @@ if "pikavae.training.worker" in sys.orig_argv:
 
 
 @pytest.fixture
-def disturb(monkeypatch, tmp_path):
+def disturb(monkeypatch, tmp_path, real_process):
     """Makes the process that trains die or fail at a step."""
 
     def arrange(what, step, *, always=False):

@@ -3,9 +3,6 @@
 import json
 import random
 import shutil
-import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -19,7 +16,8 @@ from pikavae.data.split.history import History
 from pikavae.data.sprites.draw import draw_sprite
 from pikavae.errors import PikavaeError, TransientError
 from tests.data.test_prepare import contents, sets
-from tests.support.places import ROOT
+from tests.support.forked import prepare_in_small_shards
+from tests.support.forking import fork
 
 
 @pytest.fixture
@@ -310,18 +308,18 @@ def test_other_crops_store_pictures_in_their_own_shape(tmp_path, crop):
 def test_a_killed_preparation_is_gone_on_with_and_gives_the_same_bytes(sprites, tmp_path):
     for number in range(100, 700):
         add_sprite(sprites, number)
-    program = (
-        "import sys; from pathlib import Path; from pikavae.config import DataConfig;"
-        "from pikavae.data.shards import make; from pikavae.data.prepare import prepare; make.MAX_PICTURES = 16;"
-        "prepare(DataConfig(source=sys.argv[1], image_size=32, workers=2), Path(sys.argv[2]))"
-    )
 
     def start(root):
-        command = [sys.executable, "-c", program, str(sprites), str(root)]
-        return subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+        return fork(prepare_in_small_shards, sprites, root)
 
+    def run(root):
+        process = start(root)
+        process.join()
+        assert process.exitcode == 0
+
+    run(tmp_path / "first")  # the process that is forked from starts with it
     began = time.monotonic()
-    assert start(tmp_path / "undisturbed").wait() == 0
+    run(tmp_path / "undisturbed")
     seconds = time.monotonic() - began
     (name,) = sets(tmp_path / "undisturbed")
     expected = contents(tmp_path / "undisturbed" / name)
@@ -331,10 +329,10 @@ def test_a_killed_preparation_is_gone_on_with_and_gives_the_same_bytes(sprites, 
         for _ in range(1 + attempt % 3):
             process = start(root)
             time.sleep(generator.uniform(0.2, 0.9) * seconds)
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+            process.kill()
+            process.join()
         resumed += any((root / "shards").glob("*.json"))
-        assert start(root).wait() == 0
+        run(root)
         assert sets(root) == [name]
         assert contents(root / name) == expected
     assert resumed >= 2

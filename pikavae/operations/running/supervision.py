@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import IO
 
 import psutil
 
@@ -97,13 +98,10 @@ def _run(folder: Path, job: Job, stop_rule: StopRule | None) -> tuple[int, str |
     """
     log = _Relay(folder / LOG_NAME)
     display, why = Display(folder), None
-    command = [sys.executable, "-P", "-m", "pikavae.training.worker", str(folder)]
     num_gpus = job.processes if job.device == "cuda" else 0
     meter = Meter(folder / FOLDER, "train", cards=cards_of(job.device, job.processes), num_gpus=num_gpus)
     with (folder / LOG_NAME).open("ab") as file:
-        process = subprocess.Popen(
-            command, env=_environment(), stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
-        )
+        process = start_worker(folder, file)
     try:
         meter.cpu_seconds = partial(tree_cpu_seconds, psutil.Process(process.pid))
         while process.poll() is None:
@@ -121,6 +119,14 @@ def _run(folder: Path, job: Job, stop_rule: StopRule | None) -> tuple[int, str |
         log.relay()
         display.close()
     return process.returncode, why
+
+
+def start_worker(folder: Path, output: IO[bytes]) -> subprocess.Popen[bytes]:
+    """Start the process that trains in a run's folder; what it prints goes to the open file `output`."""
+    command = [sys.executable, "-P", "-m", "pikavae.training.worker", str(folder)]
+    return subprocess.Popen(
+        command, env=_environment(), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+    )
 
 
 def _environment() -> dict[str, str]:

@@ -40,7 +40,7 @@ def metrics_of(run_id):
     return MlflowClient(tracking_uri=Workspace(home()).tracking_uri).get_run(run_id).data.metrics
 
 
-def test_a_run_says_what_it_used_everywhere(capsys):
+def test_a_run_says_what_it_used_everywhere(capsys, real_process):
     commands.prepare(tiny())  # in processes of its own
     before, began = os.times(), time.monotonic()
     done = commands.run(tiny())
@@ -138,7 +138,7 @@ def test_a_command_that_is_killed_and_one_that_resumes_it_count_once_each(tiny_f
     assert metrics_of(run.run_id)["system/used_cpu_hours"] == pytest.approx(used.cpu_seconds / 3600)
 
 
-def test_all_processes_that_train_together_are_counted_and_each_of_their_gpus(monkeypatch):
+def test_all_processes_that_train_together_are_counted_and_each_of_their_gpus(monkeypatch, real_process):
     counters = {"GPU-1": iter(range(0, 10**6, 100)), "GPU-2": iter(range(0, 10**6, 400))}
     monkeypatch.setattr(meter, "read_joules", lambda cards: float(sum(next(counters[card]) for card in cards)))
     real = meter.Meter

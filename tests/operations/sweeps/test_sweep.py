@@ -144,7 +144,7 @@ def operations_config(words):
 
 
 @pytest.mark.slow
-def test_some_trials_are_pruned_or_fail_and_the_sweep_goes_on(grid, monkeypatch, tmp_path):
+def test_some_trials_are_pruned_or_fail_and_the_sweep_goes_on(grid, monkeypatch, tmp_path, real_process):
     (tmp_path / "sitecustomize.py").write_text(FAULTY)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("FAULTY", "1")

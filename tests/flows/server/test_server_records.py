@@ -13,7 +13,7 @@ from prefect import flow, task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectNotFound
-from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL
+from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Cancelled, Completed, Crashed, Failed, Pending, Running, Scheduled
 from prefect.testing.utilities import prefect_test_harness
 
@@ -130,7 +130,7 @@ def test_a_server_that_does_not_answer_is_asked_again_later(server, monkeypatch)
     lines = []
     watch = RunWatch(server, lines.append)
     run = server.create_flow_run(ANY, name="late", state=Running())
-    with monkeypatch.context() as away:
+    with monkeypatch.context() as away, temporary_settings(updates={PREFECT_CLIENT_MAX_RETRIES: 1}):
         away.setattr(server._client, "base_url", "http://127.0.0.1:9/api/")
         watch.look()
         assert lines == []

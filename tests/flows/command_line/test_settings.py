@@ -14,8 +14,10 @@ from flows.server.environment import Services
 from pikavae import config as configuration
 from pikavae.config import Config
 from pikavae.presets import field_names, load_config
+from pikavae.production.changes import promote
 from tests.conftest import TINY
 from tests.support import commands
+from tests.support.house import files_alone
 from tests.support.published_forms import write_form
 
 NAMES = set(field_names())
@@ -71,6 +73,7 @@ def test_commands_take_what_they_read(monkeypatch, capsys, tmp_path, folder_of_p
     monkeypatch.setattr(environment, "running_services", lambda *_: served)
     monkeypatch.setattr(housekeeping, "_close_flow_runs", lambda: "no server is asked")
     monkeypatch.setenv("PIKAVAE_NOTIFY_URLS", "http://127.0.0.1:9/")  # where nobody listens
+    monkeypatch.setattr(promote, "smoke_test", files_alone)
     out, by = ("--out", tmp_path / "out"), ("--reason", "a test")
     small = ("--data.source", folder_of_pictures, "--data.image_size", "16", "--evaluation.sizes", "none")
     recorder, read = Recorder(monkeypatch), {}

@@ -7,12 +7,14 @@ from contextlib import closing
 
 import pytest
 
+from pikavae.production.changes import promote as production
 from pikavae.registry.package import file_hashes
 from pikavae.tracker.mlflow_files import local_folder
 from pikavae.tracker.tags import MANIFEST_TAG, read_version_tags
 from pikavae.workspace.runs import run_folder, step_of
 from tests.support import commands, configs
 from tests.support.commands import bare_client as client
+from tests.support.house import files_alone
 from tests.support.promoting import promote
 
 DATABASE = ("mlflow.db", "mlflow.db-wal", "mlflow.db-shm")
@@ -30,6 +32,7 @@ def made(tmp_path_factory):
     path = tmp_path_factory.mktemp("made") / "home"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PIKAVAE_HOME", str(path))
+        patch.setattr(production, "smoke_test", files_alone)
         run_id = commands.run(tiny())["run_id"]
         commands.register_model(f"run:{run_id}@4", tiny())
         promote(f"run:{run_id}@6", tiny(), reason="a test")

@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from pikavae.tracker.client import Workspace
 from pikavae.workspace.files import exclusive
 from tests.support import commands
 from tests.support.configs import tiny
+from tests.support.house import files_alone
 from tests.support.published_forms import write_form
 
 SIZES = ModelConfig(channels=(8, 8), norm_groups=4, num_res_blocks=1)
@@ -52,8 +54,9 @@ def moved(monkeypatch, isolated, lived_in, tmp_path):
 
 
 def promote(version):
-    """Without gates, which are tested elsewhere."""
-    return production.promote(commands.workspace(), model_name="pikavae", version=version, reason="because")
+    """Without gates and the smoke test's process, which are tested elsewhere."""
+    with mock.patch.object(production, "smoke_test", files_alone):
+        return production.promote(commands.workspace(), model_name="pikavae", version=version, reason="because")
 
 
 def content(folder):

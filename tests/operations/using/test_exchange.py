@@ -20,6 +20,7 @@ from pikavae.workspace import runs
 from pikavae.workspace.home import home
 from tests.model.test_autoencoder import with_random_weights
 from tests.support import commands
+from tests.support.house import files_alone
 from tests.support.published_forms import (
     EXPORTED,
     OTHER,
@@ -48,6 +49,7 @@ def shared_home(tmp_path_factory):
         sizes = {"LDM file": DEEPER, "tutorial pickle": OTHER}
         sources = {form: write_form(form, path / form, sizes.get(form, SIZES)) for form in forms}
         made = {form: commands.import_model(str(source), config) for form, source in sources.items()}
+        patch.setattr(promote, "smoke_test", files_alone)
         promote.promote(commands.workspace(), model_name="pikavae", version=1, reason="the first")
     return path / "home", sources, made
 

@@ -1,4 +1,4 @@
-"""What runs in a forked process: `tests.support.forking` forks from one that has imported this module."""
+"""Functions that run in forked processes: see `tests.support.forking`."""
 
 import os
 import sys

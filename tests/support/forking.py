@@ -1,7 +1,7 @@
-"""Processes of tests that start at once: forked from one that has imported torch and what training needs.
+"""Forks processes for tests from one that has imported torch and what training needs.
 
-A training of a test takes a few steps; the imports of a new process take ten times as long. Tests of the process itself
-(its environment, its crashes, its command line) ask for `real_process` and start training as production does.
+A training of a test takes a few steps, and a new process would spend most of its time on imports. Tests of the process
+itself (its environment, its crashes, its command line) ask for `real_process` and start training as production does.
 """
 
 import multiprocessing
@@ -15,7 +15,7 @@ from tests.support import forked
 
 START_WORKER = supervision.start_worker
 FORKING = multiprocessing.get_context("forkserver")
-FORKING.set_forkserver_preload([forked.__name__, "torch._dynamo"])  # torch's optimizers import the latter at a step
+FORKING.set_forkserver_preload([forked.__name__, "torch._dynamo"])  # torch's optimizers import it at their first step
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -39,12 +39,12 @@ def fork(function, *arguments):
 
 
 def start_forked(folder, output):
-    """Stands for `supervision.start_worker`."""
+    """Replace `supervision.start_worker`: fork the process that trains."""
     return Forked(fork(forked.train, folder, output.name, supervision._environment(), Path.cwd()))
 
 
 class Forked:
-    """What supervision uses of `subprocess.Popen`, for a forked process."""
+    """Gives a forked process the part of `subprocess.Popen` that supervision uses."""
 
     def __init__(self, process):
         self._process = process

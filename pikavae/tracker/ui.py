@@ -15,6 +15,10 @@ from pikavae.workspace.files import write_atomically
 
 AUTH_NAME = "mlflow-auth.ini"
 USERS_NAME = "mlflow-users.db"
+REMEMBERED_SECONDS = 3600
+"""How long MLflow's server trusts a password that it has verified, instead of hashing it several times a request.
+
+The only user's password is the same as long as the server runs."""
 
 MLFLOW_UI = "PIKAVAE_MLFLOW_UI"
 """The environment variable with the address of MLflow's UI, used if the store is not a server."""
@@ -88,7 +92,11 @@ def _users(home: Path, credentials: Credentials) -> dict[str, str]:
     users = home / USERS_NAME
     for path in home.glob(f"{USERS_NAME}*"):
         path.unlink()
-    settings = {"default_permission": "NO_PERMISSIONS", "database_uri": f"sqlite:///{users}"}
+    settings = {
+        "default_permission": "NO_PERMISSIONS",
+        "database_uri": f"sqlite:///{users}",
+        "auth_cache_ttl_seconds": str(REMEMBERED_SECONDS),
+    }
     lines = [f"{name} = {value.replace('%', '%%')}" for name, value in settings.items()]
     write_atomically(home / AUTH_NAME, "\n".join(["[mlflow]", *lines, ""]))
     return {

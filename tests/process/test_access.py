@@ -103,5 +103,6 @@ def test_mlflow_is_told_of_one_user_whoever_was_known_before():
     assert not any(SOMEBODY.password in word for word in command)
     settings = (workspace.home / AUTH_NAME).read_text()
     assert "default_permission = NO_PERMISSIONS\n" in settings
+    assert "auth_cache_ttl_seconds = 3600\n" in settings
     assert SOMEBODY.password not in settings
     assert not (workspace.home / USERS_NAME).exists()

@@ -91,7 +91,8 @@ class Team:
     def start_mlflow(self):
         settings = self.folder / "mlflow-auth.ini"
         users = self.address("mlflow_users", "psycopg")
-        settings.write_text(f"[mlflow]\ndefault_permission = MANAGE\ndatabase_uri = {users}\n")
+        remembers = "auth_cache_ttl_seconds = 60"
+        settings.write_text(f"[mlflow]\ndefault_permission = MANAGE\ndatabase_uri = {users}\n{remembers}\n")
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.mlflow_port)]
         command += ["--backend-store-uri", self.address("mlflow", "psycopg"), "--workers", "1"]
         command += ["--artifacts-destination", self.artifacts.as_uri(), "--app-name", "basic-auth"]

@@ -160,11 +160,14 @@ def schedule_deployment(full: str, schedule: CronSchedule, parameters: dict[str,
                 f"schedule: the server has no deployment {full}; `pikavae up` brings it, or on a server of your own "
                 f"`prefect --no-prompt deploy --all`"
             )
-        for item in found.schedules:
-            if item.slug == SLUG:
-                client.delete_deployment_schedule(found.id, item.id)
-        made = [DeploymentScheduleCreate(schedule=schedule, active=True, parameters=parameters, slug=SLUG)]
-        client.create_deployment_schedules(found.id, made)
+        earlier = next((item for item in found.schedules if item.slug == SLUG), None)
+        if earlier is None:
+            made = DeploymentScheduleCreate(schedule=schedule, active=True, parameters=parameters, slug=SLUG)
+            client.create_deployment_schedules(found.id, [made])
+        else:
+            client.update_deployment_schedule(
+                found.id, earlier.id, active=True, schedule=schedule, parameters=parameters
+            )
         return describe_schedule(full, schedule, active=not found.paused)
 
 
@@ -180,10 +183,11 @@ def _schedule(
                 f"--name {name}: a deployment of prefect.yaml has this name; edit it there, or choose another"
             )
         if found is not None:
-            client.delete_deployment(found.id)  # and with it the runs of its old cron line
-        client.create_deployment(
+            remove_late_runs(client, found.id, future=False)
+        client.create_deployment(  # replaces an earlier one at once, with the runs to come of its old cron line
             client.create_flow(flow),
             name,
+            paused=False,
             schedules=[DeploymentScheduleCreate(schedule=schedule, active=True)],
             parameters=parameters,
             description=description,

@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 from prefect import flow, task
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
@@ -41,6 +41,7 @@ pytestmark = pytest.mark.slow
 ANY = flow(name="any")(lambda: None)
 LATE = Scheduled(scheduled_time=datetime.now(UTC) - timedelta(minutes=5))
 DAILY = cron_schedule("0 3 * * *", "Europe/Berlin", where="--")
+HOURLY = cron_schedule("0 * * * *", "UTC", where="--")
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +173,35 @@ def test_schedules_of_one_preset_are_listed_paused_resumed_run_and_removed_by_na
     assert schedules.list_schedules() == []
 
 
+def test_a_schedule_that_is_set_again_keeps_its_last_result_and_loses_the_runs_of_its_old_line(server, monkeypatch):
+    config = load_config("demo")
+    schedules.schedule_retrain(config, "again", DAILY, from_champion=False)
+    deployment = server.read_deployment_by_name("retrain/again").id
+    run_id, page = schedules.run_now("again")
+    server.set_flow_run_state(run_id, Running(), force=True)
+    server.set_flow_run_state(run_id, Failed(message="no room"), force=True)
+    (before,) = schedules.list_schedules()
+    with monkeypatch.context() as killed:
+        killed.setattr(SyncPrefectClient, "create_deployment", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            schedules.schedule_retrain(config, "again", HOURLY, from_champion=False)
+    assert schedules.list_schedules() == [before]
+    server.pause_deployment(deployment)
+    soon = Scheduled(scheduled_time=datetime.now(UTC) + timedelta(minutes=5))
+    waiting = [server.create_flow_run_from_deployment(deployment, state=state).id for state in (LATE, soon)]
+    for run in waiting:
+        let_be_scheduled(run)
+    made = schedules.schedule_retrain(load_config("demo", {"training.seed": 1}), "again", HOURLY, from_champion=True)
+    assert (made.cron, made.active, made.link, made.result) == ("0 * * * *", True, page, before.result)
+    assert made.result.endswith(": no room")
+    for run in waiting:
+        with pytest.raises(ObjectNotFound):
+            server.read_flow_run(run)
+    (found,) = (one for one in server.read_deployments() if one.name == "again")
+    assert (found.parameters["from_champion"], found.parameters["config"]["training"]["seed"]) == (True, 1)
+    schedules.remove_schedule("again")
+
+
 def test_a_watch_is_scheduled_beside_the_retrainings_and_found_by_its_name(server):
     schedules.schedule_retrain(load_config("demo"), "nightly", DAILY, from_champion=False)
     settings = {"data.source": "/new", "data.image_column": "scan"}
@@ -219,8 +249,7 @@ def test_deployments_of_the_file_get_a_schedule_by_a_row_of_a_table(server):
     with pytest.raises(UserError, match=r"no deployment housekeeping/housekeeping; `pikavae up` brings it"):
         schedules.schedule_deployment(row.deployment, DAILY, {})
     of_file = server.create_deployment(server.create_flow(housekeeping), "housekeeping", entrypoint="x:y")
-    hourly = cron_schedule("0 * * * *", "UTC", where="--")
-    for cron, keep in ((DAILY, 3), (hourly, 4)):
+    for cron, keep in ((DAILY, 3), (HOURLY, 4)):
         schedules.schedule_deployment(row.deployment, cron, {"keep_backups": keep})
     (listed,) = schedules.list_schedules()
     assert (listed.name, listed.cron) == ("housekeeping/housekeeping", "0 * * * *")

@@ -31,6 +31,7 @@ from flows.absolute import OTHERS, refuse_relative_paths
 from flows.forms import DEFAULT, OF_CONFIG, Advanced, form_config
 from flows.notifying import record_crash
 from flows.scheduling.rules import cron_schedule
+from flows.server.pages import read_all
 from pikavae.config import Config, content_hash
 from pikavae.errors import PikavaeError, UserError
 from pikavae.presets import explain, parse_config, preset_names
@@ -156,7 +157,8 @@ def crash_lost_runs() -> list[str]:
         type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING, StateType.CANCELLING])
     )
     with get_client(sync_client=True) as client:
-        lost = client.read_flow_runs(
+        lost = read_all(
+            client.read_flow_runs,
             flow_run_filter=FlowRunFilter(state=unfinished),
             work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[POOL])),
         )

@@ -28,6 +28,7 @@ from flows.retrain import retrain
 from flows.scheduling.deployments import POOL, TRAINING_QUEUE, find_deployment, make_pool
 from flows.scheduling.rules import AnySchedule, describe_rule, next_dates
 from flows.server.late_runs import remove_late_runs
+from flows.server.pages import read_all
 from flows.server.run_lines import describe_state
 from flows.watch import evaluate_champion
 from pikavae.config import Config
@@ -37,6 +38,8 @@ from pikavae.operations import Labels
 SCHEDULED_TAG = "scheduled in the terminal"
 SLUG = "terminal"
 """Marks the terminal's schedule of a deployment of prefect.yaml."""
+PACKAGE = f"{__name__.partition('.')[0]}."
+"""What the entrypoint of each of our deployments begins with, by which others on a server are told apart."""
 NEW_DATA = retrain_on_new_data.name
 """The flow whose polls keep what they decided in the state folder."""
 
@@ -203,7 +206,7 @@ def _schedule(
 
 
 def list_schedules() -> list[Schedule]:
-    """Return all schedules on the server, by name, each with the last run of its deployment."""
+    """Return pikavae's schedules on the server, by name, each with the last run of its deployment."""
     with get_client(sync_client=True) as client:
         found = []
         for name, deployment in _deployments_by_name(client).items():
@@ -319,9 +322,10 @@ def _find(client: SyncPrefectClient, name: str, verb: str) -> DeploymentResponse
 
 
 def _deployments_by_name(client: SyncPrefectClient) -> dict[str, DeploymentResponse]:
-    """Return all deployments by flow and name, in the order of their names."""
-    flows = {flow.id: flow.name for flow in client.read_flows()}
+    """Return pikavae's deployments by flow and name, in the order of their names; a team's server may have others."""
+    flows = {flow.id: flow.name for flow in read_all(client.read_flows)}
+    ours = [item for item in read_all(client.read_deployments) if (item.entrypoint or "").startswith(PACKAGE)]
     return {
         f"{flows[item.flow_id]}/{item.name}": item
-        for item in sorted(client.read_deployments(), key=lambda item: (flows[item.flow_id], item.name))
+        for item in sorted(ours, key=lambda item: (flows[item.flow_id], item.name))
     }

@@ -14,6 +14,8 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import StateType
 
+from flows.server.pages import read_all
+
 
 def remove_late_runs(client: SyncPrefectClient, deployment: UUID, *, future: bool = True) -> None:
     """Remove the runs that a schedule made and that wait to begin.
@@ -28,7 +30,7 @@ def remove_late_runs(client: SyncPrefectClient, deployment: UUID, *, future: boo
         state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
     )
     now = datetime.now(UTC)
-    for run in client.read_flow_runs(flow_run_filter=waiting):
+    for run in read_all(client.read_flow_runs, flow_run_filter=waiting):
         is_late = run.expected_start_time is not None and run.expected_start_time <= now
         if run.auto_scheduled and not run.run_count and (future or is_late):
             client.delete_flow_run(run.id)

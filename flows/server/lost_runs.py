@@ -22,6 +22,7 @@ from prefect.states import Crashed
 
 from flows.notifying import record_crash
 from flows.server.environment import OWNER
+from flows.server.pages import PAGE, read_all
 from pikavae.process.marks import is_alive
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,6 @@ UNFINISHED = (StateType.RUNNING, StateType.PENDING, StateType.CANCELLING)
 ENDED = (StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED)
 OWNER_TAG = "owner"
 """The first word of a flow run's tag; the others are the host of its process, and the process as `mark_of` marks it."""
-PAGE = 200
 
 
 def tag_of_owner() -> str:
@@ -81,10 +81,7 @@ def crash_tasks_without_flow() -> int:
 
 def _unfinished_runs(client: SyncPrefectClient) -> list[FlowRun]:
     unfinished = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(UNFINISHED))))
-    found: list[FlowRun] = []
-    while page := client.read_flow_runs(flow_run_filter=unfinished, limit=PAGE, offset=len(found)):
-        found += page
-    return found
+    return read_all(client.read_flow_runs, flow_run_filter=unfinished)
 
 
 def _lost_owner(run: FlowRun) -> str | None:

@@ -11,6 +11,7 @@ import psutil
 import pytest
 from prefect import flow, task
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
@@ -23,6 +24,7 @@ from flows.housekeeping import housekeeping
 from flows.new_data import retrain_on_new_data
 from flows.scheduling import schedules
 from flows.scheduling.rules import cron_schedule
+from flows.server import pages
 from flows.server.environment import OWNER
 from flows.server.late_runs import remove_late_runs
 from flows.server.lost_runs import OWNER_TAG, crash_runs_without_owner, crash_tasks_without_flow, tag_of_owner
@@ -173,6 +175,25 @@ def test_schedules_of_one_preset_are_listed_paused_resumed_run_and_removed_by_na
     assert schedules.list_schedules() == []
 
 
+def test_schedules_of_other_programs_on_the_server_are_neither_listed_nor_removed(server, monkeypatch):
+    monkeypatch.setattr(pages, "PAGE", 2)
+    daily = [DeploymentScheduleCreate(schedule=DAILY)]
+    others = [
+        server.create_deployment(server.create_flow(ANY), name, entrypoint="theirs.py:any", schedules=daily)
+        for name in ("nightly", "weekly")
+    ]
+    for name in ("nightly", "other"):
+        schedules.schedule_retrain(load_config("demo"), name, DAILY, from_champion=False)
+    assert [item.name for item in schedules.list_schedules()] == ["retrain/nightly", "retrain/other"]
+    for name in ("nightly", "other"):
+        schedules.remove_schedule(name)
+    with pytest.raises(UserError, match=r"'weekly': no such schedule; nothing is scheduled$"):
+        schedules.remove_schedule("weekly")
+    assert [len(server.read_deployment(one).schedules) for one in others] == [1, 1]
+    for one in others:
+        server.delete_deployment(one)
+
+
 def test_a_schedule_that_is_set_again_keeps_its_last_result_and_loses_the_runs_of_its_old_line(server, monkeypatch):
     config = load_config("demo")
     schedules.schedule_retrain(config, "again", DAILY, from_champion=False)
@@ -248,7 +269,7 @@ def test_deployments_of_the_file_get_a_schedule_by_a_row_of_a_table(server):
     row = TIMED["housekeeping"]
     with pytest.raises(UserError, match=r"no deployment housekeeping/housekeeping; `pikavae up` brings it"):
         schedules.schedule_deployment(row.deployment, DAILY, {})
-    of_file = server.create_deployment(server.create_flow(housekeeping), "housekeeping", entrypoint="x:y")
+    of_file = server.create_deployment(server.create_flow(housekeeping), "housekeeping", entrypoint="flows.x.y")
     for cron, keep in ((DAILY, 3), (HOURLY, 4)):
         schedules.schedule_deployment(row.deployment, cron, {"keep_backups": keep})
     (listed,) = schedules.list_schedules()
@@ -262,18 +283,20 @@ def test_deployments_of_the_file_get_a_schedule_by_a_row_of_a_table(server):
     assert server.read_deployment(of_file).name == "housekeeping"  # it is of prefect.yaml, and stays
 
 
-def test_late_polls_are_removed_and_those_to_come_stay(server):
+def test_late_polls_are_removed_and_those_to_come_stay(server, monkeypatch):
+    monkeypatch.setattr(pages, "PAGE", 2)
     made = schedules.schedule_retrain(load_config("demo"), "late", DAILY, from_champion=False)
     deployment = server.read_deployment_by_name(made.name).id
     soon = Scheduled(scheduled_time=datetime.now(UTC) + timedelta(minutes=5))
-    late, next_one, asked = (
-        server.create_flow_run_from_deployment(deployment, state=state).id for state in (LATE, soon, LATE)
+    *late, next_one, asked = (
+        server.create_flow_run_from_deployment(deployment, state=state).id for state in (LATE, LATE, LATE, soon, LATE)
     )
-    for run in (late, next_one):
+    for run in (*late, next_one):
         let_be_scheduled(run)
     remove_late_runs(server, deployment, future=False)
-    with pytest.raises(ObjectNotFound):
-        server.read_flow_run(late)
+    for run in late:
+        with pytest.raises(ObjectNotFound):
+            server.read_flow_run(run)
     assert [server.read_flow_run(run).state.type for run in (next_one, asked)] == [StateType.SCHEDULED] * 2
     schedules.remove_schedule("late")
 

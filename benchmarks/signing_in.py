@@ -1,4 +1,4 @@
-"""What a request costs MLflow's server with a password: none, one that is remembered, one that is hashed each time.
+"""Measure a request to MLflow's server with no password, one that is remembered, and one that is hashed each time.
 
     python -m benchmarks.signing_in
 

@@ -39,7 +39,7 @@ SCHEDULED_TAG = "scheduled in the terminal"
 SLUG = "terminal"
 """Marks the terminal's schedule of a deployment of prefect.yaml."""
 PACKAGE = f"{__name__.partition('.')[0]}."
-"""What the entrypoint of each of our deployments begins with, by which others on a server are told apart."""
+"""Begins the entrypoint of each of our deployments, and of no other program's on the server."""
 NEW_DATA = retrain_on_new_data.name
 """The flow whose polls keep what they decided in the state folder."""
 

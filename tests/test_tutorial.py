@@ -1,4 +1,4 @@
-"""The full tutorial model on a CPU: one step at 256 px, then one evaluation at 128 px."""
+"""Train the full tutorial model on a CPU for one step at 256 px, and evaluate it at 128 px."""
 
 import math
 import os
